@@ -1,0 +1,62 @@
+"""Base of all adapters: the only kind of code that knows how a toolkit stores its data."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .case import Case
+from .config import Settings
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from .evaluation import Evaluation
+    from .outcome import Outcome
+
+
+class Adapter(ABC):
+    """Reads a toolkit's files into a :class:`~elixir_plugin.Case` and writes outcomes in the toolkit's own format.
+
+    Subclasses set :attr:`name`, may set :attr:`Options`, and write :meth:`read`. Those that can write results back
+    also write :meth:`result_folder` and :meth:`write`.
+
+    An adapter never imports the toolkit, never modifies what it reads, and puts what it knows of the attack only
+    into ``case.truth``, ``case.test_poisoned`` and ``case.origin.facts``.
+    """
+
+    name: ClassVar[str]
+    Options: ClassVar[type[Settings]] = Settings
+
+    def __init__(self, options: Mapping[str, Any] | None = None) -> None:
+        self.options = self.Options.build(options, where=f"options of adapter {self.name}")
+
+    @abstractmethod
+    def read(self, path: Path, seed: int = 0) -> Case:
+        """Read the case at *path*.
+
+        :param seed: for whatever has to be drawn, e.g. a reserved clean set.
+        :raises InputError: when the files are missing, damaged, hostile or inconsistent.
+        """
+
+    def result_folder(self, case: Case, defense: str) -> Path | None:
+        """Return where the toolkit would look for this defense's result, or None when it has no such place."""
+        return None
+
+    def write(self, case: Case, outcome: Outcome, evaluation: Evaluation, folder: Path, defense: str) -> list[Path]:
+        """Write *outcome* to *folder* in the toolkit's format and return the files written.
+
+        Each file appears only when it is complete.
+        """
+        return []
+
+
+def existing(path: Path, what: str, hint: str | None = None) -> Path:
+    """Return *path* if it is there.
+
+    :raises InputError: when it is not.
+    """
+    if not path.exists():
+        raise InputError(f"{what} not found", where=path, hint=hint)
+    return path

@@ -1,0 +1,30 @@
+"""What comes in the box, offered through the same hooks as everything else (adapters announce themselves)."""
+
+from __future__ import annotations
+
+from .hookspecs import Entry, hookimpl
+
+
+@hookimpl
+def elixir_defenses() -> list[Entry]:
+    return [
+        Entry("d3", "elixir_plugin.defenses.d3:D3", "repair", "detoxify a backdoored model by moving its head away"),
+    ]
+
+
+@hookimpl
+def elixir_architectures() -> list[Entry]:
+    return [
+        Entry("preactresnet18", "elixir_plugin.networks:preactresnet18", summary="pre-activation ResNet-18, 3×3 stem"),
+        Entry("cifar_resnet18", "elixir_plugin.networks:cifar_resnet18", summary="ResNet-18, 3×3 stem, no max-pool"),
+        Entry("small_resnet", "elixir_plugin.networks:small_resnet", summary="8-layer ResNet for CPU work, 78 k weights"),
+    ]
+
+
+@hookimpl
+def elixir_poisons() -> list[Entry]:
+    return [
+        Entry("badnets", "elixir_plugin.testbed.poisons:BadNets", summary="small black-and-white patch"),
+        Entry("blended", "elixir_plugin.testbed.poisons:Blended", summary="fixed noise image blended in"),
+        Entry("sig", "elixir_plugin.testbed.poisons:Sig", summary="horizontal sinusoid"),
+    ]

@@ -1,0 +1,294 @@
+"""A classifier whose inputs are always in [0, 1]: a module, its normalisation, and where its head is."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from .case import ImageSet
+from .errors import InputError, SettingsError, nearest
+from .plugins import plugins
+from .storage import read_json, read_tensors, write_json, write_tensors
+
+WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel, DDP and torch.compile put before every name
+
+
+class Classifier(nn.Module):
+    """An image classifier for inputs ``[B, C, H, W]``, float in [0, 1].
+
+    :param module: maps normalised images to logits ``[B, num_classes]``.
+    :param mean, std: per-channel normalisation, applied inside; one value serves all channels.
+    :param architecture: name under which :func:`build_module` can make ``module`` anew.
+    :param input_size: edge length to resize to (bilinear) before the module, for networks with a fixed input.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        module: nn.Module,
+        num_classes: int,
+        *,
+        mean: Sequence[float] = (0.0,),
+        std: Sequence[float] = (1.0,),
+        channels: int = 3,
+        architecture: str | None = None,
+        input_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        if not all(value > 0 for value in std):
+            raise InputError("standard deviation must be positive", where="std", found=std)
+        self.module = unwrap(module)
+        self.num_classes = num_classes
+        self.channels = channels
+        self.architecture = architecture
+        self.input_size = input_size
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(1, -1, 1, 1), persistent=False)
+        self._head: str | None = None
+
+    @classmethod
+    def build(cls, architecture: str, num_classes: int, *, channels: int = 3, seed: int = 0, **options: Any) -> Self:
+        """Make a classifier of a known architecture with fresh weights drawn under *seed*."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module = build_module(architecture, num_classes, channels)
+        return cls(module, num_classes, channels=channels, architecture=architecture, **options)
+
+    @property
+    def device(self) -> torch.device:
+        return self.mean.device
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.input_size is not None and images.shape[-1] != self.input_size:
+            images = F.interpolate(images, (self.input_size, self.input_size), mode="bilinear", antialias=True)
+        logits: Tensor = self.module((images - self.mean) / self.std)
+        return logits
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Return logits ``[B, num_classes]`` of images ``[B, C, H, W]`` in [0, 1]."""
+        return self(images)  # type: ignore[no-any-return]
+
+    def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``(logits [B, num_classes], features [B, D])`` from one pass; features are what enters the head."""
+        caught: list[Tensor] = []
+        head = self.module.get_submodule(self.head(images))
+        handle = head.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
+        try:
+            logits = self(images)
+        finally:
+            handle.remove()
+        return logits, caught[-1].flatten(1)
+
+    def head(self, images: Tensor) -> str:
+        """Return the dotted name of the classification layer inside ``module``, found once with a small batch."""
+        if self._head is None:
+            self._head = find_head(self, images[:2])
+        return self._head
+
+    def clone(self) -> Self:
+        """Return an independent copy."""
+        return copy.deepcopy(self)
+
+    def fresh(self, seed: int) -> Self:
+        """Return the same architecture on the same device with new weights drawn under *seed*.
+
+        :raises InputError: when the module has weights that nothing can draw anew.
+        """
+        new = self.clone()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if self.architecture is not None:
+                new.module = build_module(self.architecture, self.num_classes, self.channels).to(self.device)
+            else:
+                _reset(new.module)
+        return new.requires_grad_(True)
+
+    @torch.inference_mode()
+    def predict(self, images: ImageSet, batch_size: int = 512) -> NDArray[np.float32]:
+        """Return logits ``[N, num_classes]`` of a whole set, in eval mode; leaves the module's mode as it was."""
+        was_training = self.training
+        self.eval()
+        try:
+            parts = [self(to_batch(chunk, self.device)).float().cpu() for _, chunk in images.chunks(batch_size)]
+        finally:
+            self.train(was_training)
+        return torch.cat(parts).numpy() if parts else np.empty((0, self.num_classes), np.float32)
+
+    def save(self, folder: Path) -> None:
+        """Write ``model.safetensors`` and ``model.json`` to *folder*."""
+        facts = {
+            "architecture": self.architecture,
+            "num_classes": self.num_classes,
+            "channels": self.channels,
+            "mean": self.mean.flatten().tolist(),
+            "std": self.std.flatten().tolist(),
+            "input_size": self.input_size,
+        }
+        write_tensors(folder / "model.safetensors", self.module.state_dict())
+        write_json(folder / "model.json", facts)
+
+    @classmethod
+    def load(cls, folder: Path, module: nn.Module | None = None) -> Self:
+        """Read a classifier back; *module* is needed when it was saved without an architecture name."""
+        facts = read_json(folder / "model.json")
+        if module is None:
+            if facts["architecture"] is None:
+                raise InputError("model saved without architecture", where=folder, hint="pass the module to load into")
+            module = build_module(facts["architecture"], facts["num_classes"], facts["channels"])
+        load_by_name(module, read_tensors(folder / "model.safetensors"), where=str(folder))
+        return cls(module, **facts).eval()
+
+
+def to_batch(images: NDArray[Any] | Tensor, device: torch.device) -> Tensor:
+    """Turn ``[B, H, W, C]`` uint8 or float images into a float ``[B, C, H, W]`` batch in [0, 1] on *device*.
+
+    The result is a view in channels-last memory order.
+    """
+    batch = torch.as_tensor(images).to(device, non_blocking=True)
+    batch = batch.permute(0, 3, 1, 2)
+    return batch.float().div_(255) if batch.dtype == torch.uint8 else batch.float()
+
+
+def build_module(architecture: str, num_classes: int, channels: int = 3) -> nn.Module:
+    """Make a module by name: one offered by a plugin, else one of torchvision's classification models.
+
+    :raises SettingsError: for an unknown name, or a torchvision model with other than 3 channels.
+    """
+    offered = plugins().offers()["architecture"]
+    if architecture in offered:
+        factory: Callable[[int, int], nn.Module] = plugins().get("architecture", architecture)
+        return factory(num_classes, channels)
+    import torchvision  # noqa: PLC0415  (slow, and needed for foreign architectures only)
+
+    known = torchvision.models.list_models(module=torchvision.models)
+    if architecture not in known:
+        raise SettingsError(
+            "unknown architecture",
+            found=architecture,
+            allowed=f"{', '.join(sorted(offered))}, or a torchvision classification model",
+            hint=nearest(architecture, [*offered, *known]),
+        )
+    if channels != 3:
+        raise SettingsError("torchvision models take 3 channels", where=architecture, found=channels)
+    extra = {"aux_logits": False, "init_weights": True} if architecture in ("googlenet", "inception_v3") else {}
+    module: nn.Module = torchvision.models.get_model(architecture, weights=None, num_classes=num_classes, **extra)
+    return module
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """Strip ``DataParallel``, DDP and ``torch.compile`` wrappers."""
+    while True:
+        inner = getattr(module, "_orig_mod", None)
+        if inner is None and isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = module.module
+        if inner is None:
+            return module
+        module = inner
+
+
+def load_by_name(module: nn.Module, state: Any, *, where: str) -> None:
+    """Load a foreign state dict into *module*, matching by name only.
+
+    Wrapper prefixes are stripped. A name that is missing, left over or of another shape refuses the whole file;
+    only batch-norm step counters may be absent.
+
+    :raises InputError: listing what did not match. *module* is then unchanged.
+    """
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError("not a state dict", where=where, found=type(state).__name__, allowed="names -> tensors")
+    given = {_strip(str(name)): value for name, value in state.items()}
+    wanted = module.state_dict()
+    missing = [name for name in wanted if name not in given and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in given if name not in wanted]
+    misshapen = [
+        f"{name} {tuple(given[name].shape)} instead of {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in given and given[name].shape != wanted[name].shape
+    ]
+    faults = {"missing": missing, "left over": unexpected, "other shape": misshapen}
+    if any(faults.values()):
+        raise InputError(
+            "weights do not fit the architecture",
+            where=where,
+            found="; ".join(f"{len(names)} {fault} ({_few(names)})" for fault, names in faults.items() if names),
+            allowed=f"the {len(wanted)} names and shapes of {type(module).__name__}",
+            hint="name the architecture the weights were trained with",
+        )
+    module.load_state_dict({name: given.get(name, value) for name, value in wanted.items()})
+
+
+def find_head(model: Classifier, images: Tensor) -> str:
+    """Return the name of the last executed linear layer (else 1×1 convolution) as wide as the logits.
+
+    Execution order counts, not registration order.
+
+    :raises InputError: when no layer fits; the whole model is never meant instead.
+    """
+    ran: list[tuple[str, nn.Module, int]] = []
+
+    def watch(name: str, layer: nn.Module, _inputs: Any, output: Tensor) -> None:
+        width = output.shape[1] if isinstance(layer, nn.Conv2d) else output.shape[-1]
+        ran.append((name, layer, width))
+
+    handles = [
+        layer.register_forward_hook(partial(watch, name))
+        for name, layer in model.module.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d)
+    ]
+    was_training = model.training
+    try:
+        with torch.inference_mode():
+            width = model.eval()(images).shape[-1]
+    finally:
+        model.train(was_training)
+        for handle in handles:
+            handle.remove()
+    linears = [name for name, layer, out in ran if isinstance(layer, nn.Linear) and out == width]
+    convs = [name for name, layer, out in ran if isinstance(layer, nn.Conv2d) and out == width and layer.kernel_size == (1, 1)]
+    if not linears + convs:
+        raise InputError(
+            "no classification layer found",
+            where=type(model.module).__name__,
+            allowed=f"a Linear or 1×1 Conv2d with {width} outputs",
+            hint="name the layer yourself, e.g. --set select=[classifier.6]",
+        )
+    return (linears or convs)[-1]
+
+
+def _strip(name: str) -> str:
+    while name.startswith(WRAPPERS):
+        name = name.removeprefix(WRAPPERS[0]).removeprefix(WRAPPERS[1])
+    return name
+
+
+def _few(names: Sequence[str], limit: int = 4) -> str:
+    return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
+
+
+def _reset(module: nn.Module) -> None:
+    covered: set[int] = set()
+    for layer in module.modules():
+        reset = getattr(layer, "reset_parameters", None) or getattr(layer, "_reset_parameters", None)
+        if callable(reset):
+            reset()
+            covered |= {id(parameter) for parameter in layer.parameters()}
+    left = [name for name, parameter in module.named_parameters() if id(parameter) not in covered]
+    if left:
+        raise InputError(
+            "module cannot be drawn anew",
+            where=type(module).__name__,
+            found=f"no reset_parameters() for {_few(left)}",
+            hint="build the classifier by architecture name",
+        )

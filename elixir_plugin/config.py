@@ -1,0 +1,186 @@
+"""Settings: frozen, checked, refusing unknown keys; with presets, YAML, ``--set key=value`` and a stable hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from typing_extensions import Self
+
+from .errors import SettingsError, nearest
+
+
+class Settings(BaseModel):
+    """Base of every settings class in the project, and of those of third parties.
+
+    Instances are immutable and hashable by content. Unknown keys and values out of range are refused, all of them
+    in one message. A subclass may offer :attr:`presets`: named sets of values that lie between the defaults and
+    what the user gives.
+
+    >>> from pydantic import Field
+    >>> class Blur(Settings):
+    ...     presets = {"strong": {"radius": 9}}
+    ...     radius: int = Field(3, ge=1, le=31)
+    >>> Blur.build({"radius": "5"}).radius, Blur.build(preset="strong").radius
+    (5, 9)
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
+
+    @classmethod
+    def build(
+        cls, values: Mapping[str, Any] | None = None, *, preset: str | None = None, where: str = "settings"
+    ) -> Self:
+        """Check *values* on top of *preset* and return the settings.
+
+        :param where: how to call these settings in a message, e.g. ``"purify.yaml: settings"``.
+        :raises SettingsError: naming every bad key, what was found and what is allowed.
+        """
+        base: dict[str, Any] = {}
+        if preset is not None:
+            if preset not in cls.presets:
+                known = sorted(cls.presets)
+                raise SettingsError(
+                    "unknown preset",
+                    where=where,
+                    found=preset,
+                    allowed=", ".join(known) or "none: these settings have no presets",
+                    hint=nearest(preset, known),
+                )
+            base.update(cls.presets[preset])
+        base.update(values or {})
+        try:
+            return cls(**base)
+        except ValidationError as error:
+            raise _readable(error, cls, where) from None
+
+    def dump(self) -> dict[str, Any]:
+        """Return the values as JSON types; ``type(s).build(s.dump()) == s``."""
+        return self.model_dump(mode="json")
+
+    def fingerprint(self) -> str:
+        """Return 12 hex digits that depend on the values alone, not on key order, process or machine."""
+        return fingerprint(self.dump())
+
+
+class Source(Settings):
+    """Where a case comes from: an adapter's name, a path, and the adapter's own options."""
+
+    adapter: str
+    path: str
+    options: dict[str, Any] = {}
+
+    @classmethod
+    def parse(cls, text: str, options: Mapping[str, Any] | None = None) -> Source:
+        """Read ``ADAPTER:PATH``, the form of ``--from``."""
+        adapter, colon, path = text.partition(":")
+        if not (adapter and colon and path):
+            raise SettingsError("a source is ADAPTER:PATH", where="--from", found=text, allowed="e.g. image_folder:data")
+        return cls(adapter=adapter, path=path, options=dict(options or {}))
+
+
+class RunSpec(Settings):
+    """Everything that defines a run; the content of a run file and of ``run.yaml`` in a run folder."""
+
+    defense: str
+    source: Source
+    preset: str | None = None
+    settings: dict[str, Any] = {}
+    seed: int = 0
+    device: str = "auto"
+    out: str | None = None
+    write_back: bool = True
+    write_to: str | None = None
+
+    @classmethod
+    def from_yaml(cls, path: Path) -> RunSpec:
+        """Read a run file. ``source`` may be written short, as ``ADAPTER:PATH``."""
+        values = load_yaml(path)
+        if isinstance(values.get("source"), str):
+            values["source"] = Source.parse(values["source"]).dump()
+        return cls.build(values, where=str(path))
+
+    def identity(self) -> str:
+        """Hash of what decides the result: where the output goes does not."""
+        return fingerprint(self.model_dump(mode="json", exclude={"out", "write_back", "write_to"}))
+
+
+def fingerprint(value: Any) -> str:
+    """Hash a JSON value to 12 hex digits, stable across processes and key order.
+
+    >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+    True
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds one mapping.
+
+    :raises SettingsError: when the file is missing, is not YAML, or holds something else.
+    """
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError("run file not found", where=path) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError("run file cannot be read", where=path, found=str(error).splitlines()[0]) from None
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise SettingsError("a run file holds one mapping", where=path, found=type(value).__name__, allowed="key: value")
+    return value
+
+
+def parse_assignments(items: Iterable[str], *, where: str = "--set") -> dict[str, Any]:
+    """Read ``key=value`` items; values are YAML, dots nest.
+
+    >>> parse_assignments(["epochs=20", "augmentation.flip=false"])
+    {'epochs': 20, 'augmentation': {'flip': False}}
+    """
+    result: dict[str, Any] = {}
+    for item in items:
+        key, equals, text = item.partition("=")
+        parts = key.strip().split(".")
+        if not equals or not all(parts):
+            raise SettingsError("not an assignment", where=where, found=item, allowed="key=value")
+        try:
+            value = yaml.safe_load(text) if text else ""
+        except yaml.YAMLError:
+            raise SettingsError("value is not YAML", where=f"{where} {key}", found=text) from None
+        target = result
+        for part in parts[:-1]:
+            target = target.setdefault(part, {})
+            if not isinstance(target, dict):
+                raise SettingsError("key is given as a value and as a group", where=where, found=item)
+        target[parts[-1]] = value
+    return result
+
+
+def _readable(error: ValidationError, cls: type[Settings], where: str) -> SettingsError:
+    """Turn pydantic's report into one message that names each key, the value found and what is allowed."""
+    rows, hints = [], []
+    for fault in error.errors(include_url=False):
+        key = ".".join(str(part) for part in fault["loc"]) or "(all)"
+        if fault["type"] == "extra_forbidden":
+            rows.append(f"{key}: unknown key")
+            if (hint := nearest(key, cls.model_fields)) is not None:
+                hints.append(f"{key}: {hint}")
+        else:
+            message = fault["msg"][:1].lower() + fault["msg"][1:]
+            rows.append(f"{key} = {fault['input']!r}: {message}" if fault["loc"] else message)
+    unknown = any(row.endswith("unknown key") for row in rows)
+    return SettingsError(
+        "settings refused",
+        where=where,
+        found="; ".join(rows),
+        allowed="keys: " + ", ".join(cls.model_fields) if unknown else None,
+        hint="; ".join(hints) or None,
+    )

@@ -1,0 +1,107 @@
+"""What surrounds a running defense: seed, device, work folder, progress, stages."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from tqdm import tqdm
+
+from .errors import SettingsError
+
+T = TypeVar("T")
+
+
+@dataclass
+class Context:
+    """Handed to every defense beside the case.
+
+    :param seed: the one seed of the run; never used directly, see :meth:`generator`.
+    :param device: where tensors live; :func:`resolve_device` turns ``"auto"`` into one.
+    :param work_dir: a folder for intermediate files that a later run may pick up, or None: keep nothing.
+    :param quiet: no progress bars.
+    :param on_stage: called with ``(stage, seconds)`` after each stage.
+    """
+
+    seed: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    work_dir: Path | None = None
+    quiet: bool = True
+    on_stage: Callable[[str, float], None] | None = None
+    timings: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def derive_seed(self, *name: object) -> int:
+        """Return a 63-bit seed that depends on :attr:`seed` and *name* alone."""
+        return derive_seed(self.seed, *name)
+
+    def generator(self, *name: object) -> torch.Generator:
+        """Return a fresh CPU generator for the random draws called *name*.
+
+        Draws are made on the CPU, so that they do not depend on the device. Two names never share a stream, so
+        adding a draw in one place leaves all others as they were.
+        """
+        return torch.Generator().manual_seed(self.derive_seed(*name))
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage; adds up when entered again."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - started
+            self.timings[name] = self.timings.get(name, 0.0) + seconds
+            if self.on_stage is not None:
+                self.on_stage(name, seconds)
+
+    def progress(self, items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
+        """Iterate with a progress bar on a terminal, and plainly otherwise."""
+        if self.quiet or not sys.stderr.isatty():
+            return items
+        return tqdm(items, desc=description, total=total, leave=False, dynamic_ncols=True)
+
+    def note(self, text: str) -> None:
+        """Tell the reader of the report something they should know; also logged as a warning."""
+        if text not in self.notes:
+            self.notes.append(text)
+            logging.getLogger(__name__).warning(text)
+
+
+def derive_seed(*parts: object) -> int:
+    """Hash *parts* to a 63-bit seed.
+
+    >>> derive_seed(0, "augment", 3) != derive_seed(0, "augment", 4)
+    True
+    """
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"`` into a device that is there.
+
+    :raises SettingsError: for a device this machine does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise SettingsError(
+            "device not available",
+            where="device",
+            found=name,
+            allowed="auto, cpu" + (", cuda" if torch.cuda.is_available() else ""),
+            hint=str(error).splitlines()[0],
+        ) from None
+    return device

@@ -1,0 +1,82 @@
+"""The errors a caller may meet: one root, so that ``except ElixirError`` catches all of them.
+
+Every message answers the same five questions where they apply: what is wrong, where, what was found, what is
+allowed, what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class ElixirError(Exception):
+    """Root of all errors raised on purpose.
+
+    :param what: one clause that names the fault, e.g. ``"label out of range"``.
+    :param where: file, setting or argument the fault sits in.
+    :param found: the offending value.
+    :param allowed: what would have been accepted.
+    :param hint: the next step for the reader.
+
+    >>> print(ElixirError("label out of range", where="labels[3]", found=12, allowed="0..9"))
+    label out of range
+      where:   labels[3]
+      found:   12
+      allowed: 0..9
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: object = None,
+        found: object = None,
+        allowed: object = None,
+        hint: str | None = None,
+    ) -> None:
+        self.what, self.where, self.found, self.allowed, self.hint = what, where, found, allowed, hint
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        rows = [("where", self.where), ("found", self.found), ("allowed", self.allowed), ("next", self.hint)]
+        lines = [f"  {name + ':':<8} {value}" for name, value in rows if value is not None]
+        return "\n".join([self.what, *lines])
+
+
+class SettingsError(ElixirError):
+    """A setting, flag or run file is wrong; nothing was started."""
+
+    exit_code = 2
+
+
+class InputError(ElixirError):
+    """A file or object handed in cannot be used: broken, hostile, inconsistent."""
+
+
+class MissingNeedError(ElixirError):
+    """A defense needs something the case does not hold (reserved clean set, model, …)."""
+
+
+class PluginError(ElixirError):
+    """A plugin could not be loaded, or asked for a name that is taken."""
+
+
+class OutcomeError(ElixirError):
+    """A defense returned something that breaks the rules for outcomes."""
+
+
+class RunError(ElixirError):
+    """A run folder is in the way, belongs to another run, or cannot be written."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return a "did you mean …?" hint, or None when nothing in *known* is close to *name*.
+
+    >>> nearest("epoch", ["epochs", "lr"])
+    "did you mean 'epochs'?"
+    """
+    matches = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"did you mean {matches[0]!r}?" if matches else None

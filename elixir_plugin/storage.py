@@ -1,0 +1,282 @@
+"""The one door to disk: restricted reading of untrusted files, atomic writing, path checks.
+
+Nothing here executes code from a file. Pickles are read through an allow-list that holds plain containers, numbers,
+tensors and numpy arrays; images must decode completely; a relative path may not leave the folder it belongs to.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import pickle
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from .errors import InputError, RunError
+
+_MODES = {1: "L", 3: "RGB"}
+
+
+def inside(root: Path, relative: str | Path) -> Path:
+    """Return ``root / relative``, refusing anything that leaves *root*, also through a symbolic link.
+
+    :raises InputError: when the path climbs out.
+    """
+    base = root.resolve()
+    path = (base / relative).resolve()
+    if path != base and base not in path.parents:
+        raise InputError("path leaves its folder", where=root, found=relative, allowed=f"paths below {root}")
+    return path
+
+
+def read_image(path: Path, channels: int = 3) -> NDArray[np.uint8]:
+    """Decode one image file to uint8 ``[H, W, channels]``.
+
+    :raises InputError: when the file is missing, truncated, or not an image.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                array = np.asarray(image.convert(_MODES[channels]))
+    except FileNotFoundError:
+        raise InputError("image file not found", where=path) from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(
+            "image file cannot be decoded", where=path, found=str(error), hint="restore the file or remove its sample"
+        ) from None
+    return array.reshape(*array.shape[:2], channels)
+
+
+def image_shape(path: Path) -> tuple[int, int, str]:
+    """Return ``(H, W, mode)`` from the header alone."""
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width, image.mode
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError("image file cannot be opened", where=path, found=str(error)) from None
+
+
+def _numpy_globals() -> list[Any]:
+    """What a pickle needs to hold numpy arrays and scalars, under the names of numpy 1 and of numpy 2."""
+    multiarray = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray
+    allowed: list[Any] = [np.ndarray, np.dtype]
+    for module in ("numpy._core.multiarray", "numpy.core.multiarray"):
+        allowed += [(getattr(multiarray, name), f"{module}.{name}") for name in ("_reconstruct", "scalar")]
+    plain = (np.bool_, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64)
+    allowed += [type(np.dtype(kind)) for kind in (*plain, np.float16, np.float32, np.float64)]
+    return list({id(item) if not isinstance(item, tuple) else item[1]: item for item in allowed}.values())
+
+
+def read_torch(path: Path) -> Any:
+    """Read a torch file that holds tensors, numbers, text, containers, numpy arrays or PIL images, and no more.
+
+    :raises InputError: for anything else, naming what the file asked for. Nothing it names is imported or run.
+    """
+    try:
+        with torch.serialization.safe_globals([*_numpy_globals(), Image.Image]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError("file not found", where=path) from None
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            "file refused: it holds objects that are not plain data",
+            where=path,
+            found=_forbidden(path) or _first_sentence(error),
+            allowed="tensors, numbers, text, lists, dicts, numpy arrays, images",
+            hint="a file that needs more can run code when opened: do not use it unless you made it yourself",
+        ) from None
+    except Exception as error:  # a corrupt archive may fail anywhere inside the reader
+        raise InputError("file cannot be read", where=path, found=_first_sentence(error)) from None
+
+
+def _forbidden(path: Path) -> str | None:
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # only used to improve a message
+        return None
+    known = {item[1] if isinstance(item, tuple) else f"{item.__module__}.{item.__name__}" for item in _numpy_globals()}
+    return ", ".join(sorted(set(names) - known - {"PIL.Image.Image"})) or None
+
+
+def _first_sentence(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.split(". ")[0][:200]
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Accepts numpy arrays beside the built-in containers; any other global ends the reading."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        for item in _numpy_globals():
+            value, dotted = item if isinstance(item, tuple) else (item, f"{item.__module__}.{item.__name__}")
+            if f"{module}.{name}" == dotted:
+                return value
+        if (module, name) == ("_codecs", "encode"):
+            return _latin1
+        raise pickle.UnpicklingError(f"{module}.{name}")
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    """Stand-in for ``_codecs.encode``, for the one encoding that numpy's own pickles use."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"_codecs.encode with {encoding}")
+    return text.encode("latin1")
+
+
+def read_plain_pickle(path: Path) -> Any:
+    """Read a plain pickle (e.g. a CIFAR batch) that holds only containers, numbers, text, bytes and numpy arrays.
+
+    :raises InputError: for anything else, without importing or running what the file names.
+    """
+    try:
+        with path.open("rb") as file:
+            return _PlainUnpickler(file, encoding="bytes").load()
+    except FileNotFoundError:
+        raise InputError("file not found", where=path) from None
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            "file refused: it holds objects that are not plain data",
+            where=path,
+            found=str(error),
+            allowed="numbers, text, bytes, lists, dicts, numpy arrays",
+        ) from None
+    except Exception as error:  # a corrupt pickle may fail in any way
+        raise InputError("file cannot be read", where=path, found=_first_sentence(error)) from None
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path; it becomes *path* only when the block ends without an error."""
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            temporary.chmod(0o666 & ~_umask())
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder; it replaces *path* only when the block ends without an error."""
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        try:
+            temporary.chmod(0o777 & ~_umask())
+            yield temporary
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            "cannot write", where=path, found=error.strerror or str(error), hint="choose another folder or free space"
+        ) from error
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically; numpy numbers and arrays become plain ones, NaN and infinities become null."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(plain(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    :raises InputError: when it is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError("file not found", where=path) from None
+    except (OSError, ValueError) as error:
+        raise InputError("file is not JSON", where=path, found=_first_sentence(error)) from None
+
+
+def plain(value: Any) -> Any:
+    """Turn *value* into JSON types.
+
+    >>> plain({"a": np.float32(0.5), "b": np.arange(2), "c": float("nan")})
+    {'a': 0.5, 'b': [0, 1], 'c': None}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | torch.Tensor):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV file atomically."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    with atomic_file(path) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor | NDArray[Any]]) -> None:
+    """Write tensors to a safetensors file atomically."""
+    contiguous = {name: torch.as_tensor(np.array(v) if isinstance(v, np.ndarray) else v) for name, v in tensors.items()}
+    with atomic_file(path) as temporary:
+        save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in contiguous.items()}, temporary)
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read a safetensors file.
+
+    :raises InputError: when it is missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise InputError("file not found", where=path) from None
+    except Exception as error:  # safetensors raises its own, undocumented class
+        raise InputError("not a safetensors file", where=path, found=_first_sentence(error)) from None
+
+
+def write_torch(path: Path, value: Any) -> None:
+    """Write plain data (tensors, numbers, text, containers) in torch's format, for toolkits that read nothing else."""
+    with atomic_file(path) as temporary:
+        torch.save(value, temporary)
