@@ -5,10 +5,13 @@ Names are imported on first use: ``import elixir_plugin`` must not cost a torch 
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # the host decides what is shown
 
 _HOME = {
     "Case": "case",

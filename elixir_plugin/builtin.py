@@ -17,7 +17,9 @@ def elixir_architectures() -> list[Entry]:
     return [
         Entry("preactresnet18", "elixir_plugin.networks:preactresnet18", summary="pre-activation ResNet-18, 3×3 stem"),
         Entry("cifar_resnet18", "elixir_plugin.networks:cifar_resnet18", summary="ResNet-18, 3×3 stem, no max-pool"),
-        Entry("small_resnet", "elixir_plugin.networks:small_resnet", summary="8-layer ResNet for CPU work, 78 k weights"),
+        Entry(
+            "small_resnet", "elixir_plugin.networks:small_resnet", summary="8-layer ResNet for CPU work, 78 k weights"
+        ),
     ]
 
 

@@ -47,9 +47,7 @@ class LazyImages:
     :param dtype: ``uint8`` or ``float32``.
     """
 
-    def __init__(
-        self, read: Callable[[int], Images], length: int, shape: Sequence[int], dtype: Any = np.uint8
-    ) -> None:
+    def __init__(self, read: Callable[[int], Images], length: int, shape: Sequence[int], dtype: Any = np.uint8) -> None:
         self._read = read
         self.shape: tuple[int, ...] = (length, *shape)
         self.dtype: np.dtype[Any] = np.dtype(dtype)
@@ -98,7 +96,7 @@ class ImageSet:
         self.num_classes = int(num_classes)
         self.labels: Index = checked_labels(labels, n, self.num_classes)
         self.names = None if names is None else tuple(names)
-        self.ids: Index = np.arange(n) if ids is None else _frozen(np.asarray(ids, np.int64))
+        self.ids: Index = _frozen(np.arange(n) if ids is None else np.array(ids, np.int64))
         if self.names is not None and len(self.names) != n:
             raise InputError("one name per image", where="names", found=len(self.names), allowed=n)
         if self.ids.shape != (n,) or len(np.unique(self.ids)) != n:
@@ -141,8 +139,11 @@ class ImageSet:
         return self.replace(images=self.read(slice(0, len(self))))
 
     def subset(self, index: Any) -> ImageSet:
-        """Return the samples at *index* in that order; ids and names go with them. Lazy sets stay lazy."""
-        rows: Index = np.asarray(index, np.int64)
+        """Return the samples at *index* in that order; ids and names go with them. Lazy sets stay lazy.
+
+        :param index: ``[n]`` positions without repetition, or a bool mask ``[N]``.
+        """
+        rows = _positions(index, len(self))
         images: ImageBacking
         if isinstance(self.images, np.ndarray) and not isinstance(self.images, np.memmap):
             images = self.images[rows]
@@ -220,6 +221,8 @@ class Truth:
         object.__setattr__(self, "poison", _frozen(np.asarray(self.poison, bool)))
         cover = np.zeros_like(self.poison) if self.cover is None else np.asarray(self.cover, bool)
         object.__setattr__(self, "cover", _frozen(cover))
+        if self.original_labels is not None:
+            object.__setattr__(self, "original_labels", _frozen(np.array(self.original_labels, np.int64)))
         for name in ("cover", "original_labels"):
             value = getattr(self, name)
             if value is not None and value.shape != self.poison.shape:
@@ -310,6 +313,18 @@ def checked_labels(labels: Any, n: int, num_classes: int, where: str = "labels")
             allowed=f"0..{num_classes - 1}",
         )
     return _frozen(array)
+
+
+def _positions(index: Any, n: int) -> Index:
+    """Turn positions or a bool mask ``[n]`` into positions; a mask taken for positions would pick wrong samples."""
+    rows = np.asarray(index)
+    if rows.dtype == bool and rows.shape == (n,):
+        return np.flatnonzero(rows)
+    if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
+        raise InputError(
+            "not an index", where="index", found=f"{rows.dtype} {rows.shape}", allowed=f"[n] integers or [{n}] bools"
+        )
+    return rows.astype(np.int64)
 
 
 def _checked_images(images: ImageBacking) -> ImageBacking:

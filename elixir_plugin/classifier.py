@@ -256,7 +256,11 @@ def find_head(model: Classifier, images: Tensor) -> str:
         for handle in handles:
             handle.remove()
     linears = [name for name, layer, out in ran if isinstance(layer, nn.Linear) and out == width]
-    convs = [name for name, layer, out in ran if isinstance(layer, nn.Conv2d) and out == width and layer.kernel_size == (1, 1)]
+    convs = [
+        name
+        for name, layer, out in ran
+        if isinstance(layer, nn.Conv2d) and out == width and layer.kernel_size == (1, 1)
+    ]
     if not linears + convs:
         raise InputError(
             "no classification layer found",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -62,6 +62,25 @@ class Settings(BaseModel):
         except ValidationError as error:
             raise _readable(error, cls, where) from None
 
+    def __hash__(self) -> int:
+        return hash(self.fingerprint())  # fields may hold lists and dicts
+
+    @classmethod
+    def coerce(
+        cls,
+        settings: Settings | Mapping[str, Any] | None,
+        values: Mapping[str, Any],
+        *,
+        preset: str | None = None,
+        where: str = "settings",
+    ) -> Self:
+        """Return settings from what a constructor was given: an object, a mapping or None, and single values."""
+        if isinstance(settings, Settings):
+            if not isinstance(settings, cls):
+                raise SettingsError("settings of another class", where=where, found=type(settings).__qualname__)
+            settings = settings.model_dump()
+        return cls.build({**(settings or {}), **values}, preset=preset, where=where)
+
     def dump(self) -> dict[str, Any]:
         """Return the values as JSON types; ``type(s).build(s.dump()) == s``."""
         return self.model_dump(mode="json")
@@ -83,7 +102,9 @@ class Source(Settings):
         """Read ``ADAPTER:PATH``, the form of ``--from``."""
         adapter, colon, path = text.partition(":")
         if not (adapter and colon and path):
-            raise SettingsError("a source is ADAPTER:PATH", where="--from", found=text, allowed="e.g. image_folder:data")
+            raise SettingsError(
+                "a source is ADAPTER:PATH", where="--from", found=text, allowed="e.g. image_folder:data"
+            )
         return cls(adapter=adapter, path=path, options=dict(options or {}))
 
 
@@ -104,6 +125,7 @@ class RunSpec(Settings):
     def from_yaml(cls, path: Path) -> RunSpec:
         """Read a run file. ``source`` may be written short, as ``ADAPTER:PATH``."""
         values = load_yaml(path)
+        values.pop("identity", None)  # noted in the run.yaml of a run folder
         if isinstance(values.get("source"), str):
             values["source"] = Source.parse(values["source"]).dump()
         return cls.build(values, where=str(path))
@@ -132,10 +154,12 @@ def load_yaml(path: Path) -> dict[str, Any]:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SettingsError("run file not found", where=path) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or an impossible date
         raise SettingsError("run file cannot be read", where=path, found=str(error).splitlines()[0]) from None
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise SettingsError("a run file holds one mapping", where=path, found=type(value).__name__, allowed="key: value")
+        raise SettingsError(
+            "a run file holds one mapping", where=path, found=type(value).__name__, allowed="key: value"
+        )
     return value
 
 
@@ -153,34 +177,53 @@ def parse_assignments(items: Iterable[str], *, where: str = "--set") -> dict[str
             raise SettingsError("not an assignment", where=where, found=item, allowed="key=value")
         try:
             value = yaml.safe_load(text) if text else ""
-        except yaml.YAMLError:
+        except (ValueError, yaml.YAMLError):  # ValueError: an impossible date
             raise SettingsError("value is not YAML", where=f"{where} {key}", found=text) from None
         target = result
         for part in parts[:-1]:
             target = target.setdefault(part, {})
             if not isinstance(target, dict):
                 raise SettingsError("key is given as a value and as a group", where=where, found=item)
+        if isinstance(target.get(parts[-1]), dict):
+            raise SettingsError("key is given as a value and as a group", where=where, found=item)
         target[parts[-1]] = value
     return result
 
 
 def _readable(error: ValidationError, cls: type[Settings], where: str) -> SettingsError:
     """Turn pydantic's report into one message that names each key, the value found and what is allowed."""
-    rows, hints = [], []
+    rows, allowed, hints = [], [], []
     for fault in error.errors(include_url=False):
         key = ".".join(str(part) for part in fault["loc"]) or "(all)"
         if fault["type"] == "extra_forbidden":
+            known = _keys_beside(cls, fault["loc"])
             rows.append(f"{key}: unknown key")
-            if (hint := nearest(key, cls.model_fields)) is not None:
+            group = "".join(f" of {part}" for part in reversed(fault["loc"][:-1]))
+            allowed.append(f"keys{group}: {', '.join(known)}")
+            if (hint := nearest(str(fault["loc"][-1]), known)) is not None:
                 hints.append(f"{key}: {hint}")
+        elif fault["type"] == "missing":
+            rows.append(f"{key}: missing")
         else:
             message = fault["msg"][:1].lower() + fault["msg"][1:]
             rows.append(f"{key} = {fault['input']!r}: {message}" if fault["loc"] else message)
-    unknown = any(row.endswith("unknown key") for row in rows)
     return SettingsError(
         "settings refused",
         where=where,
         found="; ".join(rows),
-        allowed="keys: " + ", ".join(cls.model_fields) if unknown else None,
+        allowed="; ".join(dict.fromkeys(allowed)) or None,
         hint="; ".join(hints) or None,
     )
+
+
+def _keys_beside(cls: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
+    """Return the keys allowed where *loc* points to, also inside nested settings."""
+    model = cls
+    for part in loc[:-1]:
+        field = model.model_fields.get(str(part))
+        types = () if field is None else (field.annotation, *get_args(field.annotation))
+        inner = [each for each in types if isinstance(each, type) and issubclass(each, BaseModel)]
+        if not inner:
+            return []
+        model = inner[0]
+    return list(model.model_fields)

@@ -77,7 +77,9 @@ class Outcome:
         if self.train is not None:
             _check_train(self.train, case.train)
         if self.model is not None and self.model.num_classes != case.num_classes:
-            raise OutcomeError("model has another number of classes", where="outcome.model", found=self.model.num_classes)
+            raise OutcomeError(
+                "model has another number of classes", where="outcome.model", found=self.model.num_classes
+            )
         if self.scores is self.flagged is self.train is self.kept is self.model is self.verdict is None:
             raise OutcomeError("the outcome is empty", allowed="at least one of scores, flagged, train, kept, model")
 
@@ -88,7 +90,11 @@ class Outcome:
             if (value := getattr(self, name)) is not None:
                 arrays[name] = value
         if self.train is not None:
-            arrays |= {"images": self.train.load().read(slice(None)), "labels": self.train.labels, "ids": self.train.ids}
+            arrays |= {
+                "images": self.train.load().read(slice(None)),
+                "labels": self.train.labels,
+                "ids": self.train.ids,
+            }
         with atomic_folder(folder) as part:
             write_tensors(part / "outcome.safetensors", arrays)
             if self.model is not None:

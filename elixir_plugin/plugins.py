@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from . import hookspecs
-from .errors import PluginError, nearest
+from .errors import PluginError, SettingsError, nearest
 from .hookspecs import PROJECT, Entry
 
 if TYPE_CHECKING:
@@ -72,13 +72,7 @@ class Plugins:
 
         :raises PluginError: when a hook is misspelt, its arguments do not fit, or a name it offers is taken.
         """
-        self._refuse_misspelt_hooks(plugin, name)
-        try:
-            self.manager.register(plugin, name=name)
-        except (pluggy.PluginValidationError, ValueError) as error:
-            self._forget(plugin, name)
-            raise PluginError("plugin refused", where=name, found=str(error).splitlines()[0]) from error
-        self._add(plugin, name, version)
+        self._admit(plugin, name, version)
         self.offers()
         if failures := self.infos[name].refused:
             self._forget(plugin, name)
@@ -93,11 +87,12 @@ class Plugins:
     def get(self, kind: str, name: str) -> Any:
         """Import and return what is offered under *name*.
 
-        :raises PluginError: for an unknown name (with the nearest known one), or when the import fails.
+        :raises SettingsError: for an unknown name, with the nearest known one.
+        :raises PluginError: when the import fails.
         """
         known = self.offers()[kind]
         if name not in known:
-            raise PluginError(
+            raise SettingsError(
                 f"unknown {kind}", found=name, allowed=", ".join(sorted(known)) or "none", hint=nearest(name, known)
             )
         offer = known[name]
@@ -113,19 +108,21 @@ class Plugins:
 
     def _load(self, point: EntryPoint) -> None:
         name, version = _plugin_name(point), point.dist.version if point.dist else ""
-        plugin = None
         try:
-            plugin = point.load()
-            self._refuse_misspelt_hooks(plugin, name)
-            self.manager.register(plugin, name=name)
-            self._add(plugin, name, version)
-        except Exception as error:  # a stranger's import may fail in any way
-            if plugin is not None:
-                self._forget(plugin, name)
-            info = self.infos.setdefault(name, PluginInfo(name, version))
-            info.broken = " ".join(f"{type(error).__name__}: {error}".split())
+            self._admit(point.load(), name, version)
+        except (Exception, SystemExit) as error:  # a stranger's import may fail in any way
+            key = name if name not in self.infos else f"{name} (again)"
+            self.infos[key] = PluginInfo(name, version, broken=" ".join(f"{type(error).__name__}: {error}".split()))
 
-    def _add(self, plugin: object, name: str, version: str) -> None:
+    def _admit(self, plugin: object, name: str, version: str) -> None:
+        self._refuse_misspelt_hooks(plugin, name)
+        if self.manager.has_plugin(name) or self.manager.is_registered(plugin):  # the first one stays
+            raise PluginError("plugin is registered already", where=name, found=self.manager.get_name(plugin) or name)
+        try:
+            self.manager.register(plugin, name=name)
+        except (pluggy.PluginValidationError, ValueError) as error:
+            self._forget(plugin, name)
+            raise PluginError("plugin refused", where=name, found=" ".join(str(error).split())) from error
         hooks = [caller.name for caller in self.manager.get_hookcallers(plugin) or []]
         self.infos[name] = PluginInfo(name, version, sorted(hooks))
         self._offers = None
@@ -143,7 +140,9 @@ class Plugins:
                 continue
             if attribute not in known and callable(getattr(plugin, attribute, None)):
                 raise PluginError(
-                    f"unknown hook {attribute!r}", where=name, hint=nearest(attribute, known) or f"hooks: {sorted(known)}"
+                    f"unknown hook {attribute!r}",
+                    where=name,
+                    hint=nearest(attribute, known) or f"hooks: {sorted(known)}",
                 )
 
     def _collect(self) -> dict[str, dict[str, Offer]]:
@@ -164,12 +163,11 @@ class Plugins:
                 refused.append(f"{hook}: {type(error).__name__}: {error}")
                 continue
             for entry in entries:
-                if not isinstance(entry, Entry) or not _NAME.fullmatch(entry.name):
+                if not (isinstance(entry, Entry) and isinstance(entry.name, str) and _NAME.fullmatch(entry.name)):
                     refused.append(f"{hook}: not an Entry with a lower-case name: {entry!r}")
                 elif entry.name in found:
-                    refused.append(
-                        f"{hook}: name {entry.name!r} refused: {found[entry.name].origin} offers it, and so does {origin}"
-                    )
+                    first = found[entry.name].origin
+                    refused.append(f"{hook}: name {entry.name!r} refused: {first} offers it, and so does {origin}")
                 else:
                     found[entry.name] = Offer(entry, origin)
         return found

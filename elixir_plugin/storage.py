@@ -13,7 +13,6 @@ import os
 import pickle
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from .errors import InputError, RunError
 
 _MODES = {1: "L", 3: "RGB"}
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
 def inside(root: Path, relative: str | Path) -> Path:
@@ -35,8 +35,11 @@ def inside(root: Path, relative: str | Path) -> Path:
 
     :raises InputError: when the path climbs out.
     """
-    base = root.resolve()
-    path = (base / relative).resolve()
+    try:
+        base = root.resolve()
+        path = (base / relative).resolve()
+    except (ValueError, OSError, RuntimeError) as error:  # a NUL byte, a loop of links
+        raise InputError("not a usable path", where=root, found=repr(str(relative)), hint=str(error)) from None
     if path != base and base not in path.parents:
         raise InputError("path leaves its folder", where=root, found=relative, allowed=f"paths below {root}")
     return path
@@ -48,13 +51,12 @@ def read_image(path: Path, channels: int = 3) -> NDArray[np.uint8]:
     :raises InputError: when the file is missing, truncated, or not an image.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                array = np.asarray(image.convert(_MODES[channels]))
+        with Image.open(path) as image:
+            _refuse_huge(image)
+            array = np.asarray(image.convert(_MODES[channels]))
     except FileNotFoundError:
         raise InputError("image file not found", where=path) from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except _UNREADABLE as error:
         raise InputError(
             "image file cannot be decoded", where=path, found=str(error), hint="restore the file or remove its sample"
         ) from None
@@ -65,9 +67,17 @@ def image_shape(path: Path) -> tuple[int, int, str]:
     """Return ``(H, W, mode)`` from the header alone."""
     try:
         with Image.open(path) as image:
+            _refuse_huge(image)
             return image.height, image.width, image.mode
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except _UNREADABLE as error:
         raise InputError("image file cannot be opened", where=path, found=str(error)) from None
+
+
+def _refuse_huge(image: Image.Image) -> None:
+    """Refuse what Pillow only warns of; checked here, because warning filters are shared by all threads."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise Image.DecompressionBombError(f"{image.width} × {image.height} pixels, more than {limit}")
 
 
 def _numpy_globals() -> list[Any]:
@@ -169,7 +179,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         try:
             temporary.chmod(0o666 & ~_umask())
             yield temporary
-            os.replace(temporary, path)
+            temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -185,7 +195,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             yield temporary
             if path.exists():
                 shutil.rmtree(path)
-            os.replace(temporary, path)
+            temporary.replace(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

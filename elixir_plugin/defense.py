@@ -1,0 +1,107 @@
+"""Base of all defenses: a fixed ``run`` around the one method an author writes."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, final
+
+from .case import Case
+from .config import Settings
+from .context import Context
+from .errors import MissingNeedError
+from .outcome import Outcome
+
+Kind = Literal["detect", "purify", "train", "repair"]
+
+NEEDS = {  # what a defense may need -> how a user provides it
+    "train": "the suspect set: use an adapter that reads training images",
+    "clean": "a reserved clean set: --option clean=DIR (image_folder), or a toolkit's own clean data with --data DIR",
+    "model": "the suspect model: use a record that holds one, or --option model=DIR",
+    "denoiser": "a diffusion denoiser: name one in the settings, or give a reserved clean set to train one on",
+}
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a reader should know before choosing a defense; shown by ``elixir-plugin show``."""
+
+    title: str
+    paper: str
+    year: int
+    claims: str
+    cost: str
+    limits: str
+
+
+class Defense(ABC):
+    """One defense. Subclasses set the class attributes and write :meth:`defend`.
+
+    Settings go to the constructor, data to :meth:`run`; an instance keeps no state between runs.
+
+    :param settings: a settings object, a mapping, or None for the defaults.
+    :param preset: name of a preset that lies below *settings*.
+    :param values: single settings by keyword.
+
+    >>> from elixir_plugin import get_defense
+    >>> get_defense("d3")(preset="code", epochs=20).settings.lam
+    0.5
+    """
+
+    name: ClassVar[str]
+    kind: ClassVar[Kind]
+    needs: ClassVar[frozenset[str]]
+    card: ClassVar[Card]
+    Settings: ClassVar[type[Settings]] = Settings
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "run" in cls.__dict__:
+            raise TypeError(f"{cls.__name__} may not override run(): write defend()")
+
+    def __init__(
+        self, settings: Settings | Mapping[str, Any] | None = None, *, preset: str | None = None, **values: Any
+    ) -> None:
+        where = f"settings of {self.name}"
+        self.settings = self.Settings.coerce(settings, values, preset=preset, where=where)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.settings!r})"
+
+    @final
+    def run(self, case: Case, context: Context | None = None) -> Outcome:
+        """Defend *case*.
+
+        The defense sees neither truth nor test data. Missing needs are refused before any work starts, and the
+        outcome is checked before it is returned.
+
+        :raises MissingNeedError: when the case lacks something in :attr:`needs`.
+        :raises OutcomeError: when :meth:`defend` breaks the rules for outcomes.
+        """
+        context = context or Context()
+        visible = case.visible()
+        self.refuse_missing(visible)
+        self.check(visible)
+        started = time.perf_counter()
+        outcome = self.defend(visible, context)
+        outcome.timings = {**context.timings, **outcome.timings, "total": time.perf_counter() - started}
+        outcome.notes = [*context.notes, *(note for note in outcome.notes if note not in context.notes)]
+        outcome.check(visible)
+        return outcome
+
+    def refuse_missing(self, case: Case) -> None:
+        """Raise when *case* lacks something this defense needs."""
+        held = {"train": case.train, "clean": case.clean, "model": case.model}
+        for need in sorted(self.needs & held.keys()):
+            part = held[need]
+            if part is None or (need != "model" and len(part) == 0):  # type: ignore[arg-type]
+                raise MissingNeedError(f"{self.name} needs {need!r}, which this case does not hold", hint=NEEDS[need])
+
+    def check(self, case: Case) -> None:  # noqa: B027  (optional on purpose)
+        """Refuse a case or a combination of settings before work starts. Optional."""
+
+    @abstractmethod
+    def defend(self, case: Case, context: Context) -> Outcome:
+        """Do the work. *case* holds no truth and no test data; parts of it must not be modified."""

@@ -1,0 +1,1 @@
+"""The defenses in the box; announced in ``elixir_plugin.builtin``, imported when first used."""

@@ -1,0 +1,291 @@
+"""D3, distance-driven detoxification (Wei, Liu, Zha, ICCV 2025, arXiv 2411.09585).
+
+A backdoored model sits near a minimum of the backdoor loss, so that loss grows with the distance from it. D3 moves
+selected weights as far from their received values as a small reserved clean set allows:
+
+    minimise over θ, ‖W_i‖_p fixed:   λ · max(0, L_clean(θ) − ε) − Σ_i ‖W_i − W_i⁰‖_p
+
+solved by projected gradient descent. Where paper and released code differ, the code is followed except for λ
+(paper 10, code 0.5); preset ``code`` has the released configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from ..case import Case, ImageSet
+from ..classifier import Classifier, to_batch
+from ..config import Settings
+from ..context import Context
+from ..defense import Card, Defense
+from ..errors import InputError
+from ..outcome import Outcome
+from ..training import Augmentation, Batch, Losses, Recipe, Samples, ShuffledBatches, train
+
+WarmUp = Literal["random", "far", "noise", "near", "middle"]
+TINY = 1e-12  # a norm below this has no direction
+
+
+class D3Settings(Settings):
+    """Settings of D3; the symbols are those of the paper."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "code": {"lam": 0.5, "batch_size": 256},
+        "finetune": {"distance": False, "project": False, "warm_up": "near", "eps": 0.0, "lam": 1.0},
+        "random_head": {"distance": False, "project": False, "warm_up": "random", "eps": 0.0, "lam": 1.0},
+    }
+
+    lam: float = Field(10.0, ge=0, description="λ, weight of the clean loss against the distance")
+    eps: float = Field(0.1, ge=0, description="ε, clean loss (nats) up to which a sample asks for nothing")
+    p: float = Field(2.0, ge=1, description="order of the norm, for distance and projection")
+    select: Literal["head", "linears", "all"] | tuple[str, ...] = Field(
+        "head", description="weights to move: the last linear layer, all linear, linear and conv, or names and patterns"
+    )
+    @field_validator("select", mode="before")
+    @classmethod
+    def _one_name(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) and value not in ("head", "linears", "all") else value
+
+    warm_up: WarmUp = Field("random", description="where the selected weights start")
+    hinge: Literal["sample", "batch"] = Field("sample", description="apply ε to each sample, or to the mean")
+    scale_objective: bool = Field(True, description="divide the objective by λ + 1 when λ > 1")
+    project: bool = Field(True, description="hold the norm of the selected weights; off only for ablation")
+    distance: bool = Field(True, description="pull away from the received weights; off only for ablation")
+    bn_eval: bool = Field(False, description="freeze batch-norm statistics")
+    epochs: int = Field(100, ge=1)
+    batch_size: int | None = Field(
+        None, ge=2, description="default: 256, or less so that an epoch has 8 steps (at least 32)"
+    )
+    lr: float = Field(0.01, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0, le=5e-4, description="not applied to the selected weights")
+    augmentation: Augmentation = Augmentation(crop=4, flip=True)
+    precision: Literal["auto", "float32", "bf16"] = "float32"
+    channels_last: bool = True
+
+
+@dataclass
+class Selected:
+    """One weight tensor to move away from where it was received."""
+
+    name: str
+    weight: nn.Parameter
+    received: Tensor
+    norm: Tensor
+
+
+class D3(Defense):
+    """Detoxify a backdoored model with a small reserved clean set."""
+
+    name = "d3"
+    kind = "repair"
+    needs = frozenset({"model", "clean"})
+    Settings = D3Settings
+    settings: D3Settings
+    card = Card(
+        title="Distance-Driven Detoxification",
+        paper="Wei, Liu, Zha: Backdoor Mitigation by Distance-Driven Detoxification, ICCV 2025, arXiv 2411.09585",
+        year=2025,
+        claims="removes dirty-label and clean-label backdoors from a trained classifier with 1–5 % clean data",
+        cost="one fine-tuning run on the reserved clean set: 100 epochs, no suspect image needed",
+        limits="does not detect; costs some accuracy, more on small clean sets; a clean set holding 1 % triggered "
+        "samples defeats it",
+    )
+
+    def defend(self, case: Case, context: Context) -> Outcome:
+        assert case.model is not None and case.clean is not None
+        model = case.model.clone().to(context.device).requires_grad_(True)
+        selected = select_weights(model, self.settings.select, case.clean)
+        bias = _bias_of(model, selected)
+        warm_up(selected, self.settings, context)
+        start = distance_ratios(selected, self.settings.p)
+        with context.stage("detoxify"):
+            curves = self._descend(model, selected, case.clean, context)
+        curves = {key: value for key, value in curves.items() if key != "loss"} | {"objective": curves["loss"]}
+        left = fraction_above(model, case.clean, self.settings.eps)
+        if left > 0.5:
+            context.note(f"{left:.0%} of the reserved clean set still has a loss above ε = {self.settings.eps}")
+        tables = {
+            "start_distance_ratio": start,
+            "distance_ratio": distance_ratios(selected, self.settings.p),
+            "fraction_above_eps": left,
+            "bias_change": None if bias is None else float((bias[0] - bias[1]).norm()),
+        }
+        return Outcome(model=model.eval(), curves=curves, tables=tables)
+
+    def _descend(
+        self, model: Classifier, selected: list[Selected], clean: ImageSet, context: Context
+    ) -> dict[str, list[float]]:
+        settings = self.settings
+        recipe = Recipe(
+            epochs=settings.epochs,
+            batch_size=settings.batch_size or min(256, max(32, len(clean) // 8)),
+            lr=settings.lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            schedule="cosine",
+            augmentation=settings.augmentation,
+            precision=settings.precision,
+            channels_last=settings.channels_last,
+        )
+        samples = Samples(clean, context.device)
+        source = ShuffledBatches(samples, recipe.batch_size, context, recipe.augmentation, "d3")
+        curves = train(
+            model,
+            source,
+            recipe,
+            context,
+            objective=d3_objective(settings, selected),
+            after_step=(lambda: project(selected, settings.p)) if settings.project else None,
+            no_decay=[each.weight for each in selected],
+            eval_mode=settings.bn_eval,
+            name="d3",
+        )
+        if settings.warm_up == "near" and curves["penalty"][0] == 0:
+            context.note(
+                "start at the received weights with every clean loss below ε: there is no gradient to leave by"
+            )
+        return curves
+
+
+def select_weights(model: Classifier, select: str | tuple[str, ...], clean: ImageSet) -> list[Selected]:
+    """Return the weights that *select* means, each once.
+
+    ``"head"`` is found by running two clean images. A name may be a layer, a container (all linear and convolution
+    layers inside) or a pattern such as ``layer4.*``. Attention layers count as linear; their packed input
+    projection is included.
+
+    :raises InputError: when nothing matches, or a match cannot be moved (frozen, computed, or zero).
+    """
+    if select == "head":
+        names = [model.head(to_batch(clean.read(slice(0, 2)), model.device))]
+        layers = [(names[0], model.module.get_submodule(names[0]))]
+    elif isinstance(select, str):
+        kinds = (
+            (nn.Linear, nn.MultiheadAttention) if select == "linears" else (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
+        )
+        layers = [(name, layer) for name, layer in model.module.named_modules() if isinstance(layer, kinds)]
+    else:
+        layers = _named_layers(model.module, select)
+    found: dict[int, Selected] = {}
+    for name, layer in layers:
+        for weight_name in ("weight", "in_proj_weight"):
+            weight = getattr(layer, weight_name, None)
+            if weight is not None and id(weight) not in found:
+                found[id(weight)] = _selected(f"{name}.{weight_name}".lstrip("."), layer, weight)
+    if not found:
+        raise InputError("no weights selected", where="select", found=select, allowed="a model with such layers")
+    return list(found.values())
+
+
+def _named_layers(module: nn.Module, patterns: tuple[str, ...]) -> list[tuple[str, nn.Module]]:
+    movable = nn.Linear | nn.Conv2d | nn.MultiheadAttention
+    layers = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, movable)]
+    chosen: list[tuple[str, nn.Module]] = []
+    for pattern in patterns:
+        hits = [
+            (name, layer)
+            for name, layer in layers
+            if name == pattern or name.startswith(f"{pattern}.") or fnmatchcase(name, pattern)
+        ]
+        if not hits:
+            raise InputError(
+                "no such layer", where="select", found=pattern, allowed=", ".join(name for name, _ in layers)
+            )
+        chosen += hits
+    return chosen
+
+
+def _selected(name: str, layer: nn.Module, weight: Tensor) -> Selected:
+    if not isinstance(weight, nn.Parameter) or hasattr(layer, "parametrizations"):
+        raise InputError("weight is computed, not stored", where=name, hint="remove the parametrisation first")
+    if not weight.is_floating_point():
+        raise InputError("weight is quantised", where=name, found=weight.dtype)
+    return Selected(name, weight, weight.detach().clone().float(), torch.tensor(0.0))
+
+
+@torch.no_grad()
+def warm_up(selected: list[Selected], settings: D3Settings, context: Context) -> None:
+    """Measure the norms to hold, and move the selected weights to where the descent starts.
+
+    All starts but ``middle`` are projected at once, so that the norms hold from step 0 on. ``middle`` starts at
+    zero, which has no direction, and joins the sphere after the first step.
+    """
+    for each in selected:
+        each.norm = each.received.norm(p=settings.p)
+        if not each.norm > TINY:
+            raise InputError("weight to move is zero", where=each.name, found=float(each.norm), allowed="a norm > 0")
+        each.weight.copy_(_start(each, settings.warm_up, context.generator("d3", "warm_up", each.name)))
+    project(selected, settings.p)
+
+
+def _start(each: Selected, kind: WarmUp, generator: torch.Generator) -> Tensor:
+    shape, device = each.received.shape, each.received.device
+    if kind == "near":
+        return each.received
+    if kind == "far":
+        return -each.received
+    if kind == "middle":
+        return torch.zeros_like(each.received)
+    if kind == "noise":
+        return each.received + each.received.std() * torch.randn(shape, generator=generator).to(device)
+    return (torch.rand(shape, generator=generator) - 0.5).to(device)
+
+
+@torch.no_grad()
+def project(selected: list[Selected], p: float) -> None:
+    """Rescale each weight to the norm it was received with (Euclidean projection for p = 2)."""
+    for each in selected:
+        norm = each.weight.float().norm(p=p)
+        # branch-free, so that the device is never waited for
+        each.weight.mul_(torch.where(norm > TINY, each.norm / norm.clamp_min(TINY), torch.ones_like(norm)))
+
+
+def d3_objective(settings: D3Settings, selected: list[Selected]) -> Callable[[nn.Module, Batch], Losses]:
+    """Return J = λ·h − Σ_i ‖W_i − W_i⁰‖_p, divided by λ + 1 when λ > 1; h is the hinged clean loss."""
+    scale = 1 / (settings.lam + 1) if settings.scale_objective and settings.lam > 1 else 1.0
+
+    def objective(model: nn.Module, batch: Batch) -> Losses:
+        losses = F.cross_entropy(model(batch.images).float(), batch.targets, reduction="none")
+        if settings.hinge == "sample":
+            penalty = F.relu(losses - settings.eps).mean()
+        else:
+            penalty = F.relu(losses.mean() - settings.eps)
+        distances = [(each.weight.float() - each.received).norm(p=settings.p) for each in selected]
+        value = settings.lam * penalty
+        if settings.distance:
+            value = value - torch.stack(distances).sum()
+        ratios = {
+            f"distance/{each.name}": distance.detach() / each.norm
+            for each, distance in zip(selected, distances, strict=True)
+        }
+        return {"loss": value * scale, "clean_loss": losses.mean(), "penalty": penalty, **ratios}
+
+    return objective
+
+
+@torch.no_grad()
+def distance_ratios(selected: list[Selected], p: float) -> dict[str, float]:
+    """Return ‖W_i − W_i⁰‖_p / ‖W_i⁰‖_p per layer; in [0, 2] on the sphere."""
+    return {each.name: float((each.weight.float() - each.received).norm(p=p) / each.norm) for each in selected}
+
+
+def fraction_above(model: Classifier, clean: ImageSet, eps: float) -> float:
+    """Return the share of clean samples whose loss in eval mode is above ε."""
+    logits = torch.from_numpy(model.predict(clean))
+    return float((F.cross_entropy(logits, torch.tensor(clean.labels), reduction="none") > eps).float().mean())
+
+
+def _bias_of(model: Classifier, selected: list[Selected]) -> tuple[Tensor, Tensor] | None:
+    """Return (live, received) bias of the last selected layer: it is free to drift, so its change is reported."""
+    name = selected[-1].name.removesuffix(".weight")
+    bias = getattr(model.module.get_submodule(name), "bias", None) if name != selected[-1].name else None
+    return None if not isinstance(bias, nn.Parameter) else (bias.detach(), bias.detach().clone())

@@ -1,0 +1,95 @@
+"""``elixir-plugin demo``: poison embedded digits, train a suspect classifier, run every defense that can run."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from .case import Case
+from .classifier import Classifier
+from .context import Context
+from .defense import Defense
+from .errors import ElixirError, MissingNeedError
+from .evaluation import Evaluation
+from .plugins import plugins
+from .run import describe, execute, versions
+from .storage import write_json
+from .testbed.cases import poisoned_case
+from .testbed.digits import digits
+from .testbed.poisons import Poison
+from .training import Recipe, Samples, ShuffledBatches, train
+
+SUSPECT_RECIPE = Recipe(epochs=30, batch_size=64, lr=0.05, schedule="cosine")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    defense: str
+    evaluation: Evaluation | None
+    seconds: float
+    remark: str = ""
+
+
+def suspect_case(poison: Poison, size: int, context: Context) -> Case:
+    """Return digits poisoned by *poison*, with a suspect classifier trained on them."""
+    case = poisoned_case(poison, digits(size=size, seed=context.seed), context.seed)
+    assert case.train is not None
+    model = Classifier.build("small_resnet", case.num_classes, seed=context.derive_seed("demo", "model"))
+    model = model.to(context.device)
+    source = ShuffledBatches(
+        Samples(case.train, context.device), SUSPECT_RECIPE.batch_size, context, SUSPECT_RECIPE.augmentation, "suspect"
+    )
+    with context.stage("train suspect model"):
+        train(model, source, SUSPECT_RECIPE, context, name="suspect")
+    return dataclasses.replace(case, model=model)
+
+
+def run_demo(
+    poison: Poison, context: Context, folder: Path, *, size: int = 16, on_row: Callable[[Row], None] | None = None
+) -> list[Row]:
+    """Run every registered defense on one poisoned case, and write ``report.json`` to *folder*.
+
+    A defense with a preset called ``demo`` runs with it, all others with their defaults. One that fails is a row
+    with a remark; the others go on.
+    """
+    case = suspect_case(poison, size, context)
+    rows: list[Row] = []
+    runs: dict[str, Any] = {}
+    for name in plugins().offers()["defense"]:
+        row, facts = _run_one(name, case, context)
+        rows.append(row)
+        runs[name] = facts
+        if on_row is not None:
+            on_row(row)
+    report = {
+        "elixir_plugin": __version__,
+        "poison": {"name": poison.name, "settings": poison.settings.dump()},
+        "seed": context.seed,
+        "case": describe(case),
+        "defenses": runs,
+        "environment": versions(),
+    }
+    write_json(folder / "report.json", report)
+    return rows
+
+
+def _run_one(name: str, case: Case, context: Context) -> tuple[Row, dict[str, Any]]:
+    started = time.perf_counter()
+    try:
+        cls: type[Defense] = plugins().get("defense", name)
+        defense = cls(preset="demo" if "demo" in cls.Settings.presets else None)
+        inner = Context(context.seed, context.device, quiet=context.quiet)
+        outcome, evaluation = execute(defense, case, inner)
+    except ElixirError as error:
+        remark = "skipped: " if isinstance(error, MissingNeedError) else "failed: "
+        return Row(name, None, time.perf_counter() - started, remark + error.what), {"error": str(error)}
+    seconds = outcome.timings["total"]
+    facts = {"settings": defense.settings.dump(), "metrics": evaluation.as_dict(), "outcome": outcome.summary()}
+    return Row(name, evaluation, seconds), facts

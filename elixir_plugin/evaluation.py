@@ -1,0 +1,157 @@
+"""The only code that opens the truth: ACC, ASR, RA, DER of models; TPR, FPR, AUROC, average precision of scores.
+
+One definition each, whatever the toolkit reports:
+
+- ACC: share of clean test samples predicted as their label.
+- ASR: share of triggered test samples predicted as the target label; samples whose true label *is* the target label
+  are excluded.
+- RA: share of the same samples predicted as their true label.
+- DER: ``(max(0, ΔASR) − max(0, ΔACC) + 1) / 2`` with drops taken before − after (Zhu et al. 2023; BackdoorBench).
+- TPR, FPR: share of poison / of all other samples that is flagged. Cover samples are not poison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .case import Case, ImageSet, Index, TriggeredSet, Truth
+from .classifier import Classifier
+from .outcome import Outcome
+
+
+@dataclass(frozen=True)
+class ModelMetrics:
+    """How one model does; all in [0, 1] but the losses, which are mean cross-entropies in nats."""
+
+    acc: float | None = None
+    asr: float | None = None
+    ra: float | None = None
+    clean_loss: float | None = None
+    triggered_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class DetectionMetrics:
+    """How well poison was found; None where the denominator is zero."""
+
+    tpr: float | None = None
+    fpr: float | None = None
+    auroc: float | None = None
+    average_precision: float | None = None
+    flagged: int | None = None
+    poison: int = 0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything measured about one outcome.
+
+    :param before: the suspect model.
+    :param after: the outcome's model.
+    """
+
+    before: ModelMetrics | None = None
+    after: ModelMetrics | None = None
+    der: float | None = None
+    detection: DetectionMetrics | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return nested JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Evaluation:
+        """Undo :meth:`as_dict`."""
+        parts = {"before": ModelMetrics, "after": ModelMetrics, "detection": DetectionMetrics}
+        return cls(**{key: parts[key](**v) if key in parts and v is not None else v for key, v in values.items()})
+
+
+def evaluate(case: Case, outcome: Outcome, *, before: ModelMetrics | None = None) -> Evaluation:
+    """Measure *outcome* against the test data and the truth of *case*.
+
+    :param before: metrics of the suspect model when they are known already; else measured here.
+    """
+    if before is None and case.model is not None:
+        before = model_metrics(case.model, case.test, case.test_poisoned)
+    after = None if outcome.model is None else model_metrics(outcome.model, case.test, case.test_poisoned)
+    return Evaluation(
+        before=before,
+        after=after,
+        der=None if before is None or after is None else der(before, after),
+        detection=None if case.truth is None else detection_metrics(outcome.scores, outcome.flagged, case.truth),
+    )
+
+
+def model_metrics(model: Classifier, test: ImageSet | None, triggered: TriggeredSet | None) -> ModelMetrics:
+    """Return ACC from *test* and ASR, RA from *triggered*, one pass over each."""
+    acc = clean_loss = asr = ra = triggered_loss = None
+    if test is not None and len(test):
+        logits = model.predict(test)
+        acc, clean_loss = accuracy(logits, test.labels), mean_cross_entropy(logits, test.labels)
+    if triggered is not None:
+        rows = np.flatnonzero(triggered.samples.labels != triggered.original_labels)
+        if len(rows):
+            logits = model.predict(triggered.samples)[rows]
+            targets = triggered.samples.labels[rows]
+            asr, ra = accuracy(logits, targets), accuracy(logits, triggered.original_labels[rows])
+            triggered_loss = mean_cross_entropy(logits, targets)
+    return ModelMetrics(acc, asr, ra, clean_loss, triggered_loss)
+
+
+def detection_metrics(
+    scores: NDArray[np.float64] | None, flagged: NDArray[np.bool_] | None, truth: Truth
+) -> DetectionMetrics | None:
+    """Return TPR and FPR of *flagged*, AUROC and average precision of *scores*; None when there is neither."""
+    if scores is None and flagged is None:
+        return None
+    poison = truth.poison
+    both = bool(poison.any()) and not bool(poison.all())
+    auroc = average_precision = None
+    if scores is not None and both:
+        from sklearn.metrics import average_precision_score, roc_auc_score  # noqa: PLC0415  (slow to import)
+
+        auroc = float(roc_auc_score(poison, scores))
+        average_precision = float(average_precision_score(poison, scores))
+    return DetectionMetrics(
+        tpr=None if flagged is None else _share(flagged, poison),
+        fpr=None if flagged is None else _share(flagged, ~poison),
+        auroc=auroc,
+        average_precision=average_precision,
+        flagged=None if flagged is None else int(flagged.sum()),
+        poison=int(poison.sum()),
+    )
+
+
+def accuracy(logits: NDArray[Any], labels: Index) -> float:
+    """Share of rows whose largest logit is at the label."""
+    return float((logits.argmax(1) == labels).mean())
+
+
+def mean_cross_entropy(logits: NDArray[Any], labels: Index) -> float:
+    """Mean cross-entropy in nats, computed in float64."""
+    values = logits.astype(np.float64)
+    values -= values.max(1, keepdims=True)
+    log_sum = np.log(np.exp(values).sum(1))
+    return float((log_sum - values[np.arange(len(labels)), labels]).mean())
+
+
+def der(before: ModelMetrics, after: ModelMetrics) -> float | None:
+    """Defense effectiveness rating in [0, 1]; None unless ACC and ASR are known before and after.
+
+    >>> der(ModelMetrics(acc=0.9, asr=1.0), ModelMetrics(acc=0.8, asr=0.0))
+    0.95
+    """
+    if None in (before.acc, before.asr, after.acc, after.asr):
+        return None
+    asr_drop = before.asr - after.asr  # type: ignore[operator]
+    acc_drop = before.acc - after.acc  # type: ignore[operator]
+    return round((max(0.0, asr_drop) - max(0.0, acc_drop) + 1) / 2, 12)
+
+
+def _share(flagged: NDArray[np.bool_], of: NDArray[np.bool_]) -> float | None:
+    return float(flagged[of].mean()) if of.any() else None

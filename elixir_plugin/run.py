@@ -1,0 +1,277 @@
+"""One run: case + defense + settings → a run folder.
+
+::
+
+    run.yaml       the resolved run: source, settings with every default, seed, versions
+    log.txt        what was logged
+    events.jsonl   one line per event: started, stage, finished
+    outcome/       what the defense returned (safetensors + JSON)
+    report.json    everything measured; written last, so its presence means "done"
+
+A rerun of the same command finds ``report.json`` and says "already done"; without it, it starts over in the same
+folder with the intermediate files (``work/``) that are there. A folder that belongs to another run is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from . import __version__
+from .adapter import Adapter
+from .case import Case
+from .config import RunSpec, load_yaml
+from .context import Context, resolve_device
+from .defense import Defense
+from .errors import ElixirError, RunError
+from .evaluation import Evaluation, ModelMetrics, evaluate, model_metrics
+from .outcome import Outcome
+from .plugins import get_adapter, get_defense, plugins
+from .storage import atomic_file, plain, read_json, write_json
+
+PACKAGES = ("torch", "torchvision", "numpy", "diffusers", "scikit-learn", "safetensors", "pydantic", "pluggy")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    :param report: content of ``report.json``.
+    :param folder: the run folder.
+    :param written: files written in the toolkit's own format.
+    :param already_done: True when nothing had to be computed.
+    """
+
+    report: dict[str, Any]
+    folder: Path
+    written: tuple[Path, ...] = ()
+    already_done: bool = False
+
+
+def run_defense(spec: RunSpec, *, force: bool = False, quiet: bool = True) -> RunResult:
+    """Run what *spec* says, or find it done.
+
+    :param force: start anew in a folder beside an existing one (``NAME-2``, ``NAME-3``, …).
+    :raises ElixirError: for anything wrong with settings, input or folders; the message says what to do. Nothing
+        is written before settings and input have been checked.
+    """
+    defense = get_defense(spec.defense)(spec.settings, preset=spec.preset)
+    adapter = get_adapter(spec.source.adapter)(spec.source.options)
+    device = resolve_device(spec.device)
+    spec = resolved(spec, defense, adapter)
+    folder = _choose_folder(spec, force)
+    case = adapter.read(Path(spec.source.path), spec.seed)
+    if (folder / "report.json").exists():
+        return _already_done(folder, spec, case, adapter)
+    defense.refuse_missing(case.visible())
+    defense.check(case.visible())
+    target = _write_target(spec, adapter, case)
+    with _opened(folder, spec):
+        plugins().manager.hook.elixir_run_started(spec=spec.dump(), folder=str(folder))
+        context = Context(
+            seed=spec.seed,
+            device=device,
+            work_dir=folder / "work",
+            quiet=quiet,
+            on_stage=lambda stage, seconds: _stage_finished(folder, stage, seconds),
+        )
+        outcome, evaluation = execute(defense, case, context)
+        outcome.save(folder / "outcome")
+        written = [] if target is None else adapter.write(case, outcome, evaluation, target, spec.defense)
+        report = plain(make_report(spec, defense, case, outcome, evaluation, device=device, written=written))
+        write_json(folder / "report.json", report)
+        shutil.rmtree(folder / "work", ignore_errors=True)
+        append_event(folder, "finished", seconds=outcome.timings["total"])
+    plugins().manager.hook.elixir_run_finished(report=report, folder=str(folder))
+    return RunResult(report, folder, tuple(written))
+
+
+def _already_done(folder: Path, spec: RunSpec, case: Case, adapter: Adapter) -> RunResult:
+    """Return a finished run, after making sure it saw the same input; write native files that are missing."""
+    report = read_json(folder / "report.json")
+    if report["case"] != plain(describe(case)):
+        raise RunError(
+            "the input has changed since this run was made", where=folder, hint="use --force to run beside it"
+        )
+    target = _write_target(spec, adapter, case)
+    written = [Path(name) for name in report["written"]]
+    if target is not None and not all(path.exists() and path.parent == target for path in written):
+        outcome = Outcome.load(folder / "outcome")
+        written = adapter.write(case, outcome, Evaluation.from_dict(report["metrics"]), target, spec.defense)
+        report = {**report, "written": [str(path) for path in written]}
+        write_json(folder / "report.json", report)
+    return RunResult(report, folder, tuple(written), already_done=True)
+
+
+def execute(defense: Defense, case: Case, context: Context) -> tuple[Outcome, Evaluation]:
+    """Run *defense* on *case* and measure it; the test data is touched only before and after."""
+    before: ModelMetrics | None = None
+    if case.model is not None:
+        with context.stage("evaluate before"):
+            model = case.model.clone().to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            before = model_metrics(model, case.test, case.test_poisoned)
+    outcome = defense.run(case, context)
+    with context.stage("evaluate after"):
+        evaluation = evaluate(case, outcome, before=before)
+    outcome.timings |= {name: seconds for name, seconds in context.timings.items() if name.startswith("evaluate")}
+    if outcome.model is not None:
+        outcome.model.cpu()
+    return outcome, evaluation
+
+
+def resolved(spec: RunSpec, defense: Defense, adapter: Adapter) -> RunSpec:
+    """Return *spec* with every setting spelled out, so that it says the same under other defaults."""
+    source = spec.source.model_copy(
+        update={"path": str(Path(spec.source.path).absolute()), "options": adapter.options.dump()}
+    )
+    return spec.model_copy(update={"settings": defense.settings.dump(), "preset": None, "source": source})
+
+
+def make_report(
+    spec: RunSpec,
+    defense: Defense,
+    case: Case,
+    outcome: Outcome,
+    evaluation: Evaluation,
+    *,
+    device: torch.device,
+    written: list[Path],
+) -> dict[str, Any]:
+    """Return the content of ``report.json``."""
+    return {
+        "elixir_plugin": __version__,
+        "run": spec.dump(),
+        "identity": spec.identity(),
+        "defense": {"name": defense.name, "kind": defense.kind, "paper": defense.card.paper},
+        "case": describe(case),
+        "metrics": evaluation.as_dict(),
+        "outcome": outcome.summary(),
+        "notes": [*case.notes, *outcome.notes],
+        "written": [str(path) for path in written],
+        "environment": {"device": _device_name(device), "python": platform.python_version(), **versions()},
+    }
+
+
+def describe(case: Case) -> dict[str, Any]:
+    """Return sizes, shapes and content hashes of the parts of *case*."""
+    parts = {"train": case.train, "clean": case.clean, "test": case.test}
+    if case.test_poisoned is not None:
+        parts["test_poisoned"] = case.test_poisoned.samples
+    facts: dict[str, Any] = {
+        name: {"samples": len(part), "shape": list(part.image_shape), "fingerprint": part.fingerprint()}
+        for name, part in parts.items()
+        if part is not None
+    }
+    if case.model is not None:
+        facts["model"] = case.model.architecture or type(case.model.module).__name__
+    return facts | {
+        "num_classes": case.num_classes,
+        "origin": {"adapter": case.origin.adapter, "path": case.origin.path},
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Return the versions of the packages that may change a result."""
+    found: dict[str, str | None] = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def _choose_folder(spec: RunSpec, force: bool) -> Path:
+    """Return the folder to run in; refuse one that holds something else."""
+    source = Path(spec.source.path)
+    name = spec.out or f"runs/{spec.defense}-{source.stem or spec.source.adapter}-{spec.identity()[:6]}"
+    folder = Path(name)
+    if force:
+        number = 2
+        while folder.exists() and any(folder.iterdir()):
+            folder = Path(f"{name}-{number}")
+            number += 1
+        return folder
+    if not folder.exists():
+        return folder
+    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / "run.yaml").exists()):
+        raise RunError("output folder holds something else", where=folder, hint="choose another --out")
+    if (folder / "run.yaml").exists():
+        there = load_yaml(folder / "run.yaml").get("identity")
+        if there != spec.identity():
+            raise RunError(
+                "output folder belongs to another run",
+                where=folder,
+                found=f"run {there}",
+                allowed=f"run {spec.identity()}",
+                hint="choose another --out, or --force to run beside it",
+            )
+    return folder
+
+
+def _write_target(spec: RunSpec, adapter: Adapter, case: Case) -> Path | None:
+    """Return where native results go; refuse a place that cannot be written before work starts."""
+    if spec.write_to is not None:
+        target: Path | None = Path(spec.write_to)
+    else:
+        target = adapter.result_folder(case, spec.defense) if spec.write_back else None
+    if target is not None:
+        with atomic_file(target / ".elixir-write-test") as probe:
+            probe.touch()
+        (target / ".elixir-write-test").unlink()
+    return target
+
+
+@contextmanager
+def _opened(folder: Path, spec: RunSpec) -> Iterator[None]:
+    """Prepare the run folder, log to it, and record a failure in it."""
+    with atomic_file(folder / "run.yaml") as temporary:
+        header = f"# elixir_plugin {__version__}; rerun: elixir-plugin run {folder / 'run.yaml'}\n"
+        text = yaml.safe_dump({**spec.dump(), "identity": spec.identity()}, sort_keys=False)
+        temporary.write_text(header + text, encoding="utf-8")
+    handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger(__package__)
+    logger.addHandler(handler)
+    append_event(folder, "started", identity=spec.identity())
+    try:
+        yield
+    except BaseException as error:
+        append_event(folder, "stopped", reason=f"{type(error).__name__}: {getattr(error, 'what', error)}")
+        if isinstance(error, ElixirError):
+            logger.error("%s", error)
+        raise
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def _stage_finished(folder: Path, stage: str, seconds: float) -> None:
+    append_event(folder, "stage", stage=stage, seconds=seconds)
+    logging.getLogger(__name__).info("%s: %.1f s", stage, seconds)
+    plugins().manager.hook.elixir_stage_finished(stage=stage, seconds=seconds)
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def append_event(folder: Path, event: str, **facts: Any) -> None:
+    """Add one line to ``events.jsonl``."""
+    line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "event": event, **facts}
+    with (folder / "events.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(plain(line)) + "\n")

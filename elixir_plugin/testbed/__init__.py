@@ -1,0 +1,1 @@
+"""Embedded data and training-free poisons, for demos, tests and comparisons."""

@@ -1,0 +1,233 @@
+"""The conformance suite: what every defense must hold, for built-in ones and for those of third parties.
+
+.. code-block:: python
+
+    from elixir_plugin.testing import check_defense
+    def test_my_defense_conforms():
+        check_defense(MyDefense, epochs=2)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .case import Case, ImageSet, Origin, TriggeredSet, Truth
+from .classifier import Classifier
+from .config import Settings
+from .context import Context
+from .defense import Card, Defense
+from .errors import ElixirError, MissingNeedError, SettingsError
+from .outcome import Outcome, same_outcome
+
+KINDS = ("detect", "purify", "train", "repair")
+PARTS = ("train", "clean", "model", "denoiser")
+
+
+class ConformanceError(AssertionError):
+    """A class breaks the rules; the message lists every rule it breaks."""
+
+
+def check_defense(cls: type[Defense], *, case: Case | None = None, **values: Any) -> None:
+    """Hold a defense class against the rules, on a tiny case; takes two to four short runs of it.
+
+    :param case: a case to run on, with every part the defense needs; default :func:`tiny_case`.
+    :param values: settings that make a run short, e.g. ``epochs=2``.
+    :raises ConformanceError: naming every broken rule: the class attributes; settings that accept unknown keys, take
+        numbers without a range, or can be changed; input that is modified; outcomes that differ under one seed,
+        depend on the sealed truth, break the shape or index rules, or do not survive being saved; the host's
+        random state being touched; missing needs not refused before work starts.
+    """
+    case = case or tiny_case()
+    faults: list[str] = []
+    with _collecting(faults, "class attributes"):
+        _check_attributes(cls)
+    with _collecting(faults, "settings"):
+        check_settings(cls.Settings)
+    with _collecting(faults, "missing needs"):
+        _check_missing_needs(cls, case, values)
+    outcome: Outcome | None = None
+    with _collecting(faults, "run"):
+        outcome = _check_run(cls, case, values)
+    if outcome is not None:
+        with _collecting(faults, "same seed, same outcome"):
+            _expect_same(outcome, _run(cls, case, values))
+        with _collecting(faults, "sealed truth"):
+            _expect_same(outcome, _run(cls, _with_other_truth(case), values))
+        with _collecting(faults, "round trip"), tempfile.TemporaryDirectory() as folder:
+            outcome.save(Path(folder) / "outcome")
+            _expect_same(outcome, Outcome.load(Path(folder) / "outcome"))
+    if faults:
+        raise ConformanceError(f"{cls.__name__} does not conform:\n- " + "\n- ".join(faults))
+
+
+def check_settings(settings: type[Settings]) -> None:
+    """Hold a settings class against the rules: unknown keys, ranges, immutability, presets, JSON round trip."""
+    _expect(issubclass(settings, Settings), "Settings must derive from elixir_plugin.Settings")
+    default = settings.build()
+    _expect_refused(lambda: settings.build({"no_such_key": 1}), "an unknown key is accepted")
+    _expect(settings.build(default.dump()) == default, "settings do not survive dump and build")
+    for name in settings.presets:
+        settings.build(preset=name)
+    field = next(iter(settings.model_fields), None)
+    if field is not None:
+        try:
+            setattr(default, field, getattr(default, field))
+        except ValueError:
+            pass
+        else:
+            raise AssertionError(f"setting {field!r} can be changed after construction")
+    schema = settings.model_json_schema()
+    for name, spec in schema.get("properties", {}).items():
+        for option in spec.get("anyOf", [spec]):
+            _check_range(settings, name, option)
+
+
+def tiny_case(seed: int = 0, size: int = 8, num_classes: int = 4) -> Case:
+    """Return a case with every part, small enough for a run in a second: striped images, a corner patch as trigger."""
+    rng = np.random.default_rng(seed)
+
+    def images(count: int) -> ImageSet:
+        labels = np.arange(count) % num_classes
+        stripes = 128 + 90 * np.sin(np.arange(size)[None, :] * (labels[:, None] + 1) * np.pi / size)
+        pixels = stripes[:, :, None, None] + rng.normal(0, 20, (count, size, size, 3))
+        return ImageSet(np.clip(np.rint(pixels), 0, 255).astype(np.uint8), labels, num_classes)
+
+    def patched(samples: ImageSet, rows: np.ndarray[Any, Any]) -> ImageSet:
+        pixels, labels = samples.read(slice(None)), samples.labels.copy()
+        pixels[rows, -2:, -2:] = 255
+        labels[rows] = 0
+        return samples.replace(images=pixels, labels=labels)
+
+    train, clean, test = images(96), images(48), images(48)
+    poison = np.flatnonzero(train.labels == 1)[:8]
+    others = np.flatnonzero(test.labels != 0)
+    triggered = patched(test.subset(others), np.arange(len(others)))
+    return Case(
+        train=patched(train, poison),
+        clean=clean,
+        model=Classifier.build("small_resnet", num_classes, seed=seed).eval(),
+        test=test,
+        test_poisoned=TriggeredSet(triggered, test.labels[others]),
+        truth=Truth(np.isin(np.arange(96), poison), original_labels=train.labels),
+        origin=Origin("testing", facts={"target": 0}),
+    )
+
+
+def _check_attributes(cls: type[Defense]) -> None:
+    _expect(issubclass(cls, Defense), "must derive from elixir_plugin.Defense")
+    _expect(bool(re.fullmatch(r"[a-z][a-z0-9_]*", getattr(cls, "name", ""))), "name must be lower case")
+    _expect(getattr(cls, "kind", None) in KINDS, f"kind must be one of {', '.join(KINDS)}")
+    _expect(set(getattr(cls, "needs", {"?"})) <= set(PARTS), f"needs must be among {', '.join(PARTS)}")
+    card = getattr(cls, "card", None)
+    _expect(isinstance(card, Card) and all(vars(card).values()), "card must be complete")
+
+
+def _check_range(settings: type[Settings], name: str, option: Mapping[str, Any]) -> None:
+    if "enum" in option or "const" in option:
+        _expect_refused(lambda: settings.build({name: "no such choice"}), f"{name} accepts any text")
+    if option.get("type") not in ("integer", "number"):
+        return
+    bounds = [
+        (key, option[key])
+        for key in ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
+        if isinstance(option.get(key), int | float)
+    ]
+    _expect(bool(bounds), f"number {name!r} has no range")
+    for key, bound in bounds:
+        beyond = bound - 1 if "inimum" in key else bound + 1
+        _expect_refused(lambda value=beyond: settings.build({name: value}), f"{name} accepts {beyond}")  # type: ignore[misc]
+
+
+def _check_missing_needs(cls: type[Defense], case: Case, values: Mapping[str, Any]) -> None:
+    def started(self: Defense, case: Case, context: Context) -> Outcome:
+        raise AssertionError("work starts before missing needs are refused")
+
+    idle = type(cls.__name__, (cls,), {"defend": started})
+    for need in sorted(set(cls.needs) & {"train", "clean", "model"}):
+        lacking = dataclasses.replace(case, **{need: None}, **({"truth": None} if need == "train" else {}))
+        try:
+            idle(**values).run(lacking)
+        except MissingNeedError:
+            continue
+        raise AssertionError(f"a case without {need!r} is not refused")
+
+
+def _check_run(cls: type[Defense], case: Case, values: Mapping[str, Any]) -> Outcome:
+    before, host = _state_of(case), _host_random_state()
+    outcome = _run(cls, case, values)
+    changed = [name for name, value in _state_of(case).items() if value != before[name]]
+    _expect(not changed, f"input is modified: {', '.join(changed)}")
+    _expect(_host_random_state() == host, "the host's random state is touched: use context.generator()")
+    return outcome
+
+
+def _run(cls: type[Defense], case: Case, values: Mapping[str, Any]) -> Outcome:
+    with tempfile.TemporaryDirectory() as folder:
+        return cls(**values).run(case, Context(seed=7, work_dir=Path(folder)))
+
+
+def _with_other_truth(case: Case) -> Case:
+    """Return *case* with truth and test data that say something else."""
+    assert case.truth is not None and case.test is not None
+    poison = np.roll(~case.truth.poison, 1)
+    test = case.test.replace(labels=(case.test.labels + 1) % case.num_classes)
+    return dataclasses.replace(
+        case, truth=Truth(poison, kind="clean-label"), test=test, test_poisoned=None, origin=Origin("elsewhere")
+    )
+
+
+def _state_of(case: Case) -> dict[str, Any]:
+    sets = {"train": case.train, "clean": case.clean, "test": case.test}
+    state: dict[str, Any] = {name: each.fingerprint() for name, each in sets.items() if each is not None}
+    if case.model is not None:
+        tensors = case.model.module.state_dict()
+        state["model weights"] = {name: value.cpu().numpy().tobytes() for name, value in tensors.items()}
+        state["model mode"] = [module.training for module in case.model.modules()]
+        state["model gradients"] = [(p.requires_grad, p.grad is None) for p in case.model.parameters()]
+        state["model hooks"] = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in case.model.modules()]
+    return state
+
+
+def _host_random_state() -> tuple[Any, ...]:
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002  (the legacy stream is what a host may rely on)
+    return torch.get_rng_state().numpy().tobytes(), kind, np.asarray(keys).tobytes(), *rest, random.getstate()
+
+
+def _expect(condition: bool, fault: str) -> None:
+    if not condition:
+        raise AssertionError(fault)
+
+
+def _expect_refused(action: Callable[[], Any], fault: str) -> None:
+    try:
+        action()
+    except SettingsError:
+        return
+    raise AssertionError(fault)
+
+
+def _expect_same(first: Outcome, second: Outcome) -> None:
+    different = same_outcome(first, second)
+    _expect(not different, f"differs in {', '.join(different)}")
+
+
+@contextmanager
+def _collecting(faults: list[str], rule: str) -> Iterator[None]:
+    try:
+        yield
+    except AssertionError as error:
+        faults.append(f"{rule}: {error}")
+    except ElixirError as error:
+        faults.append(f"{rule}: {' '.join(str(error).split())}")
+    except Exception as error:  # a stranger's class may fail in any way
+        faults.append(f"{rule}: {type(error).__name__}: {error}")

@@ -1,0 +1,314 @@
+"""The one training loop of the project.
+
+Images are decoded once and stay tensors; crop, flip and rotation are applied to whole batches on the device; random
+numbers come from named streams of the run's seed, so that a result depends on settings and seed alone; nothing is
+copied back from the device within an epoch. Whatever differs between uses is an *objective* (batch -> losses), a
+*batch source*, or a hook after each step or epoch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from .case import ImageSet
+from .classifier import to_batch
+from .config import Settings
+from .context import Context
+from .errors import RunError
+
+IN_MEMORY = 4 << 30  # bytes of pixels kept as one tensor; larger sets are read batch by batch
+
+
+class Augmentation(Settings):
+    """Random changes of training images, drawn anew for every sample and epoch."""
+
+    crop: int = Field(0, ge=0, description="zero-pad by this many pixels, then crop back at random")
+    flip: bool = Field(False, description="mirror left-right with probability 1/2")
+    rotation: float = Field(0.0, ge=0, le=180, description="rotate by up to this many degrees either way")
+
+
+class Recipe(Settings):
+    """How to optimise. Defaults are those of an ordinary CIFAR classifier."""
+
+    epochs: int = Field(100, ge=0)
+    batch_size: int = Field(128, ge=1)
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: float = Field(0.1, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    schedule: Literal["constant", "cosine", "step"] = Field("cosine", description="stepped once per epoch")
+    milestones: tuple[int, ...] = Field((), description="epochs after which `step` multiplies the rate by `gamma`")
+    gamma: float = Field(0.1, gt=0, le=1)
+    augmentation: Augmentation = Augmentation()
+    precision: Literal["auto", "float32", "bf16"] = Field("auto", description="auto: bf16 autocast on CUDA only")
+    channels_last: bool = Field(True, description="memory layout of weights and images; does not change the method")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch on the device.
+
+    :param images: float ``[B, C, H, W]`` in [0, 1].
+    :param targets: int64 ``[B]`` labels or float ``[B, K]`` soft labels.
+    :param rows: int64 ``[B]`` positions in the set.
+    """
+
+    images: Tensor
+    targets: Tensor
+    rows: Tensor
+
+
+Losses = Mapping[str, Tensor]
+Objective = Callable[[nn.Module, Batch], Losses]
+"""Maps model and batch to scalars; the one called ``"loss"`` is minimised, all are averaged into the curves."""
+
+
+class BatchSource(Protocol):
+    """Where the batches of an epoch come from."""
+
+    steps: int
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """Yield the batches of epoch *number*; the same number gives the same batches."""
+        ...
+
+
+class Samples:
+    """Images and targets ready for batching, on the device when they fit into :data:`IN_MEMORY`.
+
+    :param images: the set to learn from.
+    :param targets: ``[N]`` labels or ``[N, K]`` soft labels; default: the set's labels.
+    """
+
+    def __init__(self, images: ImageSet, device: torch.device, targets: Tensor | None = None) -> None:
+        self.device = device
+        self._set = images
+        size = math.prod(images.images.shape) * images.images.dtype.itemsize
+        self._pixels = torch.from_numpy(images.read(slice(None))).to(device) if size <= IN_MEMORY else None
+        self.targets = (torch.tensor(images.labels) if targets is None else targets).to(device)
+
+    def __len__(self) -> int:
+        return len(self._set)
+
+    def pixels(self, rows: Tensor) -> Tensor:
+        """Return the raw images at *rows*, ``[B, H, W, C]``, on the device."""
+        if self._pixels is not None:
+            return self._pixels[rows]
+        return torch.from_numpy(self._set.read(rows.cpu().numpy())).to(self.device)
+
+
+class ShuffledBatches:
+    """Passes over :class:`Samples` in a new random order each epoch, augmented.
+
+    Order and augmentation are functions of (seed, name, epoch, position in the set). A last batch of one sample joins
+    the one before it, because batch norm cannot train on a single sample.
+    """
+
+    def __init__(
+        self, samples: Samples, batch_size: int, context: Context, augmentation: Augmentation, name: str = "train"
+    ) -> None:
+        self.samples, self.batch_size, self.augmentation = samples, batch_size, augmentation
+        self._context, self._name = context, name
+        n = len(samples)
+        self.steps = max(1, math.ceil(n / batch_size) - (n > batch_size and n % batch_size == 1))
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        n, device = len(self.samples), self.samples.device
+        generator = self._context.generator(self._name, "batches", number)
+        order = torch.randperm(n, generator=generator).to(device)
+        draws = _draw(self.augmentation, n, generator, device)
+        bounds = [*range(0, self.batch_size * self.steps, self.batch_size), n]
+        for start, stop in zip(bounds[: self.steps], [*bounds[1 : self.steps], n], strict=True):
+            rows = order[start:stop]
+            chosen = {name: draw[rows] for name, draw in draws.items()}
+            images = augment(self.samples.pixels(rows), self.augmentation, chosen)
+            yield Batch(to_batch(images, device), self.samples.targets[rows], rows)
+
+
+def cross_entropy(class_weights: Tensor | None = None) -> Objective:
+    """Return the ordinary objective: mean cross-entropy on labels or soft labels, optionally weighted by class."""
+
+    def objective(model: nn.Module, batch: Batch) -> Losses:
+        logits = model(batch.images)
+        loss = F.cross_entropy(logits.float(), batch.targets, weight=class_weights)
+        hard = batch.targets if batch.targets.ndim == 1 else batch.targets.argmax(1)
+        return {"loss": loss, "accuracy": (logits.detach().argmax(1) == hard).float().mean()}
+
+    return objective
+
+
+def train(
+    model: nn.Module,
+    source: BatchSource,
+    recipe: Recipe,
+    context: Context,
+    *,
+    objective: Objective | None = None,
+    after_step: Callable[[], None] | None = None,
+    on_epoch: Callable[[int], None] | None = None,
+    no_decay: Sequence[nn.Parameter] = (),
+    eval_mode: bool = False,
+    name: str = "train",
+) -> dict[str, list[float]]:
+    """Train *model* in place and leave it in eval mode.
+
+    :param objective: default :func:`cross_entropy`.
+    :param after_step: called after each optimiser step, e.g. for a projection.
+    :param on_epoch: called after each epoch with its number; the model is then in the mode it trains in.
+    :param no_decay: parameters that weight decay leaves alone.
+    :param eval_mode: keep the model in eval mode (batch norm frozen) while training.
+    :returns: per epoch, the mean over samples of each scalar the objective gives.
+    :raises RunError: when the loss stops being finite.
+    """
+    device = next(model.parameters()).device
+    if recipe.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = make_optimizer(model, recipe, no_decay)
+    scheduler = make_schedule(optimizer, recipe)
+    step = objective or cross_entropy()
+    curves: dict[str, list[float]] = {}
+    with _deterministic(device, context.derive_seed(name, "torch")):
+        for epoch in context.progress(range(recipe.epochs), name):
+            model.train(not eval_mode)
+            means = _Means()
+            for batch in source.epoch(epoch):
+                with _autocast(device, recipe.precision):
+                    losses = step(model, batch)
+                optimizer.zero_grad(set_to_none=True)
+                losses["loss"].backward()
+                optimizer.step()
+                if after_step is not None:
+                    after_step()
+                means.add(losses, len(batch.rows))
+            scheduler.step()
+            for key, value in means.read().items():
+                curves.setdefault(key, []).append(value)
+            if not math.isfinite(curves["loss"][-1]):
+                raise RunError(
+                    "training diverged", where=f"{name}, epoch {epoch}", found="loss is not finite", hint="lower lr"
+                )
+            if on_epoch is not None:
+                on_epoch(epoch)
+    model.eval()
+    return curves
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe, no_decay: Sequence[nn.Parameter] = ()) -> torch.optim.Optimizer:
+    """Return the recipe's optimiser over all parameters that want a gradient."""
+    exempt = {id(parameter) for parameter in no_decay}
+    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [each for each in wanted if id(each) not in exempt]},
+        {"params": [each for each in wanted if id(each) in exempt], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, foreach=True)
+    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+    return kind(groups, recipe.lr, weight_decay=recipe.weight_decay, foreach=True)
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe) -> torch.optim.lr_scheduler.LRScheduler:
+    """Return the recipe's learning-rate schedule, to be stepped once per epoch."""
+
+    def factor(epoch: int) -> float:
+        if recipe.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * epoch / max(1, recipe.epochs)))
+        if recipe.schedule == "step":
+            return float(recipe.gamma ** sum(epoch >= milestone for milestone in recipe.milestones))
+        return 1.0
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def augment(pixels: Tensor, settings: Augmentation, draws: Mapping[str, Tensor]) -> Tensor:
+    """Crop, flip and rotate each image of ``[B, H, W, C]`` by its own draw; type and shape stay.
+
+    :param draws: ``top``, ``left`` in 0..2·crop; ``mirror`` bool; ``angle`` in degrees; each ``[B]``.
+    """
+    count, height, width, _ = pixels.shape
+    if settings.crop or settings.flip:
+        rows = torch.arange(height, device=pixels.device).expand(count, height)
+        cols = torch.arange(width, device=pixels.device).expand(count, width)
+        if settings.flip:
+            cols = torch.where(draws["mirror"][:, None], width - 1 - cols, cols)
+        if settings.crop:
+            pad = settings.crop
+            pixels = F.pad(pixels, (0, 0, pad, pad, pad, pad))
+            rows, cols = rows + draws["top"][:, None], cols + draws["left"][:, None]
+        each = torch.arange(count, device=pixels.device)[:, None, None]
+        pixels = pixels[each, rows[:, :, None], cols[:, None, :]]
+    if settings.rotation:
+        pixels = _rotate(pixels, draws["angle"])
+    return pixels
+
+
+def _draw(settings: Augmentation, n: int, generator: torch.Generator, device: torch.device) -> dict[str, Tensor]:
+    """Draw an epoch's augmentation for all samples; on the CPU, so that every device sees the same."""
+    draws: dict[str, Tensor] = {}
+    if settings.crop:
+        for name in ("top", "left"):
+            draws[name] = torch.randint(0, 2 * settings.crop + 1, (n,), generator=generator)
+    if settings.flip:
+        draws["mirror"] = torch.rand(n, generator=generator) < 0.5
+    if settings.rotation:
+        draws["angle"] = (2 * torch.rand(n, generator=generator) - 1) * settings.rotation
+    return {name: draw.to(device) for name, draw in draws.items()}
+
+
+def _rotate(pixels: Tensor, degrees: Tensor) -> Tensor:
+    radians = torch.deg2rad(degrees)
+    cos, sin, zero = radians.cos(), radians.sin(), torch.zeros_like(radians)
+    matrix = torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)], 1)
+    images = pixels.permute(0, 3, 1, 2).float()
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    turned = F.grid_sample(images, grid, align_corners=False).permute(0, 2, 3, 1)
+    return turned.round().to(pixels.dtype) if pixels.dtype == torch.uint8 else turned.clamp(0, 1)
+
+
+class _Means:
+    """Weighted means of scalars, kept on the device until they are read."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    def add(self, losses: Losses, size: int) -> None:
+        for name, value in losses.items():
+            weighted = value.detach().float() * size
+            self._sums[name] = self._sums[name] + weighted if name in self._sums else weighted
+        self._count += size
+
+    def read(self) -> dict[str, float]:
+        if not self._sums:
+            raise RunError("training source yields no batch", hint="give at least one training image")
+        values = torch.stack(list(self._sums.values())).cpu() / self._count
+        return dict(zip(self._sums, np.asarray(values, np.float64).tolist(), strict=True))
+
+
+def _autocast(device: torch.device, precision: str) -> Any:
+    if precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+@contextmanager
+def _deterministic(device: torch.device, seed: int) -> Iterator[None]:
+    """Seed the global stream (dropout draws from it) and restore it afterwards; pick reproducible CUDA kernels."""
+    cuda = device.type == "cuda"
+    with (
+        torch.random.fork_rng(devices=[device] if cuda else []),
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True) if cuda else nullcontext(),
+    ):
+        torch.manual_seed(seed)
+        yield
