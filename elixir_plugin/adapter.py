@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from . import config
 from .case import Case
-from .config import Settings
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ class Adapter(ABC):
     """
 
     name: ClassVar[str]
-    Options: ClassVar[type[Settings]] = Settings
+    Options: ClassVar[type[config.Settings]] = config.Settings
+    options: config.Settings
 
     def __init__(self, options: Mapping[str, Any] | None = None) -> None:
         self.options = self.Options.build(options, where=f"options of adapter {self.name}")

@@ -9,6 +9,12 @@ from .hookspecs import Entry, hookimpl
 def elixir_defenses() -> list[Entry]:
     return [
         Entry("d3", "elixir_plugin.defenses.d3:D3", "repair", "detoxify a backdoored model by moving its head away"),
+        Entry(
+            "confusion_training",
+            "elixir_plugin.defenses.confusion_training:ConfusionTraining",
+            "detect",
+            "find poison samples: only they are still fitted once clean labels are confused",
+        ),
     ]
 
 
@@ -19,6 +25,12 @@ def elixir_architectures() -> list[Entry]:
         Entry("cifar_resnet18", "elixir_plugin.networks:cifar_resnet18", summary="ResNet-18, 3×3 stem, no max-pool"),
         Entry(
             "small_resnet", "elixir_plugin.networks:small_resnet", summary="8-layer ResNet for CPU work, 78 k weights"
+        ),
+        Entry(
+            "fast_resnet", "elixir_plugin.networks:fast_resnet", summary="small_resnet at half the resolution, 4× faster"
+        ),
+        Entry(
+            "narrow_resnet18", "elixir_plugin.networks:narrow_resnet18", summary="ResNet-18 with widths 16-32-48-64"
         ),
     ]
 

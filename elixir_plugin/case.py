@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Images = NDArray[Any]  # [n, H, W, C], uint8 or float32
 Index = NDArray[np.int64]
 CHUNK = 1024
+POISON_KINDS = ("dirty-label", "clean-label", "indiscriminate", "none")
 
 
 class ImageBacking(Protocol):
@@ -218,6 +219,8 @@ class Truth:
     kind: str = "dirty-label"
 
     def __post_init__(self) -> None:
+        if self.kind not in POISON_KINDS:
+            raise InputError("unknown kind of poison", where="kind", found=self.kind, allowed=", ".join(POISON_KINDS))
         object.__setattr__(self, "poison", _frozen(np.asarray(self.poison, bool)))
         cover = np.zeros_like(self.poison) if self.cover is None else np.asarray(self.cover, bool)
         object.__setattr__(self, "cover", _frozen(cover))
@@ -287,7 +290,8 @@ class Case:
 
         :raises InputError: for a case without any part.
         """
-        for part in (self.train, self.clean, self.test, self.model):
+        triggered = None if self.test_poisoned is None else self.test_poisoned.samples
+        for part in (self.train, self.clean, self.test, triggered, self.model):
             if part is not None:
                 return part.num_classes
         raise InputError("the case is empty", allowed="at least one of train, clean, test, model")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,7 @@ class Classifier(nn.Module):
     @classmethod
     def build(cls, architecture: str, num_classes: int, *, channels: int = 3, seed: int = 0, **options: Any) -> Self:
         """Make a classifier of a known architecture with fresh weights drawn under *seed*."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with _drawing(seed):
             module = build_module(architecture, num_classes, channels)
         return cls(module, num_classes, channels=channels, architecture=architecture, **options)
 
@@ -71,8 +71,9 @@ class Classifier(nn.Module):
         return self.mean.device
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.input_size is not None and images.shape[-1] != self.input_size:
-            images = F.interpolate(images, (self.input_size, self.input_size), mode="bilinear", antialias=True)
+        size = self.input_size
+        if size is not None and images.shape[-2:] != (size, size):
+            images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
         logits: Tensor = self.module((images - self.mean) / self.std)
         return logits
 
@@ -102,28 +103,23 @@ class Classifier(nn.Module):
         return copy.deepcopy(self)
 
     def fresh(self, seed: int) -> Self:
-        """Return the same architecture on the same device with new weights drawn under *seed*.
+        """Return the same architecture on the same device with new weights drawn under *seed*, in training mode.
 
         :raises InputError: when the module has weights that nothing can draw anew.
         """
         new = self.clone()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with _drawing(seed):
             if self.architecture is not None:
                 new.module = build_module(self.architecture, self.num_classes, self.channels).to(self.device)
             else:
                 _reset(new.module)
-        return new.requires_grad_(True)
+        return new.train().requires_grad_(True)
 
     @torch.inference_mode()
     def predict(self, images: ImageSet, batch_size: int = 512) -> NDArray[np.float32]:
-        """Return logits ``[N, num_classes]`` of a whole set, in eval mode; leaves the module's mode as it was."""
-        was_training = self.training
-        self.eval()
-        try:
+        """Return logits ``[N, num_classes]`` of a whole set, in eval mode; leaves the modes as they were."""
+        with evaluating(self):
             parts = [self(to_batch(chunk, self.device)).float().cpu() for _, chunk in images.chunks(batch_size)]
-        finally:
-            self.train(was_training)
         return torch.cat(parts).numpy() if parts else np.empty((0, self.num_classes), np.float32)
 
     def save(self, folder: Path) -> None:
@@ -208,8 +204,8 @@ def load_by_name(module: nn.Module, state: Any, *, where: str) -> None:
     """
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError("not a state dict", where=where, found=type(state).__name__, allowed="names -> tensors")
-    given = {_strip(str(name)): value for name, value in state.items()}
     wanted = module.state_dict()
+    given = _unwrapped({str(name): value for name, value in state.items()}, wanted)
     missing = [name for name in wanted if name not in given and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in given if name not in wanted]
     misshapen = [
@@ -247,12 +243,10 @@ def find_head(model: Classifier, images: Tensor) -> str:
         for name, layer in model.module.named_modules()
         if isinstance(layer, nn.Linear | nn.Conv2d)
     ]
-    was_training = model.training
     try:
-        with torch.inference_mode():
-            width = model.eval()(images).shape[-1]
+        with torch.inference_mode(), evaluating(model):
+            width = model(images).shape[-1]
     finally:
-        model.train(was_training)
         for handle in handles:
             handle.remove()
     linears = [name for name, layer, out in ran if isinstance(layer, nn.Linear) and out == width]
@@ -271,10 +265,32 @@ def find_head(model: Classifier, images: Tensor) -> str:
     return (linears or convs)[-1]
 
 
-def _strip(name: str) -> str:
-    while name.startswith(WRAPPERS):
-        name = name.removeprefix(WRAPPERS[0]).removeprefix(WRAPPERS[1])
-    return name
+def _unwrapped(given: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Strip a wrapper's prefix that every given name carries and not every wanted name does."""
+    for prefix in WRAPPERS * 2:  # a wrapper may sit in a wrapper
+        if all(name.startswith(prefix) for name in given) and not all(name.startswith(prefix) for name in wanted):
+            given = {name.removeprefix(prefix): value for name, value in given.items()}
+    return given
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put *module* into eval mode, and every part of it back into its own mode afterwards."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+@contextmanager
+def _drawing(seed: int) -> Iterator[None]:
+    """Seed the stream that weights are drawn from, and restore it afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the host's CUDA streams too
+        yield
 
 
 def _few(names: Sequence[str], limit: int = 4) -> str:

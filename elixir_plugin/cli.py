@@ -73,7 +73,7 @@ def run(target: str, force: bool, quiet: bool, as_json: bool, **flags: Any) -> N
     """Run a defense: TARGET is its name (with --from) or a YAML run file."""
     from .run import run_defense
 
-    _log_to_terminal(logging.ERROR if quiet or as_json else logging.WARNING)
+    _log_to_terminal(logging.ERROR)  # notes are printed with the result
     result = run_defense(_spec(target, flags), force=force, quiet=quiet or as_json)
     if as_json:
         click.echo(json.dumps(result.report, indent=2))
@@ -108,10 +108,11 @@ def _spec(target: str, flags: dict[str, Any]) -> RunSpec:
 @program.command()
 @click.option("--poison", default="badnets", show_default=True, help="Which poison to plant; see 'list'.")
 @click.option("--size", default=16, show_default=True, type=click.IntRange(8, 64), help="Edge length of the digits.")
+@click.option("--only", multiple=True, metavar="DEFENSE", help="Run this defense alone; repeatable.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True)
-def demo(poison: str, size: int, seed: int, device: str, out: Path) -> None:
+def demo(poison: str, size: int, only: tuple[str, ...], seed: int, device: str, out: Path) -> None:
     """Poison embedded digits, train a suspect classifier, run every defense; no download."""
     from .context import Context, resolve_device
     from .demo import run_demo
@@ -123,12 +124,14 @@ def demo(poison: str, size: int, seed: int, device: str, out: Path) -> None:
         )
     _log_to_terminal(logging.ERROR)
     chosen = plugins().get("poison", poison)()
+    for name in only:
+        plugins().get("defense", name)
     values = ", ".join(f"{key}={value}" for key, value in chosen.settings.dump().items())
     click.echo(f"digits {size}×{size}, poison {poison} ({values}), seed {seed}: training the suspect model …")
     click.echo(_line("defense", "ACC", "", "ASR", "", "found", "false", "seconds"))
     click.echo(_line("", "before", "after", "before", "after", "poison", "alarms", ""))
     context = Context(seed=seed, device=resolve_device(device), quiet=False)
-    run_demo(chosen, context, out, size=size, on_row=_print_row)
+    run_demo(chosen, context, out, size=size, only=only, on_row=_print_row)
     click.echo(f"report: {out / 'report.json'}")
 
 

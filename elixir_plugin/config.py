@@ -98,12 +98,12 @@ class Source(Settings):
     options: dict[str, Any] = {}
 
     @classmethod
-    def parse(cls, text: str, options: Mapping[str, Any] | None = None) -> Source:
+    def parse(cls, text: str, options: Mapping[str, Any] | None = None, *, where: str = "--from") -> Source:
         """Read ``ADAPTER:PATH``, the form of ``--from``."""
         adapter, colon, path = text.partition(":")
         if not (adapter and colon and path):
             raise SettingsError(
-                "a source is ADAPTER:PATH", where="--from", found=text, allowed="e.g. image_folder:data"
+                "a source is ADAPTER:PATH", where=where, found=text, allowed="e.g. image_folder:data"
             )
         return cls(adapter=adapter, path=path, options=dict(options or {}))
 
@@ -127,7 +127,7 @@ class RunSpec(Settings):
         values = load_yaml(path)
         values.pop("identity", None)  # noted in the run.yaml of a run folder
         if isinstance(values.get("source"), str):
-            values["source"] = Source.parse(values["source"]).dump()
+            values["source"] = Source.parse(values["source"], where=f"{path}: source").dump()
         return cls.build(values, where=str(path))
 
     def identity(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -67,7 +68,8 @@ class Context:
         """Iterate with a progress bar on a terminal, and plainly otherwise."""
         if self.quiet or not sys.stderr.isatty():
             return items
-        return tqdm(items, desc=description, total=total, leave=False, dynamic_ncols=True)
+        width = shutil.get_terminal_size().columns  # 80 where the terminal does not say
+        return tqdm(items, desc=description, total=total, leave=False, ncols=width)
 
     def note(self, text: str) -> None:
         """Tell the reader of the report something they should know; also logged as a warning."""

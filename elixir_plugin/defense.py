@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, final
 
+from . import config
 from .case import Case
-from .config import Settings
 from .context import Context
 from .errors import MissingNeedError
 from .outcome import Outcome
@@ -54,7 +54,8 @@ class Defense(ABC):
     kind: ClassVar[Kind]
     needs: ClassVar[frozenset[str]]
     card: ClassVar[Card]
-    Settings: ClassVar[type[Settings]] = Settings
+    Settings: ClassVar[type[config.Settings]] = config.Settings
+    settings: config.Settings
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -62,7 +63,7 @@ class Defense(ABC):
             raise TypeError(f"{cls.__name__} may not override run(): write defend()")
 
     def __init__(
-        self, settings: Settings | Mapping[str, Any] | None = None, *, preset: str | None = None, **values: Any
+        self, settings: config.Settings | Mapping[str, Any] | None = None, *, preset: str | None = None, **values: Any
     ) -> None:
         where = f"settings of {self.name}"
         self.settings = self.Settings.coerce(settings, values, preset=preset, where=where)

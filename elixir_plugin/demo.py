@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,9 +52,17 @@ def suspect_case(poison: Poison, size: int, context: Context) -> Case:
 
 
 def run_demo(
-    poison: Poison, context: Context, folder: Path, *, size: int = 16, on_row: Callable[[Row], None] | None = None
+    poison: Poison,
+    context: Context,
+    folder: Path,
+    *,
+    size: int = 16,
+    only: Collection[str] = (),
+    on_row: Callable[[Row], None] | None = None,
 ) -> list[Row]:
     """Run every registered defense on one poisoned case, and write ``report.json`` to *folder*.
+
+    :param only: names of the defenses to run; default all.
 
     A defense with a preset called ``demo`` runs with it, all others with their defaults. One that fails is a row
     with a remark; the others go on.
@@ -62,7 +70,7 @@ def run_demo(
     case = suspect_case(poison, size, context)
     rows: list[Row] = []
     runs: dict[str, Any] = {}
-    for name in plugins().offers()["defense"]:
+    for name in only or plugins().offers()["defense"]:
         row, facts = _run_one(name, case, context)
         rows.append(row)
         runs[name] = facts

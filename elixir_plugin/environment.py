@@ -12,6 +12,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
+from typing import Any
 
 PACKAGES = ("torch", "torchvision", "diffusers", "numpy", "pydantic", "pluggy", "click", "safetensors", "scikit-learn")
 
@@ -101,12 +102,12 @@ def _required_torch() -> str | None:
     return None
 
 
-def _probe_imports() -> dict[str, object] | dict[str, list[str]]:
+def _probe_imports() -> dict[str, Any]:
     try:
         done = subprocess.run(  # noqa: S603  (our own interpreter, our own text)
             [sys.executable, "-c", _PROBE], capture_output=True, text=True, timeout=120, check=False
         )
-        found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return found
     except (subprocess.TimeoutExpired, IndexError, ValueError):
         return {"torch": "the interpreter crashed while importing torch and torchvision"}

@@ -62,13 +62,20 @@ class ResNet(nn.Module):
     :param block: :class:`BasicBlock` or :class:`PreActBlock`; the latter needs no batch norm behind the stem.
     :param widths: channels of each stage; every stage but the first halves the resolution.
     :param depth: blocks per stage.
+    :param stem_stride: 2 halves the resolution at once, at a quarter of the cost.
     """
 
     def __init__(
-        self, block: type[BasicBlock | PreActBlock], widths: Sequence[int], depth: int, num_classes: int, channels: int
+        self,
+        block: type[BasicBlock | PreActBlock],
+        widths: Sequence[int],
+        depth: int,
+        num_classes: int,
+        channels: int,
+        stem_stride: int = 1,
     ) -> None:
         super().__init__()
-        self.conv1 = _conv3x3(channels, widths[0])
+        self.conv1 = _conv3x3(channels, widths[0], stem_stride)
         self.bn1 = nn.BatchNorm2d(widths[0]) if block is BasicBlock else None
         self.stages = len(widths)
         inputs = widths[0]
@@ -102,3 +109,13 @@ def cifar_resnet18(num_classes: int, channels: int = 3) -> ResNet:
 def small_resnet(num_classes: int, channels: int = 3) -> ResNet:
     """ResNet-8 with widths 16-32-64, for work on a CPU."""
     return ResNet(BasicBlock, (16, 32, 64), 1, num_classes, channels)
+
+
+def fast_resnet(num_classes: int, channels: int = 3) -> ResNet:
+    """:func:`small_resnet` with a stem of stride 2, a quarter of its cost."""
+    return ResNet(BasicBlock, (16, 32, 64), 1, num_classes, channels, stem_stride=2)
+
+
+def narrow_resnet18(num_classes: int, channels: int = 3) -> ResNet:
+    """ResNet-18 with widths 16-32-48-64, for many classes at a low resolution."""
+    return ResNet(BasicBlock, (16, 32, 48, 64), 2, num_classes, channels)

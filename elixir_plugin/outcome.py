@@ -80,7 +80,8 @@ class Outcome:
             raise OutcomeError(
                 "model has another number of classes", where="outcome.model", found=self.model.num_classes
             )
-        if self.scores is self.flagged is self.train is self.kept is self.model is self.verdict is None:
+        parts: tuple[Any, ...] = (self.scores, self.flagged, self.train, self.kept, self.model, self.verdict)
+        if all(part is None for part in parts):
             raise OutcomeError("the outcome is empty", allowed="at least one of scores, flagged, train, kept, model")
 
     def save(self, folder: Path) -> None:
@@ -95,11 +96,12 @@ class Outcome:
                 "labels": self.train.labels,
                 "ids": self.train.ids,
             }
+        names = None if self.train is None else self.train.names
         with atomic_folder(folder) as part:
             write_tensors(part / "outcome.safetensors", arrays)
             if self.model is not None:
                 self.model.save(part / "model")
-            write_json(part / "outcome.json", self.summary() | {"names": self.train and self.train.names})
+            write_json(part / "outcome.json", self.summary() | {"names": names})
 
     @classmethod
     def load(cls, folder: Path) -> Outcome:

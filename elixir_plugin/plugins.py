@@ -136,9 +136,12 @@ class Plugins:
     def _refuse_misspelt_hooks(self, plugin: object, name: str) -> None:
         known = {hook for hook in vars(hookspecs) if hook.startswith("elixir_")}
         for attribute in dir(plugin):
-            if not attribute.startswith("elixir_") and self.manager.parse_hookimpl_opts(plugin, attribute) is None:
+            marked = self.manager.parse_hookimpl_opts(plugin, attribute) is not None
+            if not (marked or attribute.startswith("elixir_")) or not callable(getattr(plugin, attribute, None)):
                 continue
-            if attribute not in known and callable(getattr(plugin, attribute, None)):
+            if attribute in known and not marked:
+                raise PluginError(f"hook {attribute!r} is not marked", where=name, hint="write @hookimpl above it")
+            if attribute not in known:
                 raise PluginError(
                     f"unknown hook {attribute!r}",
                     where=name,

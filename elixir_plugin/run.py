@@ -107,7 +107,8 @@ def _already_done(folder: Path, spec: RunSpec, case: Case, adapter: Adapter) -> 
         )
     target = _write_target(spec, adapter, case)
     written = [Path(name) for name in report["written"]]
-    if target is not None and not all(path.exists() and path.parent == target for path in written):
+    complete = bool(written) and all(path.exists() and path.is_relative_to(target or "") for path in written)
+    if target is not None and not complete:
         outcome = Outcome.load(folder / "outcome")
         written = adapter.write(case, outcome, Evaluation.from_dict(report["metrics"]), target, spec.defense)
         report = {**report, "written": [str(path) for path in written]}
@@ -224,7 +225,7 @@ def _choose_folder(spec: RunSpec, force: bool) -> Path:
 def _write_target(spec: RunSpec, adapter: Adapter, case: Case) -> Path | None:
     """Return where native results go; refuse a place that cannot be written before work starts."""
     if spec.write_to is not None:
-        target: Path | None = Path(spec.write_to)
+        target: Path | None = Path(spec.write_to).absolute()
     else:
         target = adapter.result_folder(case, spec.defense) if spec.write_back else None
     if target is not None:

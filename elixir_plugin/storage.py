@@ -11,6 +11,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -80,15 +81,66 @@ def _refuse_huge(image: Image.Image) -> None:
         raise Image.DecompressionBombError(f"{image.width} × {image.height} pixels, more than {limit}")
 
 
-def _numpy_globals() -> list[Any]:
-    """What a pickle needs to hold numpy arrays and scalars, under the names of numpy 1 and of numpy 2."""
-    multiarray = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray
-    allowed: list[Any] = [np.ndarray, np.dtype]
-    for module in ("numpy._core.multiarray", "numpy.core.multiarray"):
-        allowed += [(getattr(multiarray, name), f"{module}.{name}") for name in ("_reconstruct", "scalar")]
-    plain = (np.bool_, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64)
-    allowed += [type(np.dtype(kind)) for kind in (*plain, np.float16, np.float32, np.float64)]
-    return list({id(item) if not isinstance(item, tuple) else item[1]: item for item in allowed}.values())
+class _Dtype:
+    """Stand-in for ``numpy.dtype`` inside pickles: integers, floats and booleans only.
+
+    numpy's own dtype and array constructors take object types and raw memory from a pickle, and then follow the
+    addresses they find there.
+    """
+
+    def __init__(self, spec: Any, align: bool = False, copy: bool = False) -> None:
+        text = spec.decode("latin1") if isinstance(spec, bytes) else spec
+        if not isinstance(text, str) or not re.fullmatch(r"[<>|=]?(b1|[iu][1248]|f[248])", text):
+            raise pickle.UnpicklingError(f"numpy.dtype({text!r})")
+        self.value = np.dtype(text)
+
+    def __setstate__(self, state: Any) -> None:
+        if state[1] in ("<", ">", b"<", b">"):
+            self.value = self.value.newbyteorder("<" if state[1] in ("<", b"<") else ">")
+
+
+class _Array(np.ndarray[Any, np.dtype[Any]]):
+    """Stand-in for ``numpy.ndarray`` inside pickles: cannot be called, and is filled from checked parts."""
+
+    def __new__(cls, *_: Any, **__: Any) -> _Array:
+        raise pickle.UnpicklingError("numpy.ndarray, called directly")
+
+    def __setstate__(self, state: Any) -> None:
+        *_, shape, dtype, fortran, data = state
+        checked: Any = (1, tuple(shape), _numeric(dtype), bool(fortran), bytes(memoryview(data)))
+        super().__setstate__(checked)  # refuses data of another size
+
+
+def _numeric(dtype: Any) -> np.dtype[Any]:
+    if type(dtype) is not _Dtype:
+        raise pickle.UnpicklingError(f"{dtype!r} in place of a numpy.dtype")
+    return dtype.value
+
+
+def _reconstruct(*_: Any) -> _Array:
+    return np.ndarray.__new__(_Array, (0,), np.uint8)
+
+
+def _scalar(dtype: _Dtype, data: bytes) -> Any:
+    return np.frombuffer(bytes(memoryview(data)), _numeric(dtype)).reshape(1)[0]
+
+
+def _from_buffer(buffer: bytes, dtype: _Dtype, shape: tuple[int, ...], order: Any) -> NDArray[Any]:
+    """What numpy uses from pickle protocol 5 on, the default since Python 3.14."""
+    return np.frombuffer(bytes(memoryview(buffer)), _numeric(dtype)).reshape(shape, order=order)
+
+
+def _no_bytes() -> bytes:
+    """How old pickle protocols write the content of an empty array."""
+    return b""
+
+
+_NUMPY: dict[str, Any] = {"numpy.ndarray": _Array, "numpy.dtype": _Dtype}
+_NUMPY |= dict.fromkeys(("builtins.bytes", "__builtin__.bytes"), _no_bytes)
+for _package in ("numpy._core", "numpy.core"):  # as numpy 2 and numpy 1 call it
+    _NUMPY[f"{_package}.multiarray._reconstruct"] = _reconstruct
+    _NUMPY[f"{_package}.multiarray.scalar"] = _scalar
+    _NUMPY[f"{_package}.numeric._frombuffer"] = _from_buffer
 
 
 def read_torch(path: Path) -> Any:
@@ -97,7 +149,7 @@ def read_torch(path: Path) -> Any:
     :raises InputError: for anything else, naming what the file asked for. Nothing it names is imported or run.
     """
     try:
-        with torch.serialization.safe_globals([*_numpy_globals(), Image.Image]):
+        with torch.serialization.safe_globals([(item, name) for name, item in _NUMPY.items()] + [Image.Image]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError("file not found", where=path) from None
@@ -105,7 +157,7 @@ def read_torch(path: Path) -> Any:
         raise InputError(
             "file refused: it holds objects that are not plain data",
             where=path,
-            found=_forbidden(path) or _first_sentence(error),
+            found=_forbidden(path) or _asked_for(error),
             allowed="tensors, numbers, text, lists, dicts, numpy arrays, images",
             hint="a file that needs more can run code when opened: do not use it unless you made it yourself",
         ) from None
@@ -118,8 +170,13 @@ def _forbidden(path: Path) -> str | None:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # only used to improve a message
         return None
-    known = {item[1] if isinstance(item, tuple) else f"{item.__module__}.{item.__name__}" for item in _numpy_globals()}
-    return ", ".join(sorted(set(names) - known - {"PIL.Image.Image"})) or None
+    return ", ".join(sorted(set(names) - {*_NUMPY, "PIL.Image.Image"})) or None
+
+
+def _asked_for(error: BaseException) -> str:
+    """Return what the file asked for, where only torch's long message tells."""
+    match = re.search(r"\bGLOBAL (\S+)|WeightsUnpickler error:\s*(\S.*)", str(error))
+    return (match[1] or match[2])[:200] if match else _first_sentence(error)
 
 
 def _first_sentence(error: BaseException) -> str:
@@ -131,19 +188,17 @@ class _PlainUnpickler(pickle.Unpickler):
     """Accepts numpy arrays beside the built-in containers; any other global ends the reading."""
 
     def find_class(self, module: str, name: str) -> Any:
-        for item in _numpy_globals():
-            value, dotted = item if isinstance(item, tuple) else (item, f"{item.__module__}.{item.__name__}")
-            if f"{module}.{name}" == dotted:
-                return value
-        if (module, name) == ("_codecs", "encode"):
-            return _latin1
-        raise pickle.UnpicklingError(f"{module}.{name}")
+        item = _latin1 if (module, name) == ("_codecs", "encode") else _NUMPY.get(f"{module}.{name}")
+        if item is None:
+            raise pickle.UnpicklingError(f"{module}.{name}")
+        # a pickle may set attributes of what it is given, so it gets its own
+        return lambda *arguments: item(*arguments)  # noqa: PLW0108
 
 
 def _latin1(text: str, encoding: str) -> bytes:
     """Stand-in for ``_codecs.encode``, for the one encoding that numpy's own pickles use."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"_codecs.encode with {encoding}")
+    if encoding not in ("latin1", b"latin1"):
+        raise pickle.UnpicklingError(f"_codecs.encode with {encoding!r}")
     return text.encode("latin1")
 
 

@@ -31,6 +31,7 @@ from .outcome import Outcome, same_outcome
 
 KINDS = ("detect", "purify", "train", "repair")
 PARTS = ("train", "clean", "model", "denoiser")
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class ConformanceError(AssertionError):
@@ -71,7 +72,11 @@ def check_defense(cls: type[Defense], *, case: Case | None = None, **values: Any
 
 
 def check_settings(settings: type[Settings]) -> None:
-    """Hold a settings class against the rules: unknown keys, ranges, immutability, presets, JSON round trip."""
+    """Hold a settings class, and those nested in it, against the rules.
+
+    The rules: unknown keys refused, numbers with a range, no change after construction, valid presets, a lossless
+    JSON round trip.
+    """
     _expect(issubclass(settings, Settings), "Settings must derive from elixir_plugin.Settings")
     default = settings.build()
     _expect_refused(lambda: settings.build({"no_such_key": 1}), "an unknown key is accepted")
@@ -86,10 +91,19 @@ def check_settings(settings: type[Settings]) -> None:
             pass
         else:
             raise AssertionError(f"setting {field!r} can be changed after construction")
+    for name, each in settings.model_fields.items():
+        if isinstance(each.annotation, type) and issubclass(each.annotation, Settings):
+            try:
+                check_settings(each.annotation)
+            except AssertionError as fault:
+                raise AssertionError(f"{name}: {fault}") from None
     schema = settings.model_json_schema()
     for name, spec in schema.get("properties", {}).items():
-        for option in spec.get("anyOf", [spec]):
+        options = spec.get("anyOf", [spec])
+        for option in options:
             _check_range(settings, name, option)
+        if all("enum" in option or "const" in option or option.get("type") == "null" for option in options):
+            _expect_refused(lambda name=name: settings.build({name: "no such choice"}), f"{name} accepts any text")  # type: ignore[misc]
 
 
 def tiny_case(seed: int = 0, size: int = 8, num_classes: int = 4) -> Case:
@@ -133,8 +147,6 @@ def _check_attributes(cls: type[Defense]) -> None:
 
 
 def _check_range(settings: type[Settings], name: str, option: Mapping[str, Any]) -> None:
-    if "enum" in option or "const" in option:
-        _expect_refused(lambda: settings.build({name: "no such choice"}), f"{name} accepts any text")
     if option.get("type") not in ("integer", "number"):
         return
     bounds = [
@@ -154,7 +166,8 @@ def _check_missing_needs(cls: type[Defense], case: Case, values: Mapping[str, An
 
     idle = type(cls.__name__, (cls,), {"defend": started})
     for need in sorted(set(cls.needs) & {"train", "clean", "model"}):
-        lacking = dataclasses.replace(case, **{need: None}, **({"truth": None} if need == "train" else {}))
+        absent: dict[str, Any] = {need: None} | ({"truth": None} if need == "train" else {})
+        lacking = dataclasses.replace(case, **absent)
         try:
             idle(**values).run(lacking)
         except MissingNeedError:
@@ -194,7 +207,7 @@ def _state_of(case: Case) -> dict[str, Any]:
         state["model weights"] = {name: value.cpu().numpy().tobytes() for name, value in tensors.items()}
         state["model mode"] = [module.training for module in case.model.modules()]
         state["model gradients"] = [(p.requires_grad, p.grad is None) for p in case.model.parameters()]
-        state["model hooks"] = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in case.model.modules()]
+        state["model hooks"] = [[len(getattr(module, hooks)) for hooks in HOOKS] for module in case.model.modules()]
     return state
 
 

@@ -83,6 +83,24 @@ class BatchSource(Protocol):
         ...
 
 
+class SampleSource(Protocol):
+    """What :class:`ShuffledBatches` draws from: :class:`Samples`, or a view of some."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def targets(self) -> Tensor:
+        """``[N]`` labels or ``[N, K]`` soft labels, on the device."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def pixels(self, rows: Tensor) -> Tensor:
+        """Return the raw images at *rows*, ``[B, H, W, C]``, on the device."""
+        ...
+
+
 class Samples:
     """Images and targets ready for batching, on the device when they fit into :data:`IN_MEMORY`.
 
@@ -115,7 +133,7 @@ class ShuffledBatches:
     """
 
     def __init__(
-        self, samples: Samples, batch_size: int, context: Context, augmentation: Augmentation, name: str = "train"
+        self, samples: SampleSource, batch_size: int, context: Context, augmentation: Augmentation, name: str = "train"
     ) -> None:
         self.samples, self.batch_size, self.augmentation = samples, batch_size, augmentation
         self._context, self._name = context, name
@@ -172,7 +190,7 @@ def train(
     """
     device = next(model.parameters()).device
     if recipe.channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(memory_format=torch.channels_last)
     optimizer = make_optimizer(model, recipe, no_decay)
     scheduler = make_schedule(optimizer, recipe)
     step = objective or cross_entropy()
@@ -185,18 +203,18 @@ def train(
                 with _autocast(device, recipe.precision):
                     losses = step(model, batch)
                 optimizer.zero_grad(set_to_none=True)
-                losses["loss"].backward()
+                torch.autograd.backward(losses["loss"])
                 optimizer.step()
                 if after_step is not None:
                     after_step()
                 means.add(losses, len(batch.rows))
-            scheduler.step()
             for key, value in means.read().items():
                 curves.setdefault(key, []).append(value)
             if not math.isfinite(curves["loss"][-1]):
                 raise RunError(
                     "training diverged", where=f"{name}, epoch {epoch}", found="loss is not finite", hint="lower lr"
                 )
+            scheduler.step()
             if on_epoch is not None:
                 on_epoch(epoch)
     model.eval()
@@ -207,7 +225,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe, no_decay: Sequence[nn.Param
     """Return the recipe's optimiser over all parameters that want a gradient."""
     exempt = {id(parameter) for parameter in no_decay}
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [each for each in wanted if id(each) not in exempt]},
         {"params": [each for each in wanted if id(each) in exempt], "weight_decay": 0.0},
     ]
@@ -269,8 +287,9 @@ def _draw(settings: Augmentation, n: int, generator: torch.Generator, device: to
 def _rotate(pixels: Tensor, degrees: Tensor) -> Tensor:
     radians = torch.deg2rad(degrees)
     cos, sin, zero = radians.cos(), radians.sin(), torch.zeros_like(radians)
-    matrix = torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)], 1)
     images = pixels.permute(0, 3, 1, 2).float()
+    aspect = images.shape[3] / images.shape[2]  # the grid's coordinates are in -1..1 along both edges
+    matrix = torch.stack([torch.stack([cos, -sin / aspect, zero], 1), torch.stack([sin * aspect, cos, zero], 1)], 1)
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     turned = F.grid_sample(images, grid, align_corners=False).permute(0, 2, 3, 1)
     return turned.round().to(pixels.dtype) if pixels.dtype == torch.uint8 else turned.clamp(0, 1)
@@ -290,7 +309,7 @@ class _Means:
         self._count += size
 
     def read(self) -> dict[str, float]:
-        if not self._sums:
+        if not self._count:
             raise RunError("training source yields no batch", hint="give at least one training image")
         values = torch.stack(list(self._sums.values())).cpu() / self._count
         return dict(zip(self._sums, np.asarray(values, np.float64).tolist(), strict=True))
@@ -304,11 +323,17 @@ def _autocast(device: torch.device, precision: str) -> Any:
 
 @contextmanager
 def _deterministic(device: torch.device, seed: int) -> Iterator[None]:
-    """Seed the global stream (dropout draws from it) and restore it afterwards; pick reproducible CUDA kernels."""
+    """Seed the device's global stream (dropout draws from it), restore it afterwards; pick reproducible CUDA kernels.
+
+    Not ``torch.manual_seed``: it also seeds devices that are not in use here, and those are not restored.
+    """
     cuda = device.type == "cuda"
     with (
         torch.random.fork_rng(devices=[device] if cuda else []),
         torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True) if cuda else nullcontext(),
     ):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield

@@ -49,6 +49,7 @@ class D3Settings(Settings):
     select: Literal["head", "linears", "all"] | tuple[str, ...] = Field(
         "head", description="weights to move: the last linear layer, all linear, linear and conv, or names and patterns"
     )
+
     @field_validator("select", mode="before")
     @classmethod
     def _one_name(cls, value: Any) -> Any:
@@ -102,7 +103,9 @@ class D3(Defense):
 
     def defend(self, case: Case, context: Context) -> Outcome:
         assert case.model is not None and case.clean is not None
-        model = case.model.clone().to(context.device).requires_grad_(True)
+        model = case.model.clone().to(context.device)
+        if not any(parameter.requires_grad for parameter in model.parameters()):  # some toolkits freeze finished models
+            model.requires_grad_(True)
         selected = select_weights(model, self.settings.select, case.clean)
         bias = _bias_of(model, selected)
         warm_up(selected, self.settings, context)
@@ -209,6 +212,8 @@ def _selected(name: str, layer: nn.Module, weight: Tensor) -> Selected:
         raise InputError("weight is computed, not stored", where=name, hint="remove the parametrisation first")
     if not weight.is_floating_point():
         raise InputError("weight is quantised", where=name, found=weight.dtype)
+    if not weight.requires_grad:
+        raise InputError("weight is frozen", where=name, hint="set requires_grad, or select other layers")
     return Selected(name, weight, weight.detach().clone().float(), torch.tensor(0.0))
 
 

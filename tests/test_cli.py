@@ -1,0 +1,197 @@
+"""The command line as a person meets it: in a process of its own, with exit codes and no tracebacks."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from elixir_plugin.case import ImageSet
+from elixir_plugin.classifier import Classifier
+from elixir_plugin.cli import shown
+from elixir_plugin.testing import tiny_case
+
+PROGRAM = [sys.executable, "-m", "elixir_plugin"]
+
+
+def call(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, cwd=cwd, timeout=300, check=False)
+
+
+def pixels(samples: ImageSet) -> np.ndarray:
+    return samples.read(slice(None))
+
+
+@pytest.fixture(scope="module")
+def case_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A case as a person would bring it: arrays in one file, a saved model beside it."""
+    folder = tmp_path_factory.mktemp("case")
+    case = tiny_case()
+    assert case.train and case.clean and case.test and case.test_poisoned
+    model = case.model
+    assert isinstance(model, Classifier)
+    (folder / "model").mkdir()
+    model.save(folder / "model")
+    arrays = {
+        "x_train": pixels(case.train),
+        "y_train": case.train.labels,
+        "x_clean": pixels(case.clean),
+        "y_clean": case.clean.labels,
+        "x_test": pixels(case.test),
+        "y_test": case.test.labels,
+        "x_test_poisoned": pixels(case.test_poisoned.samples),
+        "y_test_poisoned": case.test_poisoned.samples.labels,
+        "y_test_original": case.test_poisoned.original_labels,
+    }
+    np.savez(folder / "case.npz", **arrays)
+    return folder / "case.npz"
+
+
+def run_arguments(case_file: Path, *more: str) -> list[str]:
+    model = f"model={case_file.parent / 'model'}"
+    return ["run", "d3", "--from", f"arrays:{case_file}", "-o", model, "--set", "epochs=2", *more]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["run", "--help"], ["--version"]])
+def test_help_and_list_answer_without_torch(arguments: list[str]) -> None:
+    code = (
+        "import sys, time; started = time.perf_counter()\n"
+        "from elixir_plugin.cli import program\n"
+        "try:\n    program(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "slow = [name for name in ('torch', 'sklearn', 'pydantic') if name in sys.modules]\n"
+        "print('LOADED', slow)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    assert "LOADED []" in done.stdout
+
+
+def test_list_names_what_is_built_in() -> None:
+    done = call("list")
+    assert done.returncode == 0
+    for name in ("d3", "backdoorbench", "image_folder", "arrays", "badnets", "blended", "sig", "preactresnet18"):
+        assert name in done.stdout
+
+
+def test_show_tells_needs_settings_and_presets() -> None:
+    done = call("show", "d3")
+    assert done.returncode == 0
+    for text in ("needs:", "clean, model", "lam = 10.0", "≥ 0", "preset code", "ICCV 2025"):
+        assert text in done.stdout
+
+
+def test_plugins_and_env_speak_json() -> None:
+    infos = json.loads(call("plugins", "--json").stdout)
+    assert {"elixir_plugin:builtin", "elixir_plugin:adapters"} <= {info["name"] for info in infos}
+    env = call("env", "--json")
+    assert env.returncode == 0 and json.loads(env.stdout)["faults"] == []
+
+
+def test_run_prints_before_and_after_and_writes_where_told(case_file: Path, tmp_path: Path) -> None:
+    done = call(*run_arguments(case_file, "--out", "run", "--write-to", "native"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for text in ("before", "after", "ACC", "ASR", "RA", "report.json", "written:"):
+        assert text in done.stdout
+    report = json.loads((tmp_path / "run/report.json").read_text())
+    assert report["run"]["settings"]["epochs"] == 2
+    assert all(Path(file).exists() for file in report["written"])
+    again = call(*run_arguments(case_file, "--out", "run", "--write-to", "native"), cwd=tmp_path)
+    assert again.returncode == 0 and "already done" in again.stdout
+
+
+def test_run_file_with_flags_on_top_and_json_output(case_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "d3.yaml").write_text(
+        f"defense: d3\nsource: arrays:{case_file}\npreset: code\nsettings: {{epochs: 1}}\nout: run\n"
+    )
+    model = f"model={case_file.parent / 'model'}"
+    done = call("run", "d3.yaml", "-o", model, "--seed", "4", "--set", "lr=1e-3", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run = json.loads(done.stdout)["run"]
+    assert (run["seed"], run["settings"]["lam"], run["settings"]["lr"], run["settings"]["epochs"]) == (4, 0.5, 1e-3, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run"], "Missing argument"),
+        (["rnu"], "No such command"),
+        (["run", "d3"], "--from"),
+        (["run", "d3", "--from", "nowhere"], "ADAPTER:PATH"),
+        (["run", "d33", "--from", "arrays:x.npz"], "did you mean 'd3'?"),
+        (["run", "d3", "--from", "array:x.npz"], "did you mean 'arrays'?"),
+        (["run", "d3", "--from", "arrays:x.npz", "--set", "epoch=3"], "did you mean 'epochs'?"),
+        (["run", "d3", "--from", "arrays:x.npz", "--set", "epochs=-3"], "epochs"),
+        (["run", "d3", "--from", "arrays:x.npz", "--set", "epochs"], "key=value"),
+        (["run", "d3", "--from", "arrays:x.npz", "--preset", "cod"], "did you mean 'code'?"),
+        (["run", "d3", "--from", "arrays:x.npz", "--device", "quantum"], "device not available"),
+        (["run", "d3", "--from", "arrays:x.npz", "-o", "modle=x"], "did you mean 'model'?"),
+        (["run", "missing.yaml"], "run file not found"),
+        (["show", "d33"], "did you mean 'd3'?"),
+        (["demo", "--size", "12"], "16"),
+        (["demo", "--poison", "badnet"], "did you mean 'badnets'?"),
+    ],
+)
+def test_wrong_usage_exits_with_2_and_says_what_to_do(arguments: list[str], says: str, tmp_path: Path) -> None:
+    done = call(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_need_exits_with_1_and_writes_nothing(case_file: Path, tmp_path: Path) -> None:
+    done = call("run", "d3", "--from", f"arrays:{case_file}", cwd=tmp_path)  # no model given
+    assert done.returncode == 1
+    assert "needs 'model'" in done.stderr and "next:" in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_leaves_no_result_and_the_next_run_goes_on(case_file: Path, tmp_path: Path) -> None:
+    arguments = run_arguments(case_file, "--out", "run", "--write-to", "native", "--set", "epochs=100000")
+    with subprocess.Popen([*PROGRAM, *arguments], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        for _ in range(600):
+            if "evaluate before" in (tmp_path / "run/events.jsonl").read_text() if (tmp_path / "run").exists() else "":
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "interrupted" in errors and "Traceback" not in errors
+    assert not (tmp_path / "run/report.json").exists() and not list((tmp_path / "native").iterdir())
+
+
+def test_a_terminal_gets_a_progress_bar(case_file: Path, tmp_path: Path) -> None:
+    primary, secondary = pty.openpty()
+    fcntl.ioctl(secondary, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    arguments = run_arguments(case_file, "--out", "run", "--set", "epochs=20")
+    with subprocess.Popen([*PROGRAM, *arguments], cwd=tmp_path, stderr=secondary, stdout=subprocess.DEVNULL) as process:
+        os.close(secondary)
+        seen = b""
+        with contextlib.suppress(OSError):  # the terminal closes with the program
+            while part := os.read(primary, 4096):
+                seen += part
+    os.close(primary)
+    assert process.returncode == 0 and b"d3:" in seen and b"/20" in seen
+
+
+def test_control_characters_are_shown_as_text() -> None:
+    assert shown("ok \x1b[31mred\x07\n") == "ok \\x1b[31mred\\x07\n"
+
+
+def test_the_demo_shows_a_backdoor_and_its_removal(tmp_path: Path) -> None:
+    done = call("demo", "--size", "8", "--only", "d3", "--out", "demo", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "demo/report.json").read_text())
+    assert "d3" in done.stdout and "failed" not in done.stdout
+    metrics = report["defenses"]["d3"]["metrics"]
+    assert metrics["before"]["asr"] > 0.9 > 0.2 > metrics["after"]["asr"]

@@ -1,0 +1,226 @@
+import contextlib
+import copy
+import json
+import subprocess
+import sys
+from typing import ClassVar, Literal
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import Field
+
+from elixir_plugin.config import RunSpec, Settings, Source, fingerprint, load_yaml, parse_assignments
+from elixir_plugin.errors import SettingsError
+
+
+class Augmentation(Settings):
+    flip: bool = True
+    crop: int = Field(4, ge=0, le=16)
+
+
+class Recipe(Settings):
+    presets: ClassVar = {"paper": {"epochs": 100, "rate": 0.1}, "quick": {"epochs": 2}}
+
+    epochs: int = Field(20, ge=1)
+    rate: float = Field(0.01, gt=0)
+    labels: Literal["one", "all"] = "one"
+    layers: tuple[str, ...] = ("fc",)
+    augmentation: Augmentation | None = None
+    extra: dict[str, int] = Field(default_factory=dict)
+
+
+recipes = st.builds(
+    Recipe,
+    epochs=st.integers(1, 10**6),
+    rate=st.floats(0, exclude_min=True, allow_infinity=False),
+    labels=st.sampled_from(["one", "all"]),
+    layers=st.lists(st.text()).map(tuple),
+    augmentation=st.none() | st.builds(Augmentation, flip=st.booleans(), crop=st.integers(0, 16)),
+    extra=st.dictionaries(st.text(), st.integers()),
+)
+
+
+@given(recipes)
+def test_dump_builds_the_same_settings(recipe):
+    again = Recipe.build(recipe.dump())
+    assert again == recipe
+    assert again.fingerprint() == recipe.fingerprint()
+    assert hash(again) == hash(recipe)
+    assert Recipe.build(json.loads(json.dumps(recipe.dump()))) == recipe
+
+
+@given(recipes)
+def test_dump_survives_yaml(recipe):
+    assert Recipe.build(yaml.safe_load(yaml.safe_dump(recipe.dump()))) == recipe
+
+
+@given(recipes, st.randoms())
+def test_fingerprint_ignores_key_order(recipe, random):
+    items = list(recipe.dump().items())
+    random.shuffle(items)
+    assert fingerprint(dict(items)) == recipe.fingerprint()
+
+
+@given(recipes, recipes)
+def test_fingerprints_tell_settings_apart(first, second):
+    assert (first.fingerprint() == second.fingerprint()) == (first == second)
+
+
+def test_fingerprint_is_the_same_in_another_process():
+    code = "from elixir_plugin.config import fingerprint; print(fingerprint({'b': [1, 2.5], 'a': 'ü'}))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert out.stdout.strip() == fingerprint({"a": "ü", "b": [1, 2.5]})
+
+
+def test_settings_are_immutable_and_usable_as_keys():
+    source = Source(adapter="arrays", path="x", options={"clean": [1, 2]})
+    with pytest.raises(ValueError, match="frozen"):
+        source.path = "y"
+    assert {source: 1}[copy.deepcopy(source)] == 1
+
+
+def test_unknown_key_is_refused_with_the_nearest_one():
+    with pytest.raises(SettingsError) as caught:
+        Recipe.build({"epoch": 3}, where="run.yaml: settings")
+    text = str(caught.value)
+    assert "epoch: unknown key" in text
+    assert "did you mean 'epochs'?" in text
+    assert "run.yaml: settings" in text
+    assert "augmentation" in text  # all keys are listed
+
+
+def test_unknown_key_inside_a_group_is_compared_with_that_group():
+    with pytest.raises(SettingsError) as caught:
+        Recipe.build({"augmentation": {"flop": True}})
+    assert caught.value.allowed == "keys of augmentation: flip, crop"
+    assert caught.value.hint == "augmentation.flop: did you mean 'flip'?"
+
+
+def test_all_faults_come_in_one_message():
+    with pytest.raises(SettingsError) as caught:
+        Recipe.build({"epochs": 0, "rate": "fast", "labels": "two", "colour": 1})
+    for part in ("epochs = 0", "rate = 'fast'", "labels = 'two'", "colour: unknown key"):
+        assert part in str(caught.value)
+
+
+def test_missing_key_is_named_without_the_rest():
+    with pytest.raises(SettingsError) as caught:
+        Source.build({"path": "somewhere"})
+    assert caught.value.found == "adapter: missing"
+
+
+def test_defaults_are_checked_too():
+    class Broken(Settings):
+        epochs: int = Field(0, ge=1)
+
+    with pytest.raises(SettingsError):
+        Broken.build()
+
+
+def test_preset_lies_between_defaults_and_values():
+    recipe = Recipe.build({"rate": 0.5}, preset="paper")
+    assert (recipe.epochs, recipe.rate, recipe.labels) == (100, 0.5, "one")
+
+
+def test_unknown_preset_is_refused():
+    with pytest.raises(SettingsError, match="unknown preset") as caught:
+        Recipe.build(preset="papr")
+    assert caught.value.hint == "did you mean 'paper'?"
+    with pytest.raises(SettingsError) as caught:
+        Augmentation.build(preset="paper")
+    assert "no presets" in str(caught.value)
+
+
+def test_build_does_not_change_a_preset():
+    before = copy.deepcopy(Recipe.presets)
+    Recipe.build({"epochs": 7}, preset="paper")
+    assert Recipe.presets == before
+
+
+@pytest.mark.parametrize("text", ["1e-4", "1E-4", "0.0001", "1.0e-4"])
+def test_numbers_that_yaml_takes_for_text_become_floats(text):
+    assert Recipe.build(yaml.safe_load(f"rate: {text}")).rate == 1e-4
+    assert Recipe.build(parse_assignments([f"rate={text}"])).rate == 1e-4
+
+
+def test_assignments_nest_and_keep_types():
+    items = ["epochs=20", "augmentation.flip=false", "augmentation.crop=2", "layers=[a, b]", "note=", "none=null"]
+    assert parse_assignments(items) == {
+        "epochs": 20,
+        "augmentation": {"flip": False, "crop": 2},
+        "layers": ["a", "b"],
+        "note": "",
+        "none": None,
+    }
+
+
+def test_a_value_may_hold_an_equals_sign_and_the_last_one_counts():
+    assert parse_assignments(["a=b=c", "n=1", "n=2"]) == {"a": "b=c", "n": 2}
+
+
+@pytest.mark.parametrize(
+    "items",
+    [["epochs"], ["=3"], [".a=3"], ["a..b=3"], ["a=1", "a.b=2"], ["a.b=2", "a=1"], ["a=[1"], ["a=2001-99-99"]],
+)
+def test_bad_assignments_are_refused(items):
+    with pytest.raises(SettingsError):
+        parse_assignments(items)
+
+
+@given(st.lists(st.text(), max_size=3))
+def test_no_assignment_causes_another_error(items):
+    with contextlib.suppress(SettingsError):
+        assert isinstance(parse_assignments(items), dict)
+
+
+@given(st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), st.integers() | st.booleans()))
+def test_assignments_give_back_what_was_written(values):
+    assert parse_assignments(f"{key}={json.dumps(value)}" for key, value in values.items()) == values
+
+
+def test_source_is_adapter_colon_path():
+    assert Source.parse("image_folder:a:b", {"clean": "c"}) == Source(
+        adapter="image_folder", path="a:b", options={"clean": "c"}
+    )
+
+
+@pytest.mark.parametrize("text", ["", "image_folder", "image_folder:", ":path"])
+def test_bad_source_is_refused(text):
+    with pytest.raises(SettingsError, match="ADAPTER:PATH"):
+        Source.parse(text)
+
+
+def test_run_file_with_the_short_source(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("defense: d3\nsource: arrays:data.npz\nsettings: {lr: 1e-4}\n", encoding="utf-8")
+    spec = RunSpec.from_yaml(path)
+    assert spec.source == Source(adapter="arrays", path="data.npz")
+    assert RunSpec.build(spec.dump()) == spec
+
+
+def test_run_identity_does_not_depend_on_where_the_output_goes():
+    source = Source(adapter="arrays", path="data.npz")
+    spec = RunSpec(defense="d3", source=source, out="a")
+    assert spec.identity() == RunSpec(defense="d3", source=source, out="b", write_back=False).identity()
+    assert spec.identity() != RunSpec(defense="d3", source=source, out="a", seed=1).identity()
+
+
+@pytest.mark.parametrize(
+    "content", ["", "- a\n- b\n", "just text", "1: 2\n", "a: [1", "when: 2001-99-99", "\0", "a: b: c"]
+)
+def test_bad_run_files_are_refused_by_name(tmp_path, content):
+    path = tmp_path / "run.yaml"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(SettingsError, match="run file") as caught:
+        load_yaml(path)
+    assert caught.value.where == path
+
+
+def test_unreadable_run_files_are_refused(tmp_path):
+    latin = tmp_path / "latin.yaml"
+    latin.write_bytes("name: café".encode("latin-1"))
+    for path in (latin, tmp_path, tmp_path / "none.yaml"):
+        with pytest.raises(SettingsError, match="run file"):
+            load_yaml(path)

@@ -1,0 +1,254 @@
+"""Run folders: complete or absent, repeatable, never mixed; nothing is written before everything is checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import yaml
+from pydantic import Field
+
+from elixir_plugin.adapter import Adapter
+from elixir_plugin.case import Case
+from elixir_plugin.config import RunSpec, Settings, Source
+from elixir_plugin.context import Context
+from elixir_plugin.defense import Card, Defense
+from elixir_plugin.errors import MissingNeedError, RunError, SettingsError
+from elixir_plugin.evaluation import Evaluation
+from elixir_plugin.hookspecs import Entry, hookimpl
+from elixir_plugin.outcome import Outcome, same_outcome
+from elixir_plugin.plugins import plugins
+from elixir_plugin.run import run_defense
+from elixir_plugin.testing import tiny_case
+
+
+class StubSettings(Settings):
+    strength: float = Field(1.0, ge=0, le=2)
+
+
+class Scorer(Defense):
+    """Scores by brightness; can be told to fail, so that interruption can be tested."""
+
+    name = "scorer"
+    kind = "detect"
+    needs = frozenset({"train"})
+    card = Card("Brightness", "none", 2026, "none", "none", "all")
+    Settings = StubSettings
+    settings: StubSettings
+    failure: ClassVar[BaseException | None] = None
+    runs: ClassVar[int] = 0
+
+    def defend(self, case: Case, context: Context) -> Outcome:
+        assert case.train is not None
+        type(self).runs += 1
+        with context.stage("score"):
+            scores = case.train.read(slice(None)).mean((1, 2, 3)).astype(np.float64) * self.settings.strength
+        if self.failure is not None:
+            raise self.failure
+        return Outcome(scores=scores, flagged=scores > 200)
+
+
+class TinyOptions(Settings):
+    part_missing: str | None = None
+    seed: int = Field(0, ge=0)
+
+
+class Tiny(Adapter):
+    """The tiny case of the conformance suite, as if it came from a toolkit; *path* is where it "lives"."""
+
+    name = "tiny"
+    Options = TinyOptions
+    options: TinyOptions
+
+    def read(self, path: Path, seed: int = 0) -> Case:
+        case = tiny_case(seed=int((path / "version").read_text()))
+        if self.options.part_missing == "train":
+            return dataclasses.replace(case, train=None, truth=None)
+        return case
+
+    def result_folder(self, case: Case, defense: str) -> Path | None:
+        return None
+
+    def write(self, case: Case, outcome: Outcome, evaluation: Evaluation, folder: Path, defense: str) -> list[Path]:
+        file = folder / f"{defense}.txt"
+        file.write_text(f"{evaluation.detection}")
+        return [file]
+
+
+class Watcher:
+    """A plugin that offers the stubs and notes the events of a run."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    @hookimpl
+    def elixir_defenses(self) -> list[Entry]:
+        return [Entry("scorer", Scorer, "detect")]
+
+    @hookimpl
+    def elixir_adapters(self) -> list[Entry]:
+        return [Entry("tiny", Tiny)]
+
+    @hookimpl
+    def elixir_run_started(self, spec: dict[str, Any], folder: str) -> None:
+        self.events.append(f"started {spec['defense']}")
+
+    @hookimpl
+    def elixir_stage_finished(self, stage: str, seconds: float) -> None:
+        self.events.append(f"stage {stage}")
+
+    @hookimpl
+    def elixir_run_finished(self, report: dict[str, Any]) -> None:
+        self.events.append(f"finished {report['run']['defense']}")
+
+
+@pytest.fixture
+def watcher(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Watcher]:
+    monkeypatch.setenv("ELIXIR_PLUGINS", "")
+    plugins.cache_clear()
+    watching = Watcher()
+    plugins().register(watching, "watcher")
+    monkeypatch.setattr(Scorer, "failure", None)
+    monkeypatch.setattr(Scorer, "runs", 0)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "case").mkdir()
+    (tmp_path / "case" / "version").write_text("0")
+    yield watching
+    plugins.cache_clear()
+
+
+def spec(**changes: Any) -> RunSpec:
+    values = {"defense": "scorer", "source": Source(adapter="tiny", path="case"), "out": "out"}
+    return RunSpec(**{**values, **changes})
+
+
+def test_a_run_leaves_a_complete_folder(watcher: Watcher) -> None:
+    result = run_defense(spec())
+    assert sorted(path.name for path in Path("out").iterdir()) == [
+        "events.jsonl",
+        "log.txt",
+        "outcome",
+        "report.json",
+        "run.yaml",
+    ]
+    report = json.loads(Path("out/report.json").read_text())
+    assert report == result.report
+    assert report["metrics"]["detection"]["poison"] == 8
+    assert report["run"]["settings"] == {"strength": 1.0}
+    assert report["case"]["train"]["samples"] == 96
+    assert watcher.events[0] == "started scorer" and watcher.events[-1] == "finished scorer"
+    assert "stage score" in watcher.events
+
+
+def test_the_run_file_in_the_folder_runs_again(watcher: Watcher) -> None:
+    run_defense(spec(settings={"strength": 0.5}, seed=3))
+    again = RunSpec.from_yaml(Path("out/run.yaml"))
+    assert run_defense(again).already_done
+    fresh = run_defense(again.model_copy(update={"out": "elsewhere"}))
+    assert not fresh.already_done
+    assert not same_outcome(Outcome.load(Path("out/outcome")), Outcome.load(Path("elsewhere/outcome")))
+
+
+def test_a_second_run_says_already_done_and_computes_nothing(watcher: Watcher) -> None:
+    run_defense(spec())
+    before = {path: path.stat().st_mtime_ns for path in Path("out").rglob("*")}
+    assert run_defense(spec()).already_done
+    assert Scorer.runs == 1
+    assert {path: path.stat().st_mtime_ns for path in Path("out").rglob("*")} == before
+
+
+def test_already_done_still_writes_native_files_that_are_missing(watcher: Watcher) -> None:
+    assert run_defense(spec()).written == ()
+    result = run_defense(spec(write_to="native"))
+    assert result.already_done and Scorer.runs == 1
+    assert [path.name for path in result.written] == ["scorer.txt"]
+    assert Path("native/scorer.txt").read_text()
+
+
+def test_changed_input_is_noticed(watcher: Watcher) -> None:
+    run_defense(spec())
+    Path("case/version").write_text("1")
+    with pytest.raises(RunError, match="input has changed"):
+        run_defense(spec())
+
+
+def test_a_folder_of_another_run_is_refused(watcher: Watcher) -> None:
+    run_defense(spec())
+    with pytest.raises(RunError, match="belongs to another run"):
+        run_defense(spec(seed=1))
+
+
+def test_a_folder_with_something_else_is_refused_and_untouched(watcher: Watcher) -> None:
+    Path("out").mkdir()
+    Path("out/thesis.tex").write_text("dear")
+    with pytest.raises(RunError, match="something else"):
+        run_defense(spec())
+    assert [path.name for path in Path("out").iterdir()] == ["thesis.tex"]
+
+
+def test_force_runs_beside_what_is_there(watcher: Watcher) -> None:
+    run_defense(spec())
+    assert run_defense(spec(), force=True).folder == Path("out-2")
+    assert run_defense(spec(seed=5), force=True).folder == Path("out-3")
+    assert Scorer.runs == 3
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("out of memory"), KeyboardInterrupt()])
+def test_an_interrupted_run_leaves_no_result_and_goes_on(
+    watcher: Watcher, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
+    monkeypatch.setattr(Scorer, "failure", failure)
+    with pytest.raises(type(failure)):
+        run_defense(spec(write_to="native"))
+    assert not Path("out/report.json").exists() and not Path("out/outcome").exists()
+    assert not list(Path("native").iterdir())
+    assert "stopped" in Path("out/events.jsonl").read_text()
+    monkeypatch.setattr(Scorer, "failure", None)
+    assert not run_defense(spec(write_to="native")).already_done
+    assert Path("out/report.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"settings": {"strenght": 1}}, SettingsError),
+        ({"settings": {"strength": 9}}, SettingsError),
+        ({"defense": "scoerr"}, SettingsError),
+        ({"source": Source(adapter="tyni", path="case")}, SettingsError),
+        ({"source": Source(adapter="tiny", path="case", options={"x": 1})}, SettingsError),
+        ({"source": Source(adapter="tiny", path="case", options={"part_missing": "train"})}, MissingNeedError),
+        ({"device": "abacus"}, SettingsError),
+    ],
+)
+def test_what_is_wrong_is_refused_before_anything_is_written(
+    watcher: Watcher, changes: dict[str, Any], error: type[Exception]
+) -> None:
+    before = sorted(Path().rglob("*"))
+    with pytest.raises(error):
+        run_defense(spec(**changes))
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_work_starts(watcher: Watcher) -> None:
+    Path("file").write_text("in the way")
+    with pytest.raises(RunError, match="cannot write"):
+        run_defense(spec(write_to="file/below"))
+    assert Scorer.runs == 0
+
+
+def test_the_resolved_run_spells_out_every_setting(watcher: Watcher) -> None:
+    run_defense(spec())
+    resolved = yaml.safe_load(Path("out/run.yaml").read_text())
+    assert resolved["settings"] == {"strength": 1.0}
+    assert Path(resolved["source"]["path"]).is_absolute()
+    assert resolved["source"]["options"] == {"part_missing": None, "seed": 0}
+
+
+def test_the_identity_ignores_where_output_goes(watcher: Watcher) -> None:
+    assert spec().identity() == spec(out="x", write_to="y").identity()
+    assert spec().identity() != spec(seed=1).identity()
