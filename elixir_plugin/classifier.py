@@ -122,8 +122,9 @@ class Classifier(nn.Module):
             parts = [self(to_batch(chunk, self.device)).float().cpu() for _, chunk in images.chunks(batch_size)]
         return torch.cat(parts).numpy() if parts else np.empty((0, self.num_classes), np.float32)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write ``model.safetensors`` and ``model.json`` to *folder*."""
+        folder = Path(folder)
         facts = {
             "architecture": self.architecture,
             "num_classes": self.num_classes,
@@ -136,8 +137,9 @@ class Classifier(nn.Module):
         write_json(folder / "model.json", facts)
 
     @classmethod
-    def load(cls, folder: Path, module: nn.Module | None = None) -> Self:
+    def load(cls, folder: str | Path, module: nn.Module | None = None) -> Self:
         """Read a classifier back; *module* is needed when it was saved without an architecture name."""
+        folder = Path(folder)
         facts = read_json(folder / "model.json")
         if module is None:
             if facts["architecture"] is None:

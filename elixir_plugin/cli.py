@@ -112,7 +112,7 @@ def _spec(target: str, flags: dict[str, Any]) -> RunSpec:
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True)
-def demo(poison: str, size: int, only: tuple[str, ...], seed: int, device: str, out: Path) -> None:
+def demo(*, poison: str, size: int, only: tuple[str, ...], seed: int, device: str, out: Path) -> None:
     """Poison embedded digits, train a suspect classifier, run every defense; no download."""
     from .context import Context, resolve_device
     from .demo import run_demo

@@ -26,6 +26,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from .errors import InputError, RunError
+from .restricted import NUMPY, PlainUnpickler
 
 _MODES = {1: "L", 3: "RGB"}
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning)
@@ -81,75 +82,13 @@ def _refuse_huge(image: Image.Image) -> None:
         raise Image.DecompressionBombError(f"{image.width} × {image.height} pixels, more than {limit}")
 
 
-class _Dtype:
-    """Stand-in for ``numpy.dtype`` inside pickles: integers, floats and booleans only.
-
-    numpy's own dtype and array constructors take object types and raw memory from a pickle, and then follow the
-    addresses they find there.
-    """
-
-    def __init__(self, spec: Any, align: bool = False, copy: bool = False) -> None:
-        text = spec.decode("latin1") if isinstance(spec, bytes) else spec
-        if not isinstance(text, str) or not re.fullmatch(r"[<>|=]?(b1|[iu][1248]|f[248])", text):
-            raise pickle.UnpicklingError(f"numpy.dtype({text!r})")
-        self.value = np.dtype(text)
-
-    def __setstate__(self, state: Any) -> None:
-        if state[1] in ("<", ">", b"<", b">"):
-            self.value = self.value.newbyteorder("<" if state[1] in ("<", b"<") else ">")
-
-
-class _Array(np.ndarray[Any, np.dtype[Any]]):
-    """Stand-in for ``numpy.ndarray`` inside pickles: cannot be called, and is filled from checked parts."""
-
-    def __new__(cls, *_: Any, **__: Any) -> _Array:
-        raise pickle.UnpicklingError("numpy.ndarray, called directly")
-
-    def __setstate__(self, state: Any) -> None:
-        *_, shape, dtype, fortran, data = state
-        checked: Any = (1, tuple(shape), _numeric(dtype), bool(fortran), bytes(memoryview(data)))
-        super().__setstate__(checked)  # refuses data of another size
-
-
-def _numeric(dtype: Any) -> np.dtype[Any]:
-    if type(dtype) is not _Dtype:
-        raise pickle.UnpicklingError(f"{dtype!r} in place of a numpy.dtype")
-    return dtype.value
-
-
-def _reconstruct(*_: Any) -> _Array:
-    return np.ndarray.__new__(_Array, (0,), np.uint8)
-
-
-def _scalar(dtype: _Dtype, data: bytes) -> Any:
-    return np.frombuffer(bytes(memoryview(data)), _numeric(dtype)).reshape(1)[0]
-
-
-def _from_buffer(buffer: bytes, dtype: _Dtype, shape: tuple[int, ...], order: Any) -> NDArray[Any]:
-    """What numpy uses from pickle protocol 5 on, the default since Python 3.14."""
-    return np.frombuffer(bytes(memoryview(buffer)), _numeric(dtype)).reshape(shape, order=order)
-
-
-def _no_bytes() -> bytes:
-    """How old pickle protocols write the content of an empty array."""
-    return b""
-
-
-_NUMPY: dict[str, Any] = {"numpy.ndarray": _Array, "numpy.dtype": _Dtype}
-_NUMPY |= dict.fromkeys(("builtins.bytes", "__builtin__.bytes"), _no_bytes)
-for _package in ("numpy._core", "numpy.core"):  # as numpy 2 and numpy 1 call it
-    _NUMPY[f"{_package}.multiarray._reconstruct"] = _reconstruct
-    _NUMPY[f"{_package}.multiarray.scalar"] = _scalar
-    _NUMPY[f"{_package}.numeric._frombuffer"] = _from_buffer
-
-
 def read_torch(path: Path) -> Any:
     """Read a torch file that holds tensors, numbers, text, containers, numpy arrays or PIL images, and no more.
 
     :raises InputError: for anything else, naming what the file asked for. Nothing it names is imported or run.
     """
     try:
-        with torch.serialization.safe_globals([(item, name) for name, item in _NUMPY.items()] + [Image.Image]):
+        with torch.serialization.safe_globals([(item, name) for name, item in NUMPY.items()] + [Image.Image]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError("file not found", where=path) from None
@@ -170,7 +109,7 @@ def _forbidden(path: Path) -> str | None:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # only used to improve a message
         return None
-    return ", ".join(sorted(set(names) - {*_NUMPY, "PIL.Image.Image"})) or None
+    return ", ".join(sorted(set(names) - {*NUMPY, "PIL.Image.Image"})) or None
 
 
 def _asked_for(error: BaseException) -> str:
@@ -184,24 +123,6 @@ def _first_sentence(error: BaseException) -> str:
     return text.split(". ")[0][:200]
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Accepts numpy arrays beside the built-in containers; any other global ends the reading."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        item = _latin1 if (module, name) == ("_codecs", "encode") else _NUMPY.get(f"{module}.{name}")
-        if item is None:
-            raise pickle.UnpicklingError(f"{module}.{name}")
-        # a pickle may set attributes of what it is given, so it gets its own
-        return lambda *arguments: item(*arguments)  # noqa: PLW0108
-
-
-def _latin1(text: str, encoding: str) -> bytes:
-    """Stand-in for ``_codecs.encode``, for the one encoding that numpy's own pickles use."""
-    if encoding not in ("latin1", b"latin1"):
-        raise pickle.UnpicklingError(f"_codecs.encode with {encoding!r}")
-    return text.encode("latin1")
-
-
 def read_plain_pickle(path: Path) -> Any:
     """Read a plain pickle (e.g. a CIFAR batch) that holds only containers, numbers, text, bytes and numpy arrays.
 
@@ -209,7 +130,7 @@ def read_plain_pickle(path: Path) -> Any:
     """
     try:
         with path.open("rb") as file:
-            return _PlainUnpickler(file, encoding="bytes").load()
+            return PlainUnpickler(file, encoding="bytes").load()
     except FileNotFoundError:
         raise InputError("file not found", where=path) from None
     except pickle.UnpicklingError as error:

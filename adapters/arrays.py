@@ -1,0 +1,268 @@
+"""Plain numpy arrays: one ``.npz`` file, or arrays in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ..adapter import Adapter
+from ..case import Case, Images, ImageSet, Index, Origin, TriggeredSet, Truth, checked_labels
+from ..classifier import Classifier
+from ..config import Settings
+from ..errors import InputError, nearest
+from ..evaluation import Evaluation
+from ..outcome import Outcome
+from ..storage import atomic_file
+from ._models import load_model, save_model
+
+PAIRS = (("x_train", "y_train"), ("x_clean", "y_clean"), ("x_test", "y_test"), ("x_test_poisoned", "y_test_poisoned"))
+LABELS = (*(y for _, y in PAIRS), "y_test_original", "y_original")
+MASKS = ("is_poison", "is_cover")
+KEYS = (*(x for x, _ in PAIRS), *LABELS, *MASKS)
+
+
+class ArraysOptions(Settings):
+    """How to read arrays.
+
+    :param layout: axes of the images: ``nhwc``, ``nchw``, or ``auto``: whichever has 1 or 3 channels, if only one has.
+    :param num_classes: default: from one-hot labels, else the highest label plus one.
+    :param kind: kind of poison; default: clean-label when ``y_original`` says that no poison sample was relabelled,
+        else dirty-label.
+    :param model: folder of a saved :class:`~elixir_plugin.Classifier`, the suspect model.
+    """
+
+    layout: Literal["auto", "nhwc", "nchw"] = "auto"
+    num_classes: int | None = Field(None, ge=2)
+    kind: Literal["dirty-label", "clean-label", "indiscriminate"] | None = None
+    model: Path | None = None
+
+
+class Arrays(Adapter):
+    """``x_train``, ``y_train`` and whatever else is known, as arrays.
+
+    ==================================== =====================================================================
+    ``x_train``, ``y_train``             the suspect set
+    ``x_clean``, ``y_clean``             the reserved clean set
+    ``x_test``, ``y_test``               clean test samples
+    ``x_test_poisoned``,                 triggered test samples with the labels the attacker wants,
+    ``y_test_poisoned``,                 and
+    ``y_test_original``                  their true labels
+    ``is_poison``, ``is_cover``,         what the attacker did to the suspect set: masks, and
+    ``y_original``                       labels before the attack
+    ==================================== =====================================================================
+
+    Images are uint8, or float in [0, 1]; float64 becomes float32. Labels are integers ``[N]`` or one-hot ``[N, K]``.
+
+    >>> x, y = np.zeros((4, 8, 8, 3), np.uint8), [0, 1, 1, 0]
+    >>> Arrays.from_arrays(x_train=x, y_train=y).train
+    ImageSet(4 × (8, 8, 3), uint8, 2 classes)
+    """
+
+    name = "arrays"
+    Options = ArraysOptions
+    options: ArraysOptions
+
+    def read(self, path: Path, seed: int = 0) -> Case:
+        """Read an ``.npz`` file.
+
+        :raises InputError: for unknown keys, Python objects, and arrays that do not fit together.
+        """
+        return self._case(_load(path), load_model(self.options.model), str(path))
+
+    @classmethod
+    def from_arrays(
+        cls, *, model: Classifier | None = None, options: Mapping[str, Any] | None = None, **arrays: Any
+    ) -> Case:
+        """Make a case from arrays in memory; see the class for their names.
+
+        :param options: see :class:`ArraysOptions`.
+        """
+        adapter = cls(options)
+        given = {name: np.asarray(value) for name, value in arrays.items() if value is not None}
+        return adapter._case(given, load_model(adapter.options.model) if model is None else model, "")
+
+    def write(self, case: Case, outcome: Outcome, evaluation: Evaluation, folder: Path, defense: str) -> list[Path]:
+        """Write ``outcome.npz`` and ``model/``.
+
+        The arrays are those the outcome holds, of ``x_train``, ``y_train`` (the sanitised set, in the layout it was
+        read in), ``scores``, ``flagged`` and ``kept``.
+        """
+        arrays = {name: getattr(outcome, name) for name in ("scores", "flagged", "kept")}
+        if outcome.train is not None:
+            images = outcome.train.read(slice(0, len(outcome.train)))
+            swapped = case.origin.facts.get("layout") == "nchw"
+            arrays["x_train"] = images.transpose(0, 3, 1, 2) if swapped else images
+            arrays["y_train"] = outcome.train.labels
+        written = []
+        if present := {name: value for name, value in arrays.items() if value is not None}:
+            written.append(folder / "outcome.npz")
+            with atomic_file(written[-1]) as temporary, temporary.open("wb") as file:
+                np.savez(file, **present)
+        if outcome.model is not None:
+            written.append(save_model(outcome.model, folder))
+        return written
+
+    def _case(self, arrays: Mapping[str, NDArray[Any]], model: Classifier | None, path: str) -> Case:
+        where = path or "arrays"
+        _check_names(arrays, where)
+        notes: list[str] = []
+        labels = {name: arrays[name] for name in LABELS if name in arrays}
+        classes = self.options.num_classes or _count_classes(labels, model, notes, where)
+        numbers = {name: _integers(value, classes, f"{where}: {name}") for name, value in labels.items()}
+        sets: dict[str, ImageSet] = {}
+        layouts = {}
+        for x, y in PAIRS:
+            if x in arrays:
+                images, layouts[x] = _images(arrays[x], self.options.layout, f"{where}: {x}")
+                sets[x] = ImageSet(images, numbers[y], classes)
+        if len(set(layouts.values())) > 1:
+            raise InputError(
+                "images in two layouts", where=where, found=layouts, hint="say which, e.g. --option layout=nhwc"
+            )
+        triggered = sets.get("x_test_poisoned")
+        return Case(
+            train=sets.get("x_train"),
+            clean=sets.get("x_clean"),
+            model=model,
+            test=sets.get("x_test"),
+            test_poisoned=None if triggered is None else TriggeredSet(triggered, numbers["y_test_original"]),
+            truth=self._truth(arrays, numbers, where),
+            origin=Origin(self.name, path, {"layout": next(iter(layouts.values()))}),
+            notes=tuple(notes),
+        )
+
+    def _truth(self, arrays: Mapping[str, NDArray[Any]], numbers: Mapping[str, Index], where: str) -> Truth | None:
+        if "is_poison" not in arrays:
+            return None
+        n = len(numbers["y_train"])
+        masks = {name: _mask(arrays[name], n, f"{where}: {name}") for name in MASKS if name in arrays}
+        poison, original = masks["is_poison"], numbers.get("y_original")
+        if original is not None:
+            original = checked_labels(original, n, int(original.max(initial=0)) + 1, f"{where}: y_original")
+        relabelled = original is None or bool((original != numbers["y_train"])[poison].any())
+        kind = self.options.kind or ("dirty-label" if relabelled else "clean-label")
+        return Truth(poison, masks.get("is_cover"), original, kind if poison.any() else "none")
+
+
+def _load(path: Path) -> dict[str, NDArray[Any]]:
+    """Read all arrays of an ``.npz`` file; pickled objects are refused unopened."""
+    try:
+        with path.open("rb") as stream:  # numpy leaves the file open when the archive is damaged
+            file = np.load(stream, allow_pickle=False)
+            if isinstance(file, np.ndarray):
+                raise ValueError("a single array")
+            arrays = {name: file[name] for name in file.files}
+        if strange := [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]:
+            raise ValueError(f"no array: {strange[0]}")
+    except FileNotFoundError:
+        raise InputError("file not found", where=path) from None
+    except Exception as error:  # a corrupt archive may fail anywhere inside the reader
+        raise InputError(
+            "file cannot be read",
+            where=path,
+            found=" ".join(str(error).split())[:200] or type(error).__name__,
+            allowed="an .npz file of plain numeric arrays, written by numpy.savez",
+        ) from None
+    return arrays
+
+
+def _check_names(arrays: Mapping[str, Any], where: str) -> None:
+    for name in arrays:
+        if name not in KEYS:
+            raise InputError(
+                "unknown array", where=where, found=name, allowed=", ".join(KEYS), hint=nearest(name, KEYS)
+            )
+    needs = [*PAIRS, *((y, x) for x, y in PAIRS), ("is_poison", "x_train")]
+    needs += [("x_test_poisoned", "y_test_original"), ("y_test_original", "x_test_poisoned")]
+    needs += [("is_cover", "is_poison"), ("y_original", "is_poison")]
+    for name, partner in needs:
+        if name in arrays and partner not in arrays:
+            raise InputError("array missing", where=where, found=f"{name} without {partner}", allowed="both or neither")
+    if not arrays:
+        raise InputError("no arrays", where=where, allowed=", ".join(KEYS))
+
+
+def _images(array: NDArray[Any], layout: str, where: str) -> tuple[Images, str]:
+    """Return images ``[N, H, W, C]``, uint8 or float32 in [0, 1], and the layout they had."""
+    if array.ndim != 4:
+        raise InputError(
+            "images must have four axes", where=where, found=array.shape, allowed="[N, H, W, C] or [N, C, H, W]"
+        )
+    if layout == "auto":
+        fits = [name for name, axis in (("nchw", 1), ("nhwc", 3)) if array.shape[axis] in (1, 3)]
+        if len(fits) != 1:
+            what = "both layouts fit" if fits else "no axis has 1 or 3 channels"
+            raise InputError(
+                f"layout of the images is unclear: {what}",
+                where=where,
+                found=array.shape,
+                allowed="[N, H, W, C] or [N, C, H, W] with 1 or 3 channels",
+                hint="say which, e.g. --option layout=nhwc",
+            )
+        layout = fits[0]
+    if array.dtype.kind == "f":
+        if array.size and not (array.min() >= 0 and array.max() <= 1):  # NaN fails both
+            raise InputError(
+                "pixel value out of range",
+                where=where,
+                found=f"{array.min()}..{array.max()}",
+                allowed="float in [0, 1], or uint8 in 0..255",
+                hint="divide by 255, or undo the normalisation",
+            )
+        array = array.astype(np.float32)
+    elif array.dtype != np.uint8:
+        raise InputError("pixels of this type are not read", where=where, found=array.dtype, allowed="uint8 or float")
+    return np.ascontiguousarray(array.transpose(0, 2, 3, 1)) if layout == "nchw" else array, layout
+
+
+def _is_one_hot(array: NDArray[Any]) -> bool:
+    return array.ndim == 2 and array.shape[1] > 1
+
+
+def _count_classes(labels: Mapping[str, NDArray[Any]], model: Classifier | None, notes: list[str], where: str) -> int:
+    if model is not None:
+        return model.num_classes
+    widths = {name: array.shape[1] for name, array in labels.items() if _is_one_hot(array)}
+    if len(set(widths.values())) > 1:
+        raise InputError("one-hot labels of different width", where=where, found=widths)
+    if widths:
+        return int(next(iter(widths.values())))
+    highest = [int(array.max()) for array in labels.values() if array.size and array.dtype.kind in "iu"]
+    count = max(highest, default=0) + 1
+    notes.append(f"number of classes taken from the highest label: {count} (option num_classes)")
+    return count
+
+
+def _integers(array: NDArray[Any], num_classes: int, where: str) -> Index:
+    """Return labels ``[N]`` from integers ``[N]``, a column ``[N, 1]`` or one-hot rows ``[N, K]``."""
+    if _is_one_hot(array):
+        if array.shape[1] != num_classes or not np.isin(array, (0, 1)).all() or (array.sum(axis=1) != 1).any():
+            raise InputError(
+                "labels are neither integers nor one-hot",
+                where=where,
+                found=f"{array.dtype} {array.shape}",
+                allowed=f"integers [N], or [N, {num_classes}] with a single 1 in each row",
+            )
+        rows: Index = np.argmax(array, axis=1)
+        return rows
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise InputError(
+            "labels must be integers",
+            where=where,
+            found=f"{array.dtype} {array.shape}",
+            allowed="integers [N] or one-hot [N, K]",
+        )
+    return checked_labels(array, len(array), num_classes, where)
+
+
+def _mask(array: NDArray[Any], n: int, where: str) -> NDArray[np.bool_]:
+    if array.shape != (n,) or array.dtype.kind not in "biu" or not np.isin(array, (0, 1)).all():
+        raise InputError("not a mask", where=where, found=f"{array.dtype} {array.shape}", allowed=f"0 or 1, [{n}]")
+    return array.astype(bool)

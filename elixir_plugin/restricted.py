@@ -1,0 +1,90 @@
+"""What an untrusted pickle may hold: stand-ins for numpy's constructors that take numbers and nothing else.
+
+numpy's own constructors take object types and raw memory from a pickle, and then follow the addresses they find
+there; allowing them by name is not enough. A refusal is a ``pickle.UnpicklingError`` naming what was asked for.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class _Dtype:
+    """Stand-in for ``numpy.dtype`` inside pickles: integers, floats and booleans only."""
+
+    def __init__(self, spec: Any, align: bool = False, copy: bool = False) -> None:
+        text = spec.decode("latin1") if isinstance(spec, bytes) else spec
+        if not isinstance(text, str) or not re.fullmatch(r"[<>|=]?(b1|[iu][1248]|f[248])", text):
+            raise pickle.UnpicklingError(f"numpy.dtype({text!r})")
+        self.value = np.dtype(text)
+
+    def __setstate__(self, state: Any) -> None:
+        if state[1] in ("<", ">", b"<", b">"):
+            self.value = self.value.newbyteorder("<" if state[1] in ("<", b"<") else ">")
+
+
+class _Array(np.ndarray[Any, np.dtype[Any]]):
+    """Stand-in for ``numpy.ndarray`` inside pickles: cannot be called, and is filled from checked parts."""
+
+    def __new__(cls, *_: Any, **__: Any) -> _Array:
+        raise pickle.UnpicklingError("numpy.ndarray, called directly")
+
+    def __setstate__(self, state: Any) -> None:
+        *_, shape, dtype, fortran, data = state
+        checked: Any = (1, tuple(shape), _numeric(dtype), bool(fortran), bytes(memoryview(data)))
+        super().__setstate__(checked)  # refuses data of another size
+
+
+def _numeric(dtype: Any) -> np.dtype[Any]:
+    if type(dtype) is not _Dtype:
+        raise pickle.UnpicklingError(f"{dtype!r} in place of a numpy.dtype")
+    return dtype.value
+
+
+def _reconstruct(*_: Any) -> _Array:
+    return np.ndarray.__new__(_Array, (0,), np.uint8)
+
+
+def _scalar(dtype: _Dtype, data: bytes) -> Any:
+    return np.frombuffer(bytes(memoryview(data)), _numeric(dtype)).reshape(1)[0]
+
+
+def _from_buffer(buffer: bytes, dtype: _Dtype, shape: tuple[int, ...], order: Any) -> NDArray[Any]:
+    """What numpy uses from pickle protocol 5 on, the default since Python 3.14."""
+    return np.frombuffer(bytes(memoryview(buffer)), _numeric(dtype)).reshape(shape, order=order)
+
+
+def _no_bytes() -> bytes:
+    """How old pickle protocols write the content of an empty array."""
+    return b""
+
+
+NUMPY: dict[str, Any] = {"numpy.ndarray": _Array, "numpy.dtype": _Dtype}
+NUMPY |= dict.fromkeys(("builtins.bytes", "__builtin__.bytes"), _no_bytes)
+for _package in ("numpy._core", "numpy.core"):  # as numpy 2 and numpy 1 call it
+    NUMPY[f"{_package}.multiarray._reconstruct"] = _reconstruct
+    NUMPY[f"{_package}.multiarray.scalar"] = _scalar
+    NUMPY[f"{_package}.numeric._frombuffer"] = _from_buffer
+
+
+class PlainUnpickler(pickle.Unpickler):
+    """Accepts numpy arrays beside the built-in containers; any other global ends the reading."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        item = _latin1 if (module, name) == ("_codecs", "encode") else NUMPY.get(f"{module}.{name}")
+        if item is None:
+            raise pickle.UnpicklingError(f"{module}.{name}")
+        # a pickle may set attributes of what it is given, so it gets its own
+        return lambda *arguments: item(*arguments)  # noqa: PLW0108
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    """Stand-in for ``_codecs.encode``, for the one encoding that numpy's own pickles use."""
+    if encoding not in ("latin1", b"latin1"):
+        raise pickle.UnpicklingError(f"_codecs.encode with {encoding!r}")
+    return text.encode("latin1")
