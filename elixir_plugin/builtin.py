@@ -27,11 +27,11 @@ def elixir_architectures() -> list[Entry]:
             "small_resnet", "elixir_plugin.networks:small_resnet", summary="8-layer ResNet for CPU work, 78 k weights"
         ),
         Entry(
-            "fast_resnet", "elixir_plugin.networks:fast_resnet", summary="small_resnet at half the resolution, 4× faster"
+            "fast_resnet",
+            "elixir_plugin.networks:fast_resnet",
+            summary="small_resnet with a stem of stride 2, 4× faster",
         ),
-        Entry(
-            "narrow_resnet18", "elixir_plugin.networks:narrow_resnet18", summary="ResNet-18 with widths 16-32-48-64"
-        ),
+        Entry("narrow_resnet18", "elixir_plugin.networks:narrow_resnet18", summary="ResNet-18 with widths 16-32-48-64"),
     ]
 
 

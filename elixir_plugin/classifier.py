@@ -116,8 +116,10 @@ class Classifier(nn.Module):
         return new.train().requires_grad_(True)
 
     @torch.inference_mode()
-    def predict(self, images: ImageSet, batch_size: int = 512) -> NDArray[np.float32]:
+    def predict(self, images: ImageSet, batch_size: int | None = None) -> NDArray[np.float32]:
         """Return logits ``[N, num_classes]`` of a whole set, in eval mode; leaves the modes as they were."""
+        if batch_size is None:
+            batch_size = 128 if self.device.type == "cpu" else 512  # on a CPU, larger ones spill out of the cache
         with evaluating(self):
             parts = [self(to_batch(chunk, self.device)).float().cpu() for _, chunk in images.chunks(batch_size)]
         return torch.cat(parts).numpy() if parts else np.empty((0, self.num_classes), np.float32)

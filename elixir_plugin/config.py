@@ -102,9 +102,7 @@ class Source(Settings):
         """Read ``ADAPTER:PATH``, the form of ``--from``."""
         adapter, colon, path = text.partition(":")
         if not (adapter and colon and path):
-            raise SettingsError(
-                "a source is ADAPTER:PATH", where=where, found=text, allowed="e.g. image_folder:data"
-            )
+            raise SettingsError("a source is ADAPTER:PATH", where=where, found=text, allowed="e.g. image_folder:data")
         return cls(adapter=adapter, path=path, options=dict(options or {}))
 
 

@@ -72,6 +72,7 @@ class ResNet(nn.Module):
         depth: int,
         num_classes: int,
         channels: int,
+        *,
         stem_stride: int = 1,
     ) -> None:
         super().__init__()

@@ -39,7 +39,7 @@ from .errors import ElixirError, RunError
 from .evaluation import Evaluation, ModelMetrics, evaluate, model_metrics
 from .outcome import Outcome
 from .plugins import get_adapter, get_defense, plugins
-from .storage import atomic_file, plain, read_json, write_json
+from .storage import atomic_file, plain, read_json, refuse_unwritable, remove_leftovers, write_json
 
 PACKAGES = ("torch", "torchvision", "numpy", "diffusers", "scikit-learn", "safetensors", "pydantic", "pluggy")
 
@@ -89,7 +89,10 @@ def run_defense(spec: RunSpec, *, force: bool = False, quiet: bool = True) -> Ru
         )
         outcome, evaluation = execute(defense, case, context)
         outcome.save(folder / "outcome")
-        written = [] if target is None else adapter.write(case, outcome, evaluation, target, spec.defense)
+        written = []
+        if target is not None:
+            target.mkdir(parents=True, exist_ok=True)
+            written = adapter.write(case, outcome, evaluation, target, spec.defense)
         report = plain(make_report(spec, defense, case, outcome, evaluation, device=device, written=written))
         write_json(folder / "report.json", report)
         shutil.rmtree(folder / "work", ignore_errors=True)
@@ -110,6 +113,7 @@ def _already_done(folder: Path, spec: RunSpec, case: Case, adapter: Adapter) -> 
     complete = bool(written) and all(path.exists() and path.is_relative_to(target or "") for path in written)
     if target is not None and not complete:
         outcome = Outcome.load(folder / "outcome")
+        target.mkdir(parents=True, exist_ok=True)
         written = adapter.write(case, outcome, Evaluation.from_dict(report["metrics"]), target, spec.defense)
         report = {**report, "written": [str(path) for path in written]}
         write_json(folder / "report.json", report)
@@ -229,15 +233,14 @@ def _write_target(spec: RunSpec, adapter: Adapter, case: Case) -> Path | None:
     else:
         target = adapter.result_folder(case, spec.defense) if spec.write_back else None
     if target is not None:
-        with atomic_file(target / ".elixir-write-test") as probe:
-            probe.touch()
-        (target / ".elixir-write-test").unlink()
+        refuse_unwritable(target)
     return target
 
 
 @contextmanager
 def _opened(folder: Path, spec: RunSpec) -> Iterator[None]:
     """Prepare the run folder, log to it, and record a failure in it."""
+    remove_leftovers(folder)
     with atomic_file(folder / "run.yaml") as temporary:
         header = f"# elixir_plugin {__version__}; rerun: elixir-plugin run {folder / 'run.yaml'}\n"
         text = yaml.safe_dump({**spec.dump(), "identity": spec.identity()}, sort_keys=False)

@@ -186,6 +186,22 @@ def _writing(path: Path) -> Iterator[None]:
         ) from error
 
 
+def refuse_unwritable(folder: Path) -> None:
+    """Make sure that *folder* can be written or made, and leave no trace.
+
+    :raises RunError: when it cannot.
+    """
+    parent = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    with _writing(folder), tempfile.TemporaryFile(dir=parent):
+        pass
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what :func:`atomic_file` and :func:`atomic_folder` had under way in *folder* when they were killed."""
+    for left in folder.glob(".*.part"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
 def _umask() -> int:
     current = os.umask(0)
     os.umask(current)

@@ -206,7 +206,7 @@ def test_an_interrupted_run_leaves_no_result_and_goes_on(
     with pytest.raises(type(failure)):
         run_defense(spec(write_to="native"))
     assert not Path("out/report.json").exists() and not Path("out/outcome").exists()
-    assert not list(Path("native").iterdir())
+    assert not Path("native").exists()
     assert "stopped" in Path("out/events.jsonl").read_text()
     monkeypatch.setattr(Scorer, "failure", None)
     assert not run_defense(spec(write_to="native")).already_done
@@ -239,6 +239,16 @@ def test_a_place_that_cannot_be_written_is_refused_before_work_starts(watcher: W
     with pytest.raises(RunError, match="cannot write"):
         run_defense(spec(write_to="file/below"))
     assert Scorer.runs == 0
+
+
+def test_what_a_killed_run_had_under_way_is_cleared(watcher: Watcher) -> None:
+    run_defense(spec())
+    Path("out/report.json").unlink()
+    Path("out/.outcome.abc.part").mkdir()
+    Path("out/.outcome.abc.part/half").touch()
+    Path("out/.report.json.abc.part").touch()
+    assert not run_defense(spec()).already_done
+    assert not list(Path("out").glob(".*"))
 
 
 def test_the_resolved_run_spells_out_every_setting(watcher: Watcher) -> None:
