@@ -22,11 +22,12 @@ METRICS = ("acc", "asr", "ra")
 EPOCHS = {"badnet_0_1": 30, "blended_0_1": 10}
 AUTHORS = {"badnet_0_1": (0.491, 0.019, 0.422), "blended_0_1": (0.457, 0.000, 0.171)}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "code": ("D3, λ 0.5 (preset code)", {"preset": "code"}),
-    "default": ("D3, λ 10 (default)", {}),
+    "code": ("D3, λ 0.5, batch 256 (the authors' settings)", {"lam": 0.5, "batch_size": 256}),
+    "code_steps": ("D3, λ 0.5, 8 steps per epoch", {"lam": 0.5}),
+    "default": ("D3, λ 10, 8 steps per epoch (default)", {}),
     "batch256": ("D3, λ 10, batch 256", {"batch_size": 256}),
-    "random_head": ("random head, then fine-tuning", {"preset": "random_head"}),
-    "finetune": ("fine-tuning", {"preset": "finetune"}),
+    "random_head": ("random head, then fine-tuning, 8 steps per epoch", {"preset": "random_head"}),
+    "finetune": ("fine-tuning, 8 steps per epoch", {"preset": "finetune"}),
 }
 Row = dict[str, Any]
 

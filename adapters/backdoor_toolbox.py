@@ -1,0 +1,289 @@
+"""Sets made by backdoor-toolbox (vtu81) and by Fight-Poison-With-Poison (Unispac), read without either toolkit.
+
+Facts about the format were taken from the toolkits' behaviour; none of their code is used.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ..adapter import Adapter, existing
+from ..case import Case, ImageBacking, Images, ImageSet, Index, Origin, TriggeredSet, Truth, checked_labels
+from ..classifier import Classifier, build_module, load_by_name
+from ..config import Settings
+from ..errors import InputError
+from ..evaluation import Evaluation
+from ..outcome import Outcome
+from ..storage import image_shape, read_image, read_torch, write_torch
+from ._files import eager_or_lazy, file_reader
+from ._suspects import write_suspects
+
+EAGER_BYTES = 1 << 30
+CLEAN_LABEL = ("clean_label", "SIG")  # attacks that leave labels as they are
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What the toolkits know about a data set by its name."""
+
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+DATASETS = {
+    "cifar10": DataSet(10, (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
+    "gtsrb": DataSet(43, (0.3337, 0.3064, 0.3171), (0.2672, 0.2564, 0.2629)),
+    "imagenette": DataSet(10, *IMAGENET),
+    "imagenet": DataSet(1000, *IMAGENET),
+}
+
+
+class BackdoorToolboxOptions(Settings):
+    """How to read a set.
+
+    :param clean: folder with the reserved clean set (``data/`` and ``clean_labels``); default:
+        ``clean_set/<dataset>/clean_split`` in the nearest parent folder that has it.
+    :param test: folder with clean test samples (``data/`` and ``labels``); default: ``test_split`` beside it.
+    :param num_classes: default: known for the toolkits' own data sets, else the highest label plus one.
+    :param seed: the toolkit's ``-seed``; part of the names of model files and result files.
+    :param model: weights of the suspect model; default: ``full_base_aug_seed=<seed>.pt`` in the folder, if there.
+    :param architecture: network the weights belong to.
+    :param mean, std: normalisation per channel; default: the toolkits' for the data set.
+    :param trigger: image of the trigger, from the toolkit's ``triggers`` folder. The toolkits store no triggered test
+        set; with the image of a ``badnet`` or ``blend`` trigger one is made.
+    :param alpha: opacity of a ``blend`` trigger in test samples; default: that in the folder's name.
+    """
+
+    clean: Path | None = None
+    test: Path | None = None
+    num_classes: int | None = Field(None, ge=2)
+    seed: int = Field(2333, ge=0)
+    model: Path | None = None
+    architecture: str = "cifar_resnet18"
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    trigger: Path | None = None
+    alpha: float | None = Field(None, gt=0, le=1)
+
+
+class BackdoorToolbox(Adapter):
+    """``poisoned_train_set/<dataset>/<dir>/`` with ``labels`` and either ``imgs`` or ``data/<i>.png``.
+
+    Images of an ``imgs`` file stay float32: faint triggers are smaller than a step of 8 bits. ``poison_indices``
+    and ``cover_indices`` become the truth; original labels are not stored in this format.
+    """
+
+    name = "backdoor_toolbox"
+    Options = BackdoorToolboxOptions
+    options: BackdoorToolboxOptions
+
+    def read(self, path: Path, seed: int = 0) -> Case:
+        """Read a set folder; images are decoded here, so that a damaged one shows before any work starts."""
+        folder = existing(path, "set folder", "give the folder below poisoned_train_set/<dataset>/").absolute()
+        notes: list[str] = []
+        known = DATASETS.get(folder.parent.name)
+        labels = _read_labels(folder / "labels")
+        classes = self.options.num_classes or (known.num_classes if known else None)
+        if classes is None:
+            classes = max(2, int(labels.max(initial=0)) + 1)
+            notes.append(f"number of classes taken from the highest label: {classes} (option num_classes)")
+        train = _read_set(folder, labels, classes, folder / "labels")
+        sets = {name: self._clean_part(folder, name, classes, notes) for name in ("clean", "test")}
+        truth = _read_truth(folder, len(train), notes)
+        mean = self.options.mean or (known.mean if known else (0.0,))
+        std = self.options.std or (known.std if known else (1.0,))
+        return Case(
+            train=train,
+            clean=sets["clean"],
+            test=sets["test"],
+            test_poisoned=self._triggered(folder.name, train, sets["test"], truth, notes),
+            model=self._model(folder, classes, train.image_shape[2], mean, std),
+            truth=truth,
+            origin=Origin(self.name, str(folder), {"dataset": folder.parent.name, "directory": folder.name}),
+            notes=tuple(notes),
+        )
+
+    def result_folder(self, case: Case, defense: str) -> Path | None:
+        """The set folder itself: the toolkits look for results beside ``labels``."""
+        return Path(case.origin.path)
+
+    def write(self, case: Case, outcome: Outcome, evaluation: Evaluation, folder: Path, defense: str) -> list[Path]:
+        """Write what the outcome holds.
+
+        - ``cleansed_set_indices_other_<defense>_seed=<seed>``: remaining positions; ``cleanser.py`` and
+          ``train_on_cleansed_set.py`` with ``-cleanser=<defense>`` pick it up.
+        - ``defended_<defense>_full_base_aug_seed=<seed>.pt``: weights of the model, for ``test_model.py``.
+        - ``suspects_<defense>/suspects.csv``: score and flag of every sample.
+        """
+        written = []
+        remaining = outcome.kept
+        if remaining is None and outcome.flagged is not None:
+            remaining = np.flatnonzero(~outcome.flagged)
+        if remaining is not None:
+            written.append(folder / f"cleansed_set_indices_other_{defense}_seed={self.options.seed}")
+            write_torch(written[-1], [int(position) for position in remaining])
+        if outcome.model is not None:
+            written.append(folder / f"defended_{defense}_full_base_aug_seed={self.options.seed}.pt")
+            state = outcome.model.module.state_dict()
+            write_torch(written[-1], {name: value.detach().cpu().clone() for name, value in state.items()})
+        return [*written, *write_suspects(case.train, outcome, folder / f"suspects_{defense}")]
+
+    def _clean_part(self, folder: Path, name: str, num_classes: int, notes: list[str]) -> ImageSet | None:
+        """Read the reserved clean set or the test set: where an option says, else found by walking up."""
+        given: Path | None = getattr(self.options, name)
+        split = given or _walk_up(folder, f"{name}_split")
+        if split is None:
+            notes.append(f"no clean_set/{folder.parent.name}/{name}_split in any parent folder (option {name})")
+            return None
+        file = _labels_of(existing(split, f"{name} set"))
+        return _read_set(split, _read_labels(file), num_classes, file)
+
+    def _model(
+        self, folder: Path, num_classes: int, channels: int, mean: tuple[float, ...], std: tuple[float, ...]
+    ) -> Classifier | None:
+        file = self.options.model or folder / f"full_base_aug_seed={self.options.seed}.pt"
+        if self.options.model is None and not file.exists():
+            return None
+        architecture = self.options.architecture
+        module = build_module(architecture, num_classes, channels)
+        load_by_name(module, read_torch(file), where=str(file))
+        return Classifier(module, num_classes, mean=mean, std=std, channels=channels, architecture=architecture).eval()
+
+    def _triggered(
+        self, directory: str, train: ImageSet, test: ImageSet | None, truth: Truth | None, notes: list[str]
+    ) -> TriggeredSet | None:
+        """Put the trigger of option ``trigger`` on all test samples that are not of the target class."""
+        if self.options.trigger is None:
+            notes.append("no triggered test set in this format: ASR is not measured (option trigger)")
+            return None
+        targets = [] if truth is None else np.unique(train.labels[truth.poison]).tolist()
+        kind = next((name for name in ("badnet", "blend") if directory.startswith(f"{name}_")), None)
+        if kind is None or test is None or len(targets) != 1:
+            raise InputError(
+                "no triggered test set can be made",
+                where="option trigger",
+                found=f"set {directory}, target labels {targets}, {'no' if test is None else 'a'} test set",
+                allowed="badnet and blend sets with one target label and a test set",
+            )
+        others = test.subset(test.labels != targets[0])
+        trigger = read_image(self.options.trigger).astype(np.float32) / 255
+        if trigger.shape != test.image_shape:
+            raise InputError(
+                "trigger of another size", where=self.options.trigger, found=trigger.shape, allowed=test.image_shape
+            )
+        pixels = others.read(slice(None))
+        pixels = pixels.astype(np.float32) / 255 if pixels.dtype == np.uint8 else pixels
+        if kind == "blend":
+            alpha = self.options.alpha or _alpha(directory)
+            pixels += np.float32(alpha) * (trigger - pixels)
+        else:
+            pixels = np.where((trigger > 0).any(2, keepdims=True), trigger, pixels)
+        if train.images.dtype == np.uint8:
+            pixels = np.rint(pixels * 255).astype(np.uint8)
+        samples = others.replace(images=pixels, labels=np.full(len(others), targets[0]))
+        return TriggeredSet(samples, others.labels)
+
+
+def _walk_up(folder: Path, split: str) -> Path | None:
+    """Return ``clean_set/<dataset>/<split>`` of the nearest parent folder that has it."""
+    candidates = (parent / "clean_set" / folder.parent.name / split for parent in folder.parents)
+    return next((each for each in candidates if each.is_dir()), None)
+
+
+def _labels_of(split: Path) -> Path:
+    """Return the labels file of a clean folder; the toolkits call it by two names."""
+    found = [split / name for name in ("clean_labels", "labels") if (split / name).is_file()]
+    return found[0] if found else split / "labels"
+
+
+def _read_labels(file: Path) -> Index:
+    labels = read_torch(file)
+    array = labels.numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
+    if array.ndim != 1 or (array.dtype.kind not in "iu" and len(array)):
+        raise InputError(
+            "labels must be integers [N]", where=file, found=f"{array.dtype} {array.shape}", allowed="int64 [N]"
+        )
+    return array.astype(np.int64)
+
+
+def _read_set(folder: Path, labels: Index, num_classes: int, file: Path) -> ImageSet:
+    """Read one folder in either layout; which one is told by what is there, never by names of parent folders."""
+    labels = checked_labels(labels, len(labels), num_classes, str(file))
+    if (folder / "imgs").is_file():
+        images: ImageBacking = _read_tensor(folder / "imgs")
+        names = None
+        _refuse_other_length(images.shape[0], len(labels), folder / "imgs", file)
+    elif (folder / "data").is_dir():
+        stems = {path.stem for path in (folder / "data").iterdir() if path.suffix == ".png" and path.stem.isdigit()}
+        _refuse_other_length(len(stems), len(labels), folder / "data", file)
+        names = [f"data/{position}.png" for position in range(len(labels))]
+        paths = [folder / name for name in names]
+        shape = (*image_shape(existing(paths[0], "image 0"))[:2], 3)
+        images = eager_or_lazy(file_reader(paths, 3, shape=shape), len(paths), shape, EAGER_BYTES)
+    else:
+        raise InputError("no images", where=folder, allowed="a file imgs, or a folder data with <i>.png")
+    return ImageSet(images, labels, num_classes, names)
+
+
+def _read_tensor(file: Path) -> Images:
+    tensor = read_torch(file)
+    if not isinstance(tensor, torch.Tensor) or tensor.ndim != 4 or tensor.dtype != torch.float32:
+        shape = tuple(tensor.shape) if isinstance(tensor, torch.Tensor) else ""
+        found = f"{type(tensor).__name__} {getattr(tensor, 'dtype', '')} {shape}"
+        raise InputError("images must be a float32 tensor", where=file, found=found, allowed="float32 [N, 3, H, W]")
+    if len(tensor) and not (tensor.min() >= 0 and tensor.max() <= 1):  # NaN fails both
+        found = f"{float(tensor.min())}..{float(tensor.max())}"
+        raise InputError("pixel value out of range", where=file, found=found, allowed="[0, 1]")
+    return tensor.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def _refuse_other_length(images: int, labels: int, where: Path, file: Path) -> None:
+    if images != labels or not labels:
+        raise InputError(
+            "one label per image",
+            where=where,
+            found=f"{images} images, {labels} labels in {file.name}",
+            allowed="the same number, at least one",
+            hint="the set is incomplete, or labels belong to another set",
+        )
+
+
+def _read_truth(folder: Path, n: int, notes: list[str]) -> Truth | None:
+    if not (folder / "poison_indices").is_file():
+        notes.append("no poison_indices: TPR and FPR are not measured")
+        return None
+    poison = _mask(folder / "poison_indices", n)
+    cover = _mask(folder / "cover_indices", n) if (folder / "cover_indices").is_file() else None
+    kind = "clean-label" if folder.name.startswith(CLEAN_LABEL) else "dirty-label"
+    return Truth(poison, cover, kind=kind if poison.any() else "none")
+
+
+def _mask(file: Path, n: int) -> NDArray[np.bool_]:
+    value = read_torch(file)
+    array = value.numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+    if array.ndim != 1 or (len(array) and array.dtype.kind not in "iu"):
+        raise InputError("not a list of positions", where=file, found=f"{array.dtype} {array.shape}")
+    bad = array[(array < 0) | (array >= n)]
+    if len(bad):
+        raise InputError(
+            "position out of range", where=file, found=f"{bad[0]} ({len(bad)} such)", allowed=f"0..{n - 1}"
+        )
+    mask = np.zeros(n, bool)
+    mask[array.astype(np.int64)] = True
+    return mask
+
+
+def _alpha(directory: str) -> float:
+    found = re.search(r"_alpha=(\d*\.\d+)", directory)
+    if found is None:
+        raise InputError("opacity of the trigger is not known", where=directory, hint="give option alpha")
+    return float(found.group(1))

@@ -1,0 +1,232 @@
+"""What Confusion Training prepares once: samples on the device, held-out clean samples, networks; and its memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..case import Case, ImageSet, Index
+from ..classifier import Classifier, to_batch
+from ..config import fingerprint
+from ..context import Context
+from ..errors import ElixirError
+from ..storage import read_json, read_tensors, write_json, write_tensors
+from ..training import Augmentation, Recipe, Samples, SampleSource, ShuffledBatches, train
+from .confusion_rounds import View
+from .confusion_schedule import ConfusionSettings
+
+THIN = 20  # reserved clean samples per class below which a reader is warned
+READ_OUT = 512  # images per forward pass when nothing is trained
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything decoded and on the device.
+
+    :param suspect: the suspect set, ``[N]``.
+    :param clean: the reserved clean samples that confusion uses, ``[M]``, under their labels.
+    :param held_out: those it never sees, or None.
+    :param inspected: ``[C]`` whether *clean* holds the class at all.
+    """
+
+    suspect: Samples
+    clean: View
+    held_out: View | None
+    labels: Index
+    clean_labels: Index
+    held_out_labels: Index
+    num_classes: int
+    inspected: NDArray[np.bool_]
+
+
+def prepare(case: Case, settings: ConfusionSettings, context: Context) -> Material:
+    """Decode both sets, set clean samples aside, and note what a reader must know."""
+    assert case.train is not None and case.clean is not None
+    train_set, clean = case.train, case.clean
+    samples = Samples(clean, context.device)
+    rows = np.arange(len(clean))
+    held = hold_out(clean.labels, settings.held_out, context)
+    used = np.setdiff1d(rows, held)
+    counts = np.bincount(clean.labels[used], minlength=case.num_classes)
+    for note in warnings(train_set, clean, counts):
+        context.note(note)
+    return Material(
+        suspect=Samples(train_set, context.device),
+        clean=View((samples, used, clean.labels[used])),
+        held_out=View((samples, held, clean.labels[held])) if len(held) else None,
+        labels=train_set.labels,
+        clean_labels=clean.labels[used],
+        held_out_labels=clean.labels[held],
+        num_classes=case.num_classes,
+        inspected=counts > 0,
+    )
+
+
+def hold_out(labels: Index, share: float, context: Context) -> Index:
+    """Return ascending positions of clean samples to set aside: ``floor(share · m_c)`` of every class."""
+    order = torch.randperm(len(labels), generator=context.generator("confusion_training", "hold out")).numpy()
+    chosen = [
+        members[: int(share * len(members))] for c in np.unique(labels) for members in [order[labels[order] == c]]
+    ]
+    return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def warnings(suspect: ImageSet, clean: ImageSet, counts: Index) -> list[str]:
+    """Return what is wrong, but bearable, with the reserved clean set; *counts* are the classes confusion can use."""
+    found = []
+    present = suspect.class_counts() > 0
+    if len(absent := np.flatnonzero(present & (counts == 0))):
+        found.append(
+            f"classes not inspected, because the reserved clean set does not hold them: {_few(absent)}. Their clean "
+            "images are never confused, so that being fitted says nothing"
+        )
+    if len(thin := np.flatnonzero(present & (counts > 0) & (counts < THIN))):
+        found.append(f"fewer than {THIN} reserved clean samples to confuse in classes {_few(thin)}: less reliable")
+    if suspect.images.dtype == clean.images.dtype:
+        shared = np.isin(clean.content_hashes(), suspect.content_hashes())
+    else:  # one side was rounded to 8 bits
+        shared = np.isin(_rounded(clean).content_hashes(), _rounded(suspect).content_hashes())
+    if shared.any():
+        found.append(
+            f"{int(shared.sum())} images of the reserved clean set are in the suspect set too (found by content): "
+            "they are pulled to wrong labels and to their own at once, and are no independent check"
+        )
+    return found
+
+
+def _rounded(images: ImageSet) -> ImageSet:
+    """Return the set in 8 bits, to compare contents only."""
+    pixels = images.read(slice(0, len(images)))
+    return images.replace(images=pixels if pixels.dtype == np.uint8 else np.rint(pixels * 255).astype(np.uint8))
+
+
+def _few(classes: Index, limit: int = 10) -> str:
+    return ", ".join(map(str, classes[:limit])) + (", …" if len(classes) > limit else "")
+
+
+def normalisation(clean: ImageSet) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation per channel of pixels in [0, 1]."""
+    total, squares, count = np.zeros(()), np.zeros(()), 0
+    for _, images in clean.chunks():
+        pixels = images.astype(np.float64) / (255 if images.dtype == np.uint8 else 1)
+        total = total + pixels.sum((0, 1, 2))
+        squares = squares + (pixels**2).sum((0, 1, 2))
+        count += pixels[..., 0].size
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 1e-6))
+    return mean.tolist(), std.tolist()
+
+
+def fresh_model(case: Case, settings: ConfusionSettings, context: Context, name: str) -> Classifier:
+    """Return a network with weights drawn under *name*: the named architecture, else that of the case's model."""
+    assert case.clean is not None
+    seed = context.derive_seed("confusion_training", "weights", name)
+    mean, std = normalisation(case.clean)
+    mean, std = list(settings.mean or mean), list(settings.std or std)
+    if settings.architecture is None and case.model is not None:
+        model = case.model.clone().to(context.device).fresh(seed)
+        size = settings.input_size or model.input_size
+        model = Classifier(
+            model.module, model.num_classes, mean=mean, std=std, channels=model.channels,
+            architecture=model.architecture, input_size=size,
+        )  # fmt: skip
+        return model.to(context.device)
+    return Classifier.build(
+        settings.architecture or "cifar_resnet18",
+        case.num_classes,
+        channels=case.clean.image_shape[2],
+        seed=seed,
+        mean=mean,
+        std=std,
+        input_size=settings.input_size,
+    ).to(context.device)
+
+
+def suspect_model(case: Case, material: Material, settings: ConfusionSettings, context: Context) -> Classifier:
+    """Return the classifier whose predictions on clean images are confused (§2.0): the case's own, else a new one.
+
+    It may well be backdoored. That does no harm: it only sees clean images.
+    """
+    if case.model is not None:
+        return case.model.clone().to(context.device).eval()
+    model = fresh_model(case, settings, context, "reference")
+    third = settings.reference_epochs // 4
+    recipe = Recipe(
+        epochs=settings.reference_epochs,
+        lr=settings.reference_lr,
+        weight_decay=settings.weight_decay,
+        schedule="step",
+        milestones=(2 * third, 3 * third),
+        augmentation=Augmentation(crop=4, flip=True),
+        precision=settings.precision,
+        channels_last=settings.channels_last,
+    )
+    name = "confusion_training/reference"
+    with context.stage("train reference"):
+        train(model, ShuffledBatches(material.suspect, recipe.batch_size, context, recipe.augmentation, name), recipe,
+              context, name=name)  # fmt: skip
+    return model
+
+
+@torch.inference_mode()
+def read_out(model: Classifier, samples: SampleSource, *, features: bool = False) -> tuple[Tensor, Tensor | None]:
+    """Return logits ``[n, C]`` and, from the same pass, features ``[n, d]``; float32 on the CPU, in eval mode."""
+    model.eval()
+    logits, hidden = [], []
+    for start in range(0, len(samples), READ_OUT):
+        rows = torch.arange(start, min(start + READ_OUT, len(samples)), device=samples.device)
+        batch = to_batch(samples.pixels(rows), model.device)
+        out, inner = model.features(batch) if features else (model.logits(batch), None)
+        logits.append(out.float())
+        if inner is not None:
+            hidden.append(inner.float())
+    return torch.cat(logits).cpu(), torch.cat(hidden).cpu() if features else None
+
+
+class Memory:
+    """What finished parts of a run left in the work folder, so that a killed run goes on where it was.
+
+    Records belong to one (settings, seed, data): those of anything else are in another folder and never read.
+    Settings that only decide on what training found do not count.
+    """
+
+    def __init__(self, context: Context, settings: ConfusionSettings, case: Case) -> None:
+        self._folder: Path | None = None
+        if context.work_dir is not None:
+            assert case.train is not None and case.clean is not None
+            key = [settings.trained_with(), context.seed, case.train.fingerprint(), case.clean.fingerprint()]
+            key.append(None if case.model is None else _weights(case.model))
+            self._folder = context.work_dir / f"confusion_training-{fingerprint(key)}"
+
+    def recall(
+        self, name: str, make: Callable[[], tuple[Mapping[str, Tensor], Any]]
+    ) -> tuple[Mapping[str, Tensor], Any]:
+        """Return tensors and facts (JSON types) called *name*: those on disk, else new ones, which are put there."""
+        if self._folder is None:
+            return make()
+        tensors, facts = self._folder / f"{name}.safetensors", self._folder / f"{name}.json"
+        if facts.exists():  # written last
+            try:
+                return read_tensors(tensors), read_json(facts)
+            except ElixirError:
+                pass  # damaged: make it again
+        made = make()
+        write_tensors(tensors, made[0])
+        write_json(facts, made[1])
+        return made
+
+
+def _weights(model: Classifier) -> str:
+    digest = hashlib.sha256()
+    for name, value in model.module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
