@@ -228,7 +228,8 @@ def _print_result(result: RunResult) -> None:
     if metrics["before"] or metrics["after"]:
         click.echo(f"{'':<8}{'ACC':>9}{'ASR':>9}{'RA':>9}")
         for when in ("before", "after"):
-            values = metrics[when] or {}
+            if (values := metrics[when]) is None:
+                continue
             click.echo(f"{when:<8}" + "".join(f"{_percent(values.get(key)):>9}" for key in ("acc", "asr", "ra")))
     if metrics["der"] is not None:
         click.echo(f"DER {metrics['der']:.3f}")
@@ -238,6 +239,12 @@ def _print_result(result: RunResult) -> None:
             f"flagged {found['flagged']}: TPR {_percent(found['tpr'])}, FPR {_percent(found['fpr'])}, "
             f"AUROC {_plain(found['auroc'])}, AP {_plain(found['average_precision'])}"
         )
+    if outcome["verdict"]:
+        verdict = outcome["verdict"]
+        word = {True: "poisoned", False: "no evidence of poison", None: "none"}[verdict["poisoned"]]
+        click.echo(shown(f"verdict: {word} ({_plain(verdict['score'])}: {verdict['meaning']})"))
+    if outcome["flagged"] is not None and not metrics["detection"]:
+        click.echo(f"flagged: {outcome['flagged']} suspect samples")
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in outcome["timings"].items())
     click.echo(f"seconds: {seconds}")
     for note in report["notes"]:

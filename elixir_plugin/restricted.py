@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import pickle
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 
@@ -64,27 +67,62 @@ def _no_bytes() -> bytes:
     return b""
 
 
+def _latin1(text: str, encoding: str) -> bytes:
+    """Stand-in for ``_codecs.encode``, for the one encoding that numpy's own pickles use."""
+    if encoding not in ("latin1", b"latin1"):
+        raise pickle.UnpicklingError(f"_codecs.encode with {encoding!r}")
+    return text.encode("latin1")
+
+
+def _named(item: Callable[..., Any], dotted: str) -> Callable[..., Any]:
+    """Return *item* under the name that pickles use: torch before 2.6 knows what it may call by that alone."""
+
+    def stand_in(*arguments: Any) -> Any:
+        return item(*arguments)
+
+    stand_in.__module__, _, stand_in.__name__ = dotted.rpartition(".")
+    stand_in.__qualname__ = stand_in.__name__
+    return stand_in
+
+
 NUMPY: dict[str, Any] = {"numpy.ndarray": _Array, "numpy.dtype": _Dtype}
-NUMPY |= dict.fromkeys(("builtins.bytes", "__builtin__.bytes"), _no_bytes)
+for _dotted, _class in NUMPY.items():
+    _class.__module__, _, _class.__name__ = _dotted.rpartition(".")
+    _class.__qualname__ = _class.__name__
+NUMPY |= {name: _named(_no_bytes, name) for name in ("builtins.bytes", "__builtin__.bytes")}
+NUMPY["_codecs.encode"] = _named(_latin1, "_codecs.encode")
 for _package in ("numpy._core", "numpy.core"):  # as numpy 2 and numpy 1 call it
-    NUMPY[f"{_package}.multiarray._reconstruct"] = _reconstruct
-    NUMPY[f"{_package}.multiarray.scalar"] = _scalar
-    NUMPY[f"{_package}.numeric._frombuffer"] = _from_buffer
+    for _name, _item in (
+        ("multiarray._reconstruct", _reconstruct),
+        ("multiarray.scalar", _scalar),
+        ("numeric._frombuffer", _from_buffer),
+    ):
+        NUMPY[f"{_package}.{_name}"] = _named(_item, f"{_package}.{_name}")
+
+
+@contextmanager
+def allowed(*more: Any) -> Iterator[None]:
+    """Let ``torch.load(weights_only=True)`` use the stand-ins, and *more*, inside the block."""
+    items = [*NUMPY.values(), *more]
+    if hasattr(torch.serialization, "safe_globals"):
+        with torch.serialization.safe_globals(items):
+            yield
+        return
+    before = list(torch.serialization.get_safe_globals())  # torch 2.4
+    torch.serialization.add_safe_globals(items)
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
 
 
 class PlainUnpickler(pickle.Unpickler):
     """Accepts numpy arrays beside the built-in containers; any other global ends the reading."""
 
     def find_class(self, module: str, name: str) -> Any:
-        item = _latin1 if (module, name) == ("_codecs", "encode") else NUMPY.get(f"{module}.{name}")
+        item = NUMPY.get(f"{module}.{name}")
         if item is None:
             raise pickle.UnpicklingError(f"{module}.{name}")
         # a pickle may set attributes of what it is given, so it gets its own
         return lambda *arguments: item(*arguments)  # noqa: PLW0108
-
-
-def _latin1(text: str, encoding: str) -> bytes:
-    """Stand-in for ``_codecs.encode``, for the one encoding that numpy's own pickles use."""
-    if encoding not in ("latin1", b"latin1"):
-        raise pickle.UnpicklingError(f"_codecs.encode with {encoding!r}")
-    return text.encode("latin1")

@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("--no-plots", action="store_true", help="leave plots and table out of the plain loop")
     arguments = parser.parse_args()
     mpl.use("Agg")
-    settings = D3(preset="code", epochs=arguments.epochs).settings
+    settings = D3(preset="code", batch_size=256, epochs=arguments.epochs).settings
 
     print(f"{arguments.record.name}: {arguments.epochs} epochs, seed {arguments.seed}, preset code")
     print(f"torch {torch.__version__}, torchvision {torchvision.__version__}, {torch.get_num_threads()} threads, CPU")
