@@ -38,7 +38,7 @@ class D3Settings(Settings):
     """Settings of D3; the symbols are those of the paper."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "code": {"lam": 0.5},
+        "code": {"lam": 0.5, "batch_size": 256},
         "finetune": {"distance": False, "project": False, "warm_up": "near", "eps": 0.0, "lam": 1.0},
         "random_head": {"distance": False, "project": False, "warm_up": "random", "eps": 0.0, "lam": 1.0},
     }

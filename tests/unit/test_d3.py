@@ -551,4 +551,4 @@ def test_the_default_batch_leaves_eight_steps_per_epoch(
 def test_preset_code_is_the_released_configuration() -> None:
     settings = D3(preset="code").settings
     assert (settings.lam, settings.eps, settings.p, settings.warm_up) == (0.5, 0.1, 2, "random")
-    assert (settings.lr, settings.momentum, settings.weight_decay) == (0.01, 0.9, 0)
+    assert (settings.lr, settings.momentum, settings.batch_size, settings.weight_decay) == (0.01, 0.9, 256, 0)
