@@ -15,6 +15,12 @@ def elixir_defenses() -> list[Entry]:
             "detect",
             "find poison samples: only they are still fitted once clean labels are confused",
         ),
+        Entry(
+            "eclipse",
+            "elixir_plugin.defenses.eclipse:Eclipse",
+            "purify",
+            "purify a set whose every image is perturbed, with a denoiser trained on a few clean images",
+        ),
     ]
 
 
@@ -41,4 +47,12 @@ def elixir_poisons() -> list[Entry]:
         Entry("badnets", "elixir_plugin.testbed.poisons:BadNets", summary="small black-and-white patch"),
         Entry("blended", "elixir_plugin.testbed.poisons:Blended", summary="fixed noise image blended in"),
         Entry("sig", "elixir_plugin.testbed.poisons:Sig", summary="horizontal sinusoid"),
+        Entry("trojan", "elixir_plugin.testbed.poisons:Trojan", summary="many-coloured patch, not optimised"),
+        Entry("tact", "elixir_plugin.testbed.poisons:TaCT", summary="patch for one source class, with covers"),
+        Entry("wanet", "elixir_plugin.testbed.wanet:WaNet", summary="smooth warp, with covers under other warps"),
+        Entry("lsp", "elixir_plugin.testbed.indiscriminate:LSP", summary="indiscriminate: linearly separable patches"),
+        Entry("urp", "elixir_plugin.testbed.indiscriminate:URP", summary="indiscriminate: one noise image per class"),
+        Entry("ar", "elixir_plugin.testbed.autoregressive:AR", summary="indiscriminate: autoregressive noise"),
+        Entry("ops", "elixir_plugin.testbed.one_pixel:OPS", summary="indiscriminate: one pixel per class"),
+        Entry("cuda", "elixir_plugin.testbed.indiscriminate:CUDA", summary="indiscriminate: one filter per class"),
     ]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import __version__
+from .denoiser_commands import denoiser
 from .errors import ElixirError, SettingsError
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ def program() -> None:
     """Strong defenses against poisoned training data, drop-in for the toolkits people already use."""
 
 
+program.add_command(denoiser)
+
+
 def main() -> None:
     """Entry point of the console script."""
     program()
@@ -61,6 +65,13 @@ def main() -> None:
 @click.option("-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="Adapter option; repeatable.")
 @click.option("-s", "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Defense setting; repeatable.")
 @click.option("--preset", help="Named settings below --set; see 'show DEFENSE'.")
+@click.option("--retrain", "retrain", is_flag=True, help="Train a model on what the defense leaves, and measure it.")
+@click.option(
+    "--retrain-set", "retrain_values", multiple=True, metavar="KEY=VALUE", help="How, e.g. epochs=30; repeatable."
+)
+@click.option(
+    "--controls", is_flag=True, help="Also train without the denoiser, and on the clean set alone; implies --retrain."
+)
 @click.option("--seed", type=int, help="The one seed of the run (default 0).")
 @click.option("--device", help="auto, cpu, cuda, cuda:1, … (default auto).")
 @click.option("--out", type=click.Path(), help="Run folder (default runs/DEFENSE-CASE-HASH).")
@@ -75,6 +86,8 @@ def run(target: str, force: bool, quiet: bool, as_json: bool, **flags: Any) -> N
 
     _log_to_terminal(logging.ERROR)  # notes are printed with the result
     result = run_defense(_spec(target, flags), force=force, quiet=quiet or as_json)
+    if not result.report:  # another rank than 0
+        return
     if as_json:
         click.echo(json.dumps(result.report, indent=2))
     elif not quiet:
@@ -102,6 +115,11 @@ def _spec(target: str, flags: dict[str, Any]) -> RunSpec:
     values |= {key: flags[key] for key in ("preset", "seed", "device", "out", "write_to") if flags[key] is not None}
     if flags["no_write_back"]:
         values["write_back"] = False
+    if flags["retrain"] or flags["retrain_values"]:
+        given = parse_assignments(flags["retrain_values"], where="--retrain-set")
+        values["retrain"] = {**(values.get("retrain") or {}), **given}
+    if flags["controls"]:
+        values["controls"] = True
     return RunSpec.build(values, where=target)
 
 
@@ -226,11 +244,13 @@ def _print_result(result: RunResult) -> None:
     state = "already done: " if result.already_done else ""
     click.echo(shown(f"{state}{run_['defense']} on {source['adapter']}:{source['path']} (seed {run_['seed']})"))
     if metrics["before"] or metrics["after"]:
-        click.echo(f"{'':<8}{'ACC':>9}{'ASR':>9}{'RA':>9}")
+        click.echo(f"{'':<22}{'ACC':>9}{'ASR':>9}{'RA':>9}")
         for when in ("before", "after"):
             if (values := metrics[when]) is None:
                 continue
-            click.echo(f"{when:<8}" + "".join(f"{_percent(values.get(key)):>9}" for key in ("acc", "asr", "ra")))
+            click.echo(_scores(when, values))
+        for name, values in metrics["controls"].items():
+            click.echo(_scores(f"  control: {name}", values))
     if metrics["der"] is not None:
         click.echo(f"DER {metrics['der']:.3f}")
     if metrics["detection"]:
@@ -277,6 +297,10 @@ def _pair(before: ModelMetrics | None, after: ModelMetrics | None, key: str) -> 
 
 def _line(name: str, *cells: str) -> str:
     return f"{name:<20}" + "".join(f"{cell:>9}" for cell in cells)
+
+
+def _scores(name: str, values: dict[str, float | None]) -> str:
+    return f"{name:<22}" + "".join(f"{_percent(values.get(key)):>9}" for key in ("acc", "asr", "ra"))
 
 
 def _percent(value: float | None) -> str:

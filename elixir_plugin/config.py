@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from typing_extensions import Self
 
 from .errors import SettingsError, nearest
@@ -113,6 +113,8 @@ class RunSpec(Settings):
     source: Source
     preset: str | None = None
     settings: dict[str, Any] = {}
+    retrain: dict[str, Any] | None = Field(None, description="train a model on the sanitised set; see Retraining")
+    controls: bool = Field(False, description="also train models without the denoiser, and on the clean set alone")
     seed: int = 0
     device: str = "auto"
     out: str | None = None

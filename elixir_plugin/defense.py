@@ -13,6 +13,7 @@ from .case import Case
 from .context import Context
 from .errors import MissingNeedError
 from .outcome import Outcome
+from .overlap import refuse_scored_clean
 
 Kind = Literal["detect", "purify", "train", "repair"]
 
@@ -39,6 +40,9 @@ class Card:
 class Defense(ABC):
     """One defense. Subclasses set the class attributes and write :meth:`defend`.
 
+    :cvar learns_clean: True when what is learned from the reserved clean set shapes the scored result so directly that
+        a clean set which overlaps the test set is refused.
+
     Settings go to the constructor, data to :meth:`run`; an instance keeps no state between runs.
 
     :param settings: a settings object, a mapping, or None for the defaults.
@@ -54,6 +58,7 @@ class Defense(ABC):
     kind: ClassVar[Kind]
     needs: ClassVar[frozenset[str]]
     card: ClassVar[Card]
+    learns_clean: ClassVar[bool] = False
     Settings: ClassVar[type[config.Settings]] = config.Settings
     settings: config.Settings
 
@@ -82,15 +87,26 @@ class Defense(ABC):
         :raises OutcomeError: when :meth:`defend` breaks the rules for outcomes.
         """
         context = context or Context()
+        self.refuse(case)
         visible = case.visible()
-        self.refuse_missing(visible)
-        self.check(visible)
         started = time.perf_counter()
         outcome = self.defend(visible, context)
         outcome.timings = {**context.timings, **outcome.timings, "total": time.perf_counter() - started}
         outcome.notes = [*context.notes, *(note for note in outcome.notes if note not in context.notes)]
         outcome.check(visible)
         return outcome
+
+    def refuse(self, case: Case) -> None:
+        """Raise when *case*, as far as this defense may see it, cannot be defended; called before any work.
+
+        :raises MissingNeedError: when something in :attr:`needs` is absent.
+        :raises InputError: when the reserved clean set is also scored on (see :attr:`learns_clean`).
+        """
+        visible = case.visible()
+        self.refuse_missing(visible)
+        if self.learns_clean:
+            refuse_scored_clean(case)
+        self.check(visible)
 
     def refuse_missing(self, case: Case) -> None:
         """Raise when *case* lacks something this defense needs."""

@@ -17,6 +17,7 @@ from .defense import Defense
 from .errors import ElixirError, MissingNeedError
 from .evaluation import Evaluation
 from .plugins import plugins
+from .retraining import Retraining
 from .run import describe, execute, versions
 from .storage import write_json
 from .testbed.cases import poisoned_case
@@ -25,6 +26,7 @@ from .testbed.poisons import Poison
 from .training import Recipe, Samples, ShuffledBatches, train
 
 SUSPECT_RECIPE = Recipe(epochs=30, batch_size=64, lr=0.05, schedule="cosine")
+RETRAINING = Retraining(**SUSPECT_RECIPE.dump())
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,8 @@ def run_demo(
 
     :param only: names of the defenses to run; default all.
 
-    A defense with a preset called ``demo`` runs with it, all others with their defaults. One that fails is a row
-    with a remark; the others go on.
+    A defense with a preset called ``demo`` runs with it, all others with their defaults. On what a purifying defense
+    leaves, a model is trained as the suspect one was. A defense that fails is a row with a remark; the others go on.
     """
     case = suspect_case(poison, size, context)
     rows: list[Row] = []
@@ -94,7 +96,7 @@ def _run_one(name: str, case: Case, context: Context) -> tuple[Row, dict[str, An
         cls: type[Defense] = plugins().get("defense", name)
         defense = cls(preset="demo" if "demo" in cls.Settings.presets else None)
         inner = Context(context.seed, context.device, quiet=context.quiet)
-        outcome, evaluation = execute(defense, case, inner)
+        outcome, evaluation = execute(defense, case, inner, RETRAINING if defense.kind == "purify" else None)
     except ElixirError as error:
         remark = "skipped: " if isinstance(error, MissingNeedError) else "failed: "
         return Row(name, None, time.perf_counter() - started, remark + error.what), {"error": str(error)}

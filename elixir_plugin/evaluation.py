@@ -13,18 +13,15 @@ One definition each, whatever the toolkit reports:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .case import CHUNK, Case, ImageSet, Index, TriggeredSet, Truth
+from .case import Case, ImageSet, Index, TriggeredSet, Truth
 from .classifier import Classifier
-from .context import Context
-from .errors import InputError
 from .outcome import Outcome
-from .training import Augmentation, Recipe, Samples, ShuffledBatches, train
 
 
 @dataclass(frozen=True)
@@ -56,12 +53,14 @@ class Evaluation:
 
     :param before: the suspect model.
     :param after: the outcome's model.
+    :param controls: models trained as the outcome's was, but without one part of the defense; see ``retraining``.
     """
 
     before: ModelMetrics | None = None
     after: ModelMetrics | None = None
     der: float | None = None
     detection: DetectionMetrics | None = None
+    controls: dict[str, ModelMetrics] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return nested JSON types."""
@@ -71,7 +70,9 @@ class Evaluation:
     def from_dict(cls, values: Mapping[str, Any]) -> Evaluation:
         """Undo :meth:`as_dict`."""
         parts = {"before": ModelMetrics, "after": ModelMetrics, "detection": DetectionMetrics}
-        return cls(**{key: parts[key](**v) if key in parts and v is not None else v for key, v in values.items()})
+        plain = {key: parts[key](**v) if key in parts and v is not None else v for key, v in values.items()}
+        controls = {name: ModelMetrics(**each) for name, each in values.get("controls", {}).items()}
+        return cls(**{**plain, "controls": controls})
 
 
 def evaluate(case: Case, outcome: Outcome, *, before: ModelMetrics | None = None) -> Evaluation:
@@ -88,67 +89,6 @@ def evaluate(case: Case, outcome: Outcome, *, before: ModelMetrics | None = None
         der=None if before is None or after is None else der(before, after),
         detection=None if case.truth is None else detection_metrics(outcome.scores, outcome.flagged, case.truth),
     )
-
-
-def retrain_and_measure(
-    case: Case,
-    outcome: Outcome,
-    context: Context,
-    *,
-    architecture: str | None = None,
-    recipe: Recipe | None = None,
-    before: ModelMetrics | None = None,
-) -> Evaluation:
-    """Train on what *outcome* keeps, and measure that model beside one trained the same way on the whole suspect set.
-
-    What is kept are the samples at ``outcome.kept``, else those not flagged; images and labels are those of
-    ``outcome.train``, else of the suspect set. Both trainings start from the same weights.
-
-    :param architecture: network to train; default: that of the case's model, else ``small_resnet``.
-    :param recipe: how to train; default: 30 epochs of SGD with crop and flip.
-    :param before: metrics of the undefended model when they are known; saves one training.
-    :raises InputError: when the case holds no suspect set, or nothing is kept.
-    """
-    if case.train is None:
-        raise InputError("nothing to train on", where="case.train", allowed="a suspect set")
-    kept = outcome.kept
-    if kept is None:
-        kept = np.arange(len(case.train)) if outcome.flagged is None else np.flatnonzero(~outcome.flagged)
-    if not len(kept):
-        raise InputError("nothing to train on", where="outcome.kept", found="no sample is kept")
-    known = None if case.model is None else case.model.architecture
-    named = architecture or known or "small_resnet"
-    plan = recipe or Recipe(epochs=30, lr=0.05, augmentation=Augmentation(crop=4, flip=True))
-
-    def measured(images: ImageSet) -> ModelMetrics:
-        model = _trained(images, named, plan, context)
-        return model_metrics(model, case.test, case.test_poisoned)
-
-    if before is None:
-        with context.stage("retrain on all"):
-            before = measured(case.train)
-    with context.stage("retrain on kept"):
-        after = measured((outcome.train or case.train).subset(kept))
-    found = None if case.truth is None else detection_metrics(outcome.scores, outcome.flagged, case.truth)
-    return Evaluation(before=before, after=after, der=der(before, after), detection=found)
-
-
-def _trained(images: ImageSet, architecture: str, recipe: Recipe, context: Context) -> Classifier:
-    pixels = images.read(slice(0, min(len(images), CHUNK))).reshape(-1, images.image_shape[2])
-    scale = 255 if pixels.dtype == np.uint8 else 1
-    model = Classifier.build(
-        architecture,
-        images.num_classes,
-        channels=images.image_shape[2],
-        seed=context.derive_seed("retrain", "weights"),
-        mean=(pixels.mean(0, np.float64) / scale).tolist(),
-        std=(np.maximum(pixels.std(0, dtype=np.float64), 1e-3) / scale).tolist(),
-    ).to(context.device)
-    source = ShuffledBatches(
-        Samples(images, context.device), recipe.batch_size, context, recipe.augmentation, "retrain"
-    )
-    train(model, source, recipe, context, name="retrain")
-    return model
 
 
 def model_metrics(model: Classifier, test: ImageSet | None, triggered: TriggeredSet | None) -> ModelMetrics:

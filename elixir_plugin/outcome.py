@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .augmentation import Augmentation
 from .case import Case, ImageSet, Index
 from .classifier import Classifier
 from .errors import OutcomeError
@@ -41,6 +42,9 @@ class Outcome:
     :param flagged: bool ``[N]``.
     :param train: the sanitised suspect set, in the order of the suspect set.
     :param kept: ascending positions of the suspect samples to go on with.
+    :param augmentation: what belongs to training on ``train``, beside the usual crop and flip.
+    :param noise_level: relative noise, in pixel scale, that purification added before it denoised; what a control
+        without denoiser has to add.
     :param model: the repaired or newly trained model, in eval mode.
     :param verdict: the answer for the whole case.
     :param curves: named lists of numbers over steps, epochs or rounds.
@@ -53,6 +57,8 @@ class Outcome:
     flagged: NDArray[np.bool_] | None = None
     train: ImageSet | None = None
     kept: Index | None = None
+    augmentation: Augmentation | None = None
+    noise_level: float | None = None
     model: Classifier | None = None
     verdict: Verdict | None = None
     curves: dict[str, list[float]] = field(default_factory=dict)
@@ -116,6 +122,8 @@ class Outcome:
             flagged=arrays.get("flagged"),
             train=train,
             kept=arrays.get("kept"),
+            augmentation=Augmentation.build(facts["augmentation"]) if facts["augmentation"] else None,
+            noise_level=facts["noise_level"],
             model=Classifier.load(folder / "model") if (folder / "model").is_dir() else None,
             verdict=Verdict(**facts["verdict"]) if facts["verdict"] else None,
             curves=facts["curves"],
@@ -130,6 +138,8 @@ class Outcome:
             "verdict": None if self.verdict is None else vars(self.verdict),
             "flagged": None if self.flagged is None else int(self.flagged.sum()),
             "num_classes": None if self.train is None else self.train.num_classes,
+            "augmentation": None if self.augmentation is None else self.augmentation.dump(),
+            "noise_level": self.noise_level,
             "curves": self.curves,
             "tables": self.tables,
             "timings": self.timings,
@@ -142,7 +152,8 @@ def same_outcome(first: Outcome, second: Outcome) -> list[str]:
     different = [
         name for name in ("scores", "flagged", "kept") if not _same_array(getattr(first, name), getattr(second, name))
     ]
-    different += [name for name in ("curves", "tables", "verdict") if not _same_json(first, second, name)]
+    said = ("curves", "tables", "verdict", "augmentation", "noise_level")
+    different += [name for name in said if not _same_json(first, second, name)]
     if (first.train is None) != (second.train is None) or (
         first.train is not None and second.train is not None and first.train.fingerprint() != second.train.fingerprint()
     ):

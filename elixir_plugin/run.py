@@ -14,6 +14,7 @@ folder with the intermediate files (``work/``) that are there. A folder that bel
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import platform
@@ -22,6 +23,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -35,12 +38,15 @@ from .case import Case
 from .config import RunSpec, load_yaml
 from .context import Context, resolve_device
 from .defense import Defense
-from .errors import ElixirError, RunError
+from .diffusion.ranks import barrier, local_device, rank_and_world, together
+from .errors import ElixirError, RunError, SettingsError
 from .evaluation import Evaluation, ModelMetrics, evaluate, model_metrics
 from .outcome import Outcome
 from .plugins import get_adapter, get_defense, plugins
+from .retraining import Retraining, judge_denoiser, retrain, run_control, run_controls
 from .storage import atomic_file, plain, read_json, refuse_unwritable, remove_leftovers, write_json
 
+MEASURING = timedelta(days=7)  # how long the other ranks stay while rank 0 trains and measures models
 PACKAGES = ("torch", "torchvision", "numpy", "diffusers", "scikit-learn", "safetensors", "pydantic", "pluggy")
 
 
@@ -63,31 +69,43 @@ class RunResult:
 def run_defense(spec: RunSpec, *, force: bool = False, quiet: bool = True) -> RunResult:
     """Run what *spec* says, or find it done.
 
+    Under ``torchrun`` all ranks run the defense together, and rank 0 alone measures and writes; what the others return
+    has an empty report.
+
     :param force: start anew in a folder beside an existing one (``NAME-2``, ``NAME-3``, …).
     :raises ElixirError: for anything wrong with settings, input or folders; the message says what to do. Nothing
         is written before settings and input have been checked.
     """
+    with together(MEASURING):
+        return _run(spec, force, quiet)
+
+
+def _run(spec: RunSpec, force: bool, quiet: bool) -> RunResult:
     defense = get_defense(spec.defense)(spec.settings, preset=spec.preset)
     adapter = get_adapter(spec.source.adapter)(spec.source.options)
-    device = resolve_device(spec.device)
-    spec = resolved(spec, defense, adapter)
+    plan = retraining_of(spec)
+    device = local_device(resolve_device(spec.device))
+    spec = resolved(spec, defense, adapter, plan)
+    rank, world = rank_and_world()
+    if force and world > 1:
+        raise SettingsError("ranks would choose different folders", where="--force", hint="name a new one with --out")
     folder = _choose_folder(spec, force)
     case = adapter.read(Path(spec.source.path), spec.seed)
     if (folder / "report.json").exists():
-        return _already_done(folder, spec, case, adapter)
-    defense.refuse_missing(case.visible())
-    defense.check(case.visible())
+        return RunResult({}, folder, already_done=True) if rank else _already_done(folder, spec, case, adapter)
+    defense.refuse(case)
     target = _write_target(spec, adapter, case)
+    context = Context(seed=spec.seed, device=device, work_dir=folder / "work", quiet=quiet or rank > 0)
+    if rank:
+        barrier()  # until rank 0 has opened the run folder
+        defense.run(case, context)
+        barrier()
+        return RunResult({}, folder)
     with _opened(folder, spec):
+        barrier()
         plugins().manager.hook.elixir_run_started(spec=spec.dump(), folder=str(folder))
-        context = Context(
-            seed=spec.seed,
-            device=device,
-            work_dir=folder / "work",
-            quiet=quiet,
-            on_stage=lambda stage, seconds: _stage_finished(folder, stage, seconds),
-        )
-        outcome, evaluation = execute(defense, case, context)
+        context.on_stage = partial(_stage_finished, folder)
+        outcome, evaluation = execute(defense, case, context, plan, controls=spec.controls)
         outcome.save(folder / "outcome")
         written = []
         if target is not None:
@@ -120,28 +138,55 @@ def _already_done(folder: Path, spec: RunSpec, case: Case, adapter: Adapter) -> 
     return RunResult(report, folder, tuple(written), already_done=True)
 
 
-def execute(defense: Defense, case: Case, context: Context) -> tuple[Outcome, Evaluation]:
-    """Run *defense* on *case* and measure it; the test data is touched only before and after."""
+def execute(
+    defense: Defense, case: Case, context: Context, plan: Retraining | None = None, *, controls: bool = False
+) -> tuple[Outcome, Evaluation]:
+    """Run *defense* on *case* and measure it; the test data is touched only before and after.
+
+    :param plan: train a model on what the defense leaves, when it hands back none; without a suspect model, one
+        trained the same way on the whole suspect set stands in as "before".
+    :param controls: also measure the controls of ``retraining``; needs *plan*.
+    """
     before: ModelMetrics | None = None
     if case.model is not None:
         with context.stage("evaluate before"):
             model = case.model.clone().to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             before = model_metrics(model, case.test, case.test_poisoned)
     outcome = defense.run(case, context)
+    barrier()  # no rank needs the intermediate files any more
+    measured: dict[str, ModelMetrics] = {}
+    if plan is not None:
+        if outcome.model is None:
+            outcome.model = retrain(case, outcome, plan, context)
+        if controls:
+            measured = run_controls(case, outcome, plan, context)
+        if before is None:
+            before = measured.get("undefended") or run_control("undefended", case, outcome, plan, context)
     with context.stage("evaluate after"):
-        evaluation = evaluate(case, outcome, before=before)
-    outcome.timings |= {name: seconds for name, seconds in context.timings.items() if name.startswith("evaluate")}
+        evaluation = dataclasses.replace(evaluate(case, outcome, before=before), controls=measured)
+    if outcome.noise_level is not None:
+        size = 0 if case.test is None else len(case.test)
+        outcome.notes += judge_denoiser(evaluation.after, measured, size)
+    outcome.timings = {**context.timings, **outcome.timings}
     if outcome.model is not None:
         outcome.model.cpu()
     return outcome, evaluation
 
 
-def resolved(spec: RunSpec, defense: Defense, adapter: Adapter) -> RunSpec:
+def retraining_of(spec: RunSpec) -> Retraining | None:
+    """Return how *spec* wants a model trained on the sanitised set, or None; controls imply it."""
+    if spec.retrain is None and not spec.controls:
+        return None
+    return Retraining.build(spec.retrain or {}, where="retrain")
+
+
+def resolved(spec: RunSpec, defense: Defense, adapter: Adapter, plan: Retraining | None = None) -> RunSpec:
     """Return *spec* with every setting spelled out, so that it says the same under other defaults."""
     source = spec.source.model_copy(
         update={"path": str(Path(spec.source.path).absolute()), "options": adapter.options.dump()}
     )
-    return spec.model_copy(update={"settings": defense.settings.dump(), "preset": None, "source": source})
+    values = {"settings": defense.settings.dump(), "preset": None, "source": source}
+    return spec.model_copy(update=values | {"retrain": None if plan is None else plan.dump()})
 
 
 def make_report(

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from .errors import InputError, RunError
 from .restricted import NUMPY, PlainUnpickler, allowed
@@ -169,11 +169,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         try:
             temporary.chmod(0o777 & ~_umask())
             yield temporary
-            if path.exists():
-                shutil.rmtree(path)
+            if path.exists():  # moved aside first: there is no folder for the time of a rename, not of a removal
+                path.replace(temporary.with_suffix(".old.part"))
             temporary.replace(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(temporary.with_suffix(".old.part"), ignore_errors=True)
 
 
 @contextmanager
@@ -223,7 +224,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError("file not found", where=path) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError("file is not JSON", where=path, found=_first_sentence(error)) from None
 
 
@@ -261,8 +262,9 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor | NDArray[Any]]) -> None:
     """Write tensors to a safetensors file atomically."""
     contiguous = {name: torch.as_tensor(np.array(v) if isinstance(v, np.ndarray) else v) for name, v in tensors.items()}
-    with atomic_file(path) as temporary:
-        save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in contiguous.items()}, temporary)
+    content = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in contiguous.items()})
+    with atomic_file(path) as temporary:  # not save_file: its own temporary file is private, and would outlive a kill
+        temporary.write_bytes(content)
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -71,18 +71,21 @@ def check_defense(cls: type[Defense], *, case: Case | None = None, **values: Any
         raise ConformanceError(f"{cls.__name__} does not conform:\n- " + "\n- ".join(faults))
 
 
-def check_settings(settings: type[Settings]) -> None:
+def check_settings(settings: type[Settings], default: Settings | None = None) -> None:
     """Hold a settings class, and those nested in it, against the rules.
 
     The rules: unknown keys refused, numbers with a range, no change after construction, valid presets, a lossless
     JSON round trip.
+
+    :param default: valid settings to start from; needed when a field has no default.
     """
     _expect(issubclass(settings, Settings), "Settings must derive from elixir_plugin.Settings")
-    default = settings.build()
-    _expect_refused(lambda: settings.build({"no_such_key": 1}), "an unknown key is accepted")
+    default = settings.build() if default is None else default
+    base = default.dump()
+    _expect_refused(lambda: settings.build({**base, "no_such_key": 1}), "an unknown key is accepted")
     _expect(settings.build(default.dump()) == default, "settings do not survive dump and build")
     for name in settings.presets:
-        settings.build(preset=name)
+        settings.build({key: base[key] for key in _required(settings)}, preset=name)
     field = next(iter(settings.model_fields), None)
     if field is not None:
         try:
@@ -94,16 +97,17 @@ def check_settings(settings: type[Settings]) -> None:
     for name, each in settings.model_fields.items():
         if isinstance(each.annotation, type) and issubclass(each.annotation, Settings):
             try:
-                check_settings(each.annotation)
+                check_settings(each.annotation, getattr(default, name))
             except AssertionError as fault:
                 raise AssertionError(f"{name}: {fault}") from None
     schema = settings.model_json_schema()
     for name, spec in schema.get("properties", {}).items():
         options = spec.get("anyOf", [spec])
         for option in options:
-            _check_range(settings, name, option)
+            _check_range(settings, base, name, option)
         if all("enum" in option or "const" in option or option.get("type") == "null" for option in options):
-            _expect_refused(lambda name=name: settings.build({name: "no such choice"}), f"{name} accepts any text")  # type: ignore[misc]
+            nonsense = {**base, name: "no such choice"}
+            _expect_refused(lambda values=nonsense: settings.build(values), f"{name} accepts any text")  # type: ignore[misc]
 
 
 def tiny_case(seed: int = 0, size: int = 8, num_classes: int = 4) -> Case:
@@ -146,7 +150,11 @@ def _check_attributes(cls: type[Defense]) -> None:
     _expect(isinstance(card, Card) and all(vars(card).values()), "card must be complete")
 
 
-def _check_range(settings: type[Settings], name: str, option: Mapping[str, Any]) -> None:
+def _required(settings: type[Settings]) -> list[str]:
+    return [name for name, field in settings.model_fields.items() if field.is_required()]
+
+
+def _check_range(settings: type[Settings], base: Mapping[str, Any], name: str, option: Mapping[str, Any]) -> None:
     if option.get("type") not in ("integer", "number"):
         return
     bounds = [
@@ -157,7 +165,7 @@ def _check_range(settings: type[Settings], name: str, option: Mapping[str, Any])
     _expect(bool(bounds), f"number {name!r} has no range")
     for key, bound in bounds:
         beyond = bound - 1 if "inimum" in key else bound + 1
-        _expect_refused(lambda value=beyond: settings.build({name: value}), f"{name} accepts {beyond}")  # type: ignore[misc]
+        _expect_refused(lambda value=beyond: settings.build({**base, name: value}), f"{name} accepts {beyond}")  # type: ignore[misc]
 
 
 def _check_missing_needs(cls: type[Defense], case: Case, values: Mapping[str, Any]) -> None:

@@ -20,21 +20,18 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from .augmentation import Augmentation as Augmentation  # noqa: PLC0414  (re-exported: part of a recipe)
+from .augmentation import augment as augment  # noqa: PLC0414  (re-exported)
+from .augmentation import draw_augmentation as _draw
+from .augmentation import draw_noise
 from .case import ImageSet
+from .checkpoint import Checkpoint, TrainingState
 from .classifier import to_batch
 from .config import Settings
 from .context import Context
 from .errors import RunError
 
 IN_MEMORY = 4 << 30  # bytes of pixels kept as one tensor; larger sets are read batch by batch
-
-
-class Augmentation(Settings):
-    """Random changes of training images, drawn anew for every sample and epoch."""
-
-    crop: int = Field(0, ge=0, description="zero-pad by this many pixels, then crop back at random")
-    flip: bool = Field(False, description="mirror left-right with probability 1/2")
-    rotation: float = Field(0.0, ge=0, le=180, description="rotate by up to this many degrees either way")
 
 
 class Recipe(Settings):
@@ -148,8 +145,10 @@ class ShuffledBatches:
         bounds = [*range(0, self.batch_size * self.steps, self.batch_size), n]
         for start, stop in zip(bounds[: self.steps], [*bounds[1 : self.steps], n], strict=True):
             rows = order[start:stop]
+            pixels = self.samples.pixels(rows)
             chosen = {name: draw[rows] for name, draw in draws.items()}
-            images = augment(self.samples.pixels(rows), self.augmentation, chosen)
+            chosen |= draw_noise(self.augmentation, pixels.shape, generator, device)
+            images = augment(pixels, self.augmentation, chosen)
             yield Batch(to_batch(images, device), self.samples.targets[rows], rows)
 
 
@@ -176,6 +175,7 @@ def train(
     on_epoch: Callable[[int], None] | None = None,
     no_decay: Sequence[nn.Parameter] = (),
     eval_mode: bool = False,
+    checkpoint: Checkpoint | None = None,
     name: str = "train",
 ) -> dict[str, list[float]]:
     """Train *model* in place and leave it in eval mode.
@@ -185,8 +185,10 @@ def train(
     :param on_epoch: called after each epoch with its number; the model is then in the mode it trains in.
     :param no_decay: parameters that weight decay leaves alone.
     :param eval_mode: keep the model in eval mode (batch norm frozen) while training.
+    :param checkpoint: where to keep the state, so that a killed run goes on and ends bit-identical to one that was
+        not killed. Whatever the hooks change belongs into its ``extra``.
     :returns: per epoch, the mean over samples of each scalar the objective gives.
-    :raises RunError: when the loss stops being finite.
+    :raises RunError: when the loss stops being finite, or *checkpoint* belongs to another run or cannot be written.
     """
     device = next(model.parameters()).device
     if recipe.channels_last:
@@ -195,8 +197,14 @@ def train(
     scheduler = make_schedule(optimizer, recipe)
     step = objective or cross_entropy()
     curves: dict[str, list[float]] = {}
-    with _deterministic(device, context.derive_seed(name, "torch")):
-        for epoch in context.progress(range(recipe.epochs), name):
+    first, state = 0, None
+    if checkpoint is not None:
+        run = {"recipe": recipe.dump(), "seed": context.seed, "name": name, "eval_mode": eval_mode}
+        state = TrainingState(checkpoint, run, model, optimizer, scheduler)
+        first, curves = state.restore()
+    with _deterministic(device):
+        for epoch in context.progress(range(first, recipe.epochs), name):
+            _seed(device, context.derive_seed(name, "torch", epoch))
             model.train(not eval_mode)
             means = _Means()
             for batch in source.epoch(epoch):
@@ -217,6 +225,8 @@ def train(
             scheduler.step()
             if on_epoch is not None:
                 on_epoch(epoch)
+            if state is not None:
+                state.save(epoch + 1, curves, last=epoch + 1 == recipe.epochs)
     model.eval()
     return curves
 
@@ -249,52 +259,6 @@ def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe) -> torch.opt
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def augment(pixels: Tensor, settings: Augmentation, draws: Mapping[str, Tensor]) -> Tensor:
-    """Crop, flip and rotate each image of ``[B, H, W, C]`` by its own draw; type and shape stay.
-
-    :param draws: ``top``, ``left`` in 0..2·crop; ``mirror`` bool; ``angle`` in degrees; each ``[B]``.
-    """
-    count, height, width, _ = pixels.shape
-    if settings.crop or settings.flip:
-        rows = torch.arange(height, device=pixels.device).expand(count, height)
-        cols = torch.arange(width, device=pixels.device).expand(count, width)
-        if settings.flip:
-            cols = torch.where(draws["mirror"][:, None], width - 1 - cols, cols)
-        if settings.crop:
-            pad = settings.crop
-            pixels = F.pad(pixels, (0, 0, pad, pad, pad, pad))
-            rows, cols = rows + draws["top"][:, None], cols + draws["left"][:, None]
-        each = torch.arange(count, device=pixels.device)[:, None, None]
-        pixels = pixels[each, rows[:, :, None], cols[:, None, :]]
-    if settings.rotation:
-        pixels = _rotate(pixels, draws["angle"])
-    return pixels
-
-
-def _draw(settings: Augmentation, n: int, generator: torch.Generator, device: torch.device) -> dict[str, Tensor]:
-    """Draw an epoch's augmentation for all samples; on the CPU, so that every device sees the same."""
-    draws: dict[str, Tensor] = {}
-    if settings.crop:
-        for name in ("top", "left"):
-            draws[name] = torch.randint(0, 2 * settings.crop + 1, (n,), generator=generator)
-    if settings.flip:
-        draws["mirror"] = torch.rand(n, generator=generator) < 0.5
-    if settings.rotation:
-        draws["angle"] = (2 * torch.rand(n, generator=generator) - 1) * settings.rotation
-    return {name: draw.to(device) for name, draw in draws.items()}
-
-
-def _rotate(pixels: Tensor, degrees: Tensor) -> Tensor:
-    radians = torch.deg2rad(degrees)
-    cos, sin, zero = radians.cos(), radians.sin(), torch.zeros_like(radians)
-    images = pixels.permute(0, 3, 1, 2).float()
-    aspect = images.shape[3] / images.shape[2]  # the grid's coordinates are in -1..1 along both edges
-    matrix = torch.stack([torch.stack([cos, -sin / aspect, zero], 1), torch.stack([sin * aspect, cos, zero], 1)], 1)
-    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
-    turned = F.grid_sample(images, grid, align_corners=False).permute(0, 2, 3, 1)
-    return turned.round().to(pixels.dtype) if pixels.dtype == torch.uint8 else turned.clamp(0, 1)
-
-
 class _Means:
     """Weighted means of scalars, kept on the device until they are read."""
 
@@ -322,18 +286,22 @@ def _autocast(device: torch.device, precision: str) -> Any:
 
 
 @contextmanager
-def _deterministic(device: torch.device, seed: int) -> Iterator[None]:
-    """Seed the device's global stream (dropout draws from it), restore it afterwards; pick reproducible CUDA kernels.
-
-    Not ``torch.manual_seed``: it also seeds devices that are not in use here, and those are not restored.
-    """
+def _deterministic(device: torch.device) -> Iterator[None]:
+    """Restore the device's global stream (dropout draws from it) afterwards; pick reproducible CUDA kernels."""
     cuda = device.type == "cuda"
     with (
         torch.random.fork_rng(devices=[device] if cuda else []),
         torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True) if cuda else nullcontext(),
     ):
-        torch.default_generator.manual_seed(seed)
-        if cuda:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
         yield
+
+
+def _seed(device: torch.device, seed: int) -> None:
+    """Seed the device's global stream, anew for every epoch, so that a run can go on at any of them.
+
+    Not ``torch.manual_seed``: it also seeds devices that are not in use here, and those are not restored.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)

@@ -1,171 +1,24 @@
-"""Poisons that need no training: a suspect set and its truth in milliseconds, for demos, tests and comparisons."""
+"""Backdoor poisons that need no training: a suspect set and its truth in milliseconds.
+
+For demos, tests and comparisons. Poisons without a trigger are in :mod:`.indiscriminate` and its neighbours.
+"""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
+from typing_extensions import Self
 
 from .. import config
-from ..case import Images, ImageSet, Index, TriggeredSet, Truth
+from ..case import ImageSet, Index
 from ..context import derive_seed
 from ..errors import SettingsError
+from .base import Backdoor, BackdoorSettings, Pixels, Poison
 
-Pixels = NDArray[np.float32]  # [n, H, W, C] in [0, 1]
-
-
-class Poison(ABC):
-    """One way to poison a training set. Subclasses set the class attributes and write the abstract methods.
-
-    Both kinds of poison fit: a backdoor (:class:`Backdoor`) changes a few samples and shows in triggered test
-    samples; an indiscriminate poison changes all of them, class by class, and has no trigger to test with.
-
-    :param settings: a settings object, a mapping, or None for the defaults.
-    :param values: single settings by keyword.
-    """
-
-    name: ClassVar[str]
-    Settings: ClassVar[type[config.Settings]] = config.Settings
-    settings: config.Settings
-
-    def __init__(self, settings: config.Settings | Mapping[str, Any] | None = None, **values: Any) -> None:
-        self.settings = self.Settings.coerce(settings, values, where=f"settings of poison {self.name}")
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.settings!r})"
-
-    @property
-    @abstractmethod
-    def kind(self) -> str:
-        """What the truth says: ``"dirty-label"``, ``"clean-label"`` or ``"indiscriminate"``."""
-
-    @abstractmethod
-    def choose(self, train: ImageSet, seed: int) -> Index:
-        """Return the positions to poison, ascending; a function of labels, settings and *seed* alone."""
-
-    @abstractmethod
-    def trigger(self, images: Pixels, labels: Index, ids: Index) -> Pixels:
-        """Return poisoned copies of *images*.
-
-        A function of the arguments, sample by sample, and of constants drawn under a setting: never of the order or
-        number of the samples.
-
-        :param images: float32 ``[n, H, W, C]`` in [0, 1]; must not be changed.
-        :param labels: ``[n]`` labels before poisoning.
-        :param ids: ``[n]`` sample ids, the key for noise that differs from sample to sample.
-        :return: float32 ``[n, H, W, C]``; values outside [0, 1] are clipped by the caller.
-        """
-
-    def relabel(self, labels: Index, num_classes: int) -> Index:
-        """Return the labels ``[n]`` that the attacker gives to chosen samples; by default they stay."""
-        return labels
-
-    def poison(self, train: ImageSet, seed: int = 0) -> tuple[ImageSet, Truth]:
-        """Return the poisoned set, in the order and pixel type of *train*, and what was done to it.
-
-        :param seed: decides which samples are chosen. The pattern of the trigger does not depend on it.
-        :raises SettingsError: when *train* does not hold enough samples to choose from, or is too small.
-        """
-        rows = self.choose(train, seed)
-        images = train.read(slice(None))  # a new array
-        labels = train.labels.copy()
-        images[rows] = self._stamped(images[rows], labels[rows], train.ids[rows])
-        labels[rows] = self.relabel(labels[rows], train.num_classes)
-        mask = np.zeros(len(train), bool)
-        mask[rows] = True
-        truth = Truth(mask, original_labels=train.labels, kind=self.kind if len(rows) else "none")
-        return train.replace(images=images, labels=labels), truth
-
-    def triggered_test(self, test: ImageSet) -> TriggeredSet | None:
-        """Return triggered test samples with the labels the attacker wants, or None for poisons without a trigger."""
-        return None
-
-    def _stamped(self, images: Images, labels: Index, ids: Index) -> Images:
-        """Apply the trigger and keep the pixel type: uint8 is rounded to the nearest value, float32 stays exact."""
-        if images.dtype == np.uint8:
-            pixels = self._clipped(images.astype(np.float32) / np.float32(255), labels, ids)
-            return np.rint(pixels * 255).astype(np.uint8)
-        return self._clipped(images, labels, ids)
-
-    def _clipped(self, pixels: Pixels, labels: Index, ids: Index) -> Pixels:
-        return np.clip(self.trigger(pixels, labels, ids), 0, 1).astype(np.float32, copy=False)
-
-
-class BackdoorSettings(config.Settings):
-    """What all backdoor poisons share.
-
-    :param rate: share of *all* training samples that is poisoned; the number is rounded to the nearest integer.
-    :param target: the target label; without meaning for ``all_to_all``.
-    :param labels: ``all_to_one``: samples of other classes get the target label. ``all_to_all``: samples of every
-        class get the label of the next class. ``clean_label``: samples of the target class keep their label.
-    """
-
-    rate: float = Field(0.1, ge=0, le=1)
-    target: int = Field(0, ge=0)
-    labels: Literal["all_to_one", "all_to_all", "clean_label"] = "all_to_one"
-
-
-class Backdoor(Poison):
-    """A poison with a trigger. Subclasses write :meth:`trigger` alone."""
-
-    Settings: ClassVar[type[config.Settings]] = BackdoorSettings
-    settings: BackdoorSettings
-
-    @property
-    def kind(self) -> str:
-        return "clean-label" if self.settings.labels == "clean_label" else "dirty-label"
-
-    def choose(self, train: ImageSet, seed: int) -> Index:
-        """Return exactly ``round(rate · N)`` positions; a lower rate chooses a subset of what a higher one does."""
-        self._refuse_foreign_target(train.num_classes)
-        eligible = np.flatnonzero(self._eligible(train.labels))
-        count = round(self.settings.rate * len(train))
-        if count > len(eligible):
-            raise SettingsError(
-                "not enough samples to poison",
-                where=f"settings of poison {self.name}: rate",
-                found=f"{self.settings.rate} ({count} of {len(train)} samples)",
-                allowed=f"{len(eligible)} samples may be chosen with labels={self.settings.labels}",
-                hint="lower the rate",
-            )
-        rng = np.random.default_rng(derive_seed(seed, "poison", self.name))
-        return np.sort(rng.permutation(eligible)[:count])
-
-    def relabel(self, labels: Index, num_classes: int) -> Index:
-        if self.settings.labels == "all_to_all":
-            return (labels + 1) % num_classes
-        return np.full_like(labels, self.settings.target)
-
-    def triggered_test(self, test: ImageSet) -> TriggeredSet:
-        """Return every test sample that the attacker wants to see misclassified, with the trigger.
-
-        ``all_to_all``: all samples. Else: samples of other classes than the target class.
-        """
-        self._refuse_foreign_target(test.num_classes)
-        everyone = self.settings.labels == "all_to_all"
-        kept = test.subset(np.flatnonzero(everyone | (test.labels != self.settings.target)))
-        images = self._stamped(kept.read(slice(None)), kept.labels, kept.ids)
-        wanted = self.relabel(kept.labels, test.num_classes)
-        return TriggeredSet(kept.replace(images=images, labels=wanted), kept.labels)
-
-    def _eligible(self, labels: Index) -> NDArray[np.bool_]:
-        if self.settings.labels == "all_to_all":
-            return np.ones(len(labels), bool)
-        at_target: NDArray[np.bool_] = labels == self.settings.target
-        return at_target if self.settings.labels == "clean_label" else ~at_target
-
-    def _refuse_foreign_target(self, num_classes: int) -> None:
-        if self.settings.target >= num_classes:
-            raise SettingsError(
-                "target label out of range",
-                where=f"settings of poison {self.name}: target",
-                found=self.settings.target,
-                allowed=f"0..{num_classes - 1}",
-            )
+__all__ = ["Backdoor", "BackdoorSettings", "BadNets", "Blended", "Pixels", "Poison", "Sig", "TaCT", "Trojan"]
 
 
 class BadNetsSettings(BackdoorSettings):
@@ -192,19 +45,24 @@ class BadNets(Backdoor):
 
     def trigger(self, images: Pixels, labels: Index, ids: Index) -> Pixels:
         size, margin = self.settings.size, self.settings.margin
-        height, width = images.shape[1:3]
+        height, width, channels = images.shape[1:]
         if size + margin > min(height, width):
             raise SettingsError(
                 "the patch does not fit",
-                where="settings of poison badnets: size, margin",
+                where=f"settings of poison {self.name}: size, margin",
                 found=f"{size} + {margin}",
                 allowed=f"together at most {min(height, width)} pixels",
             )
-        rows, columns = np.indices((size, size))
-        patch = ((rows + columns) % 2 == 0).astype(np.float32)
         out = images.copy()
-        out[:, height - margin - size : height - margin, width - margin - size : width - margin] = patch[..., None]
+        rows, columns = (slice(edge - margin - size, edge - margin) for edge in (height, width))
+        out[:, rows, columns] = self.patch(channels)
         return out
+
+    def patch(self, channels: int) -> Pixels:
+        """Return the patch ``[size, size, channels]``."""
+        rows, columns = np.indices((self.settings.size, self.settings.size))
+        board = ((rows + columns) % 2 == 0).astype(np.float32)
+        return np.repeat(board[..., None], channels, axis=2)
 
 
 class BlendedSettings(BackdoorSettings):
@@ -276,3 +134,99 @@ class Sig(Backdoor):
         wave = self.settings.amplitude * np.sin(2 * np.pi * frequency * np.arange(width) / width)
         out: Pixels = images + wave.astype(np.float32)[:, None]
         return out
+
+
+class TrojanSettings(BadNetsSettings):
+    """Settings of :class:`Trojan`.
+
+    :param pattern_seed: decides the colours of the patch.
+    """
+
+    size: int = Field(5, ge=1)
+    pattern_seed: int = 0
+
+
+class Trojan(BadNets):
+    """A square patch of many colours near the lower right corner; every value is 0 or 1, drawn once.
+
+    After the square trojan trigger of Liu, Ma, Aafer, Lee, Zhai, Wang and Zhang, "Trojaning Attack on Neural
+    Networks", NDSS 2018. Theirs is optimised to excite chosen neurons of a given model; this one is not optimised,
+    it is pseudo-random, as in the static "trojan patch" of poison-only comparisons.
+    """
+
+    name: ClassVar[str] = "trojan"
+    Settings: ClassVar[type[config.Settings]] = TrojanSettings
+    settings: TrojanSettings
+
+    def patch(self, channels: int) -> Pixels:
+        size = self.settings.size
+        rng = np.random.default_rng(derive_seed(self.settings.pattern_seed, "pattern", self.name))
+        return rng.integers(0, 2, (size, size, channels)).astype(np.float32)
+
+
+class TaCTSettings(BadNetsSettings):
+    """Settings of :class:`TaCT`.
+
+    :param rate: share of *all* training samples that is poisoned; they come from the source class.
+    :param source: the class whose samples the trigger sends to ``target``.
+    :param cover_rate: share of all training samples that becomes cover samples.
+    :param cover_classes: the classes that cover samples come from; None: all but source and target.
+    :param labels: ``all_to_one`` is the only one that makes sense.
+    """
+
+    rate: float = Field(0.02, ge=0, le=1)
+    source: int = Field(1, ge=0)
+    cover_rate: float = Field(0.02, ge=0, le=1)
+    cover_classes: tuple[int, ...] | None = None
+    labels: Literal["all_to_one"] = "all_to_one"
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if self.source == self.target:
+            raise ValueError(f"source and target must differ; both are {self.source}")
+        if self.cover_classes is not None and {self.source, self.target} & set(self.cover_classes):
+            raise ValueError(f"cover_classes must hold neither source ({self.source}) nor target ({self.target})")
+        return self
+
+
+class TaCT(BadNets):
+    """Targeted contamination: the trigger works on one source class alone.
+
+    Tang, Wang, Tang and Zhang, "Demon in the Variant: Statistical Analysis of DNNs for Robust Backdoor Contamination
+    Detection", USENIX Security 2021, arXiv 1908.00686. Samples of the source class get the trigger and the target
+    label. Cover samples, of other classes, get the trigger and keep their label. Triggered test samples are those
+    of the source class. The trigger is the checkerboard of :class:`BadNets`; the idea works with any.
+    """
+
+    name: ClassVar[str] = "tact"
+    Settings: ClassVar[type[config.Settings]] = TaCTSettings
+    settings: TaCTSettings
+
+    def choose_cover(self, train: ImageSet, chosen: Index, seed: int) -> Index:
+        settings = self.settings
+        classes = settings.cover_classes
+        if classes is None:
+            classes = tuple(set(range(train.num_classes)) - {settings.source, settings.target})
+        if not classes:  # two classes: nothing to cover with
+            return super().choose_cover(train, chosen, seed)
+        eligible = np.flatnonzero(np.isin(train.labels, classes))
+        seed = derive_seed(seed, "cover", self.name)
+        return self._drawn(eligible, settings.cover_rate, len(train), seed, "cover_rate")
+
+    def _attacked(self, labels: Index) -> NDArray[np.bool_]:
+        source: NDArray[np.bool_] = labels == self.settings.source
+        return source
+
+    def _eligible(self, labels: Index) -> NDArray[np.bool_]:
+        return self._attacked(labels)
+
+    def _refuse_foreign_target(self, num_classes: int) -> None:
+        super()._refuse_foreign_target(num_classes)
+        foreign = [each for each in (self.settings.source, *(self.settings.cover_classes or ())) if each >= num_classes]
+        if foreign:
+            raise SettingsError(
+                "class out of range",
+                where="settings of poison tact: source, cover_classes",
+                found=foreign[0],
+                allowed=f"0..{num_classes - 1}",
+            )

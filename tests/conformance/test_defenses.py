@@ -36,6 +36,10 @@ SHORT: dict[str, dict[str, Any]] = {  # settings that make a run short
         "lam": (10,),
         "shifted_from": 2,
     },
+    "eclipse": {
+        "fit": {"size": "tiny", "length": 1000, "t_train_max": 40, "iterations": 3, "batch_size": 4},
+        "purification": {"level": {"steps": 25, "of": 1000}, "steps": 2},
+    },
 }
 
 

@@ -5,15 +5,30 @@ import dataclasses
 import numpy as np
 import pytest
 
-from elixir_plugin import Context
+from elixir_plugin import Context, retraining
 from elixir_plugin.errors import InputError
-from elixir_plugin.evaluation import ModelMetrics, retrain_and_measure
+from elixir_plugin.evaluation import ModelMetrics
 from elixir_plugin.outcome import Outcome
+from elixir_plugin.retraining import (
+    CONTROLS,
+    Retraining,
+    judge_denoiser,
+    retrain,
+    retrain_and_measure,
+    run_controls,
+)
 from elixir_plugin.testbed.poisons import BadNets
 from elixir_plugin.testing import tiny_case
-from elixir_plugin.training import Recipe
+from elixir_plugin.training import Augmentation
 
-RECIPE = Recipe(epochs=12, batch_size=16, lr=0.05, schedule="constant")
+PLAN = Retraining(
+    epochs=12,
+    batch_size=16,
+    lr=0.05,
+    schedule="constant",
+    architecture="small_resnet",
+    augmentation=Augmentation(),
+)
 
 
 def strong_case():
@@ -27,7 +42,7 @@ def strong_case():
 
 
 def measure(case, outcome, **options):
-    return retrain_and_measure(case, outcome, Context(seed=1), recipe=RECIPE, architecture="small_resnet", **options)
+    return retrain_and_measure(case, outcome, Context(seed=1), PLAN, **options)
 
 
 def test_removing_the_poison_removes_the_backdoor():
@@ -61,3 +76,69 @@ def test_nothing_to_train_on_is_refused():
         measure(case, Outcome(flagged=np.ones(len(case.train), bool)))
     with pytest.raises(InputError, match="nothing to train on"):
         measure(dataclasses.replace(case, train=None, truth=None), Outcome(model=case.model))
+
+
+def purified(case, **values):
+    """What a purification defense might hand back: a little blur, grayscale for training, a noise level."""
+    pixels = case.train.read(slice(None)).astype(np.float32)
+    pixels[:, 1:] = (pixels[:, 1:] + pixels[:, :-1]) / 2
+    values = {"augmentation": Augmentation(grayscale=0.4, noise=0.03), "noise_level": 0.04, **values}
+    return Outcome(train=case.train.replace(images=np.rint(pixels).astype(np.uint8)), **values)
+
+
+def seen_by(monkeypatch, act):
+    """Run *act*, and return (images, plan) of every training in it."""
+    seen = []
+
+    def note(images, case, plan, context, stage):
+        seen.append((images, plan))
+        return case.model
+
+    monkeypatch.setattr(retraining, "_trained", note)
+    act()
+    return seen
+
+
+def test_controls_differ_from_the_defense_in_one_part_each(monkeypatch):
+    case = tiny_case()
+    outcome = purified(case)
+    plan = PLAN.model_copy(update={"augmentation": Augmentation(crop=1)})
+    seen = seen_by(monkeypatch, lambda: run_controls(case, outcome, plan, Context()))
+    undefended, no_denoiser, noise_only, clean_only = seen
+    assert undefended[0] is no_denoiser[0] is noise_only[0] is case.train and clean_only[0] is case.clean
+    assert undefended[1] == plan
+    assert no_denoiser[1].augmentation == Augmentation(crop=1, grayscale=0.4, noise=0.03)
+    assert noise_only[1].augmentation == Augmentation(crop=1, grayscale=0.4, noise=0.05)
+    assert clean_only[1].augmentation == plan.augmentation
+    assert clean_only[1].epochs == round(plan.epochs * len(case.train) / len(case.clean))
+
+
+def test_the_defended_model_trains_on_the_sanitised_set_with_its_augmentation(monkeypatch):
+    case = tiny_case()
+    outcome = purified(case)
+    ((images, plan),) = seen_by(monkeypatch, lambda: retrain(case, outcome, PLAN, Context()))
+    assert images.fingerprint() == outcome.train.fingerprint()
+    assert plan.augmentation == Augmentation(grayscale=0.4, noise=0.03)
+
+
+def test_controls_follow_from_what_is_there():
+    case, plan = tiny_case(), PLAN.model_copy(update={"epochs": 1})
+    bare = dataclasses.replace(case, clean=None)
+    assert list(run_controls(bare, Outcome(flagged=np.zeros(len(case.train), bool)), plan, Context())) == ["undefended"]
+    found = run_controls(case, purified(case), plan, Context())
+    assert list(found) == list(CONTROLS) and all(0 <= each.acc <= 1 for each in found.values())
+
+
+@pytest.mark.parametrize(
+    ("acc", "noise_only", "said"), [(0.80, 0.60, 0), (0.61, 0.60, 1), (0.50, 0.60, 1), (0.635, 0.60, 0)]
+)
+def test_a_denoiser_that_adds_nothing_is_called_that(acc, noise_only, said):
+    notes = judge_denoiser(ModelMetrics(acc=acc), {"noise_only": ModelMetrics(acc=noise_only)}, 2000)
+    assert len(notes) == said
+    assert all("does not earn its cost" in note and "noise_only" in note for note in notes)
+
+
+def test_nothing_measured_nothing_said():
+    assert judge_denoiser(None, {"noise_only": ModelMetrics(acc=1.0)}, 100) == []
+    assert judge_denoiser(ModelMetrics(), {"noise_only": ModelMetrics(acc=1.0)}, 100) == []
+    assert judge_denoiser(ModelMetrics(acc=0.1), {"noise_only": ModelMetrics()}, 100) == []

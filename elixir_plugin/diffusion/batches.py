@@ -1,0 +1,146 @@
+"""How many images fit into one call of the network, and how the network is laid out while it works."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ..classifier import evaluating
+from ..errors import RunError
+from .base import Denoiser
+
+CPU_PIXELS = 32 * 32 * 32  # per batch; more spills out of the cache and gains nothing
+CUDA_PIXELS = 512 * 32 * 32  # per batch; more gains nothing
+MEMORY_SHARE = 0.8  # of what is free on the device
+_OUT_OF_MEMORY: type[Exception] = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
+_CPU_MESSAGES = ("can't allocate memory", "not enough memory")
+
+
+class BatchSize:
+    """The number of images per call: given, or found once; halved whenever memory runs out."""
+
+    def __init__(self, size: int | None = None) -> None:
+        self.size = size
+
+    def find(self, denoiser: Denoiser, shape: tuple[int, int, int], *, bf16: bool) -> int:
+        """Return the size, found from memory at the first call.
+
+        On a CPU it depends on the image size alone, so that a run that is continued has the same batches. On CUDA two
+        small batches are tried, and the result is rounded down to a power of two.
+
+        :param shape: ``(C, H, W)`` of a padded image.
+        """
+        if self.size is None:
+            cuda = denoiser.device.type == "cuda" and denoiser.network is not None
+            limit = max(1, (CUDA_PIXELS if cuda else CPU_PIXELS) // (shape[1] * shape[2]))
+            self.size = _power_of_two(min(limit, _fitting(denoiser, shape, bf16) if cuda else limit))
+        return self.size
+
+    def halve(self, tried: int) -> None:
+        """Take half of *tried* from now on.
+
+        :raises RunError: when a single image was too much.
+        """
+        if tried == 1:
+            raise RunError(
+                "out of memory with a single image",
+                where="purification",
+                hint="free memory on the device, use another device, or a smaller denoiser",
+            )
+        self.size = tried // 2
+        logging.getLogger(__name__).warning("out of memory with %d images at once; going on with %d", tried, self.size)
+
+
+def in_parts(work: Callable[[slice], None], length: int, size: BatchSize) -> None:
+    """Call *work* with slices that cover ``0..length``, smaller ones after it ran out of memory.
+
+    *work* may be called twice for the same rows. *size* must have been found.
+
+    :raises RunError: when a single row is too much.
+    """
+    start = 0
+    while start < length:
+        assert size.size is not None
+        part = slice(start, min(start + size.size, length))
+        if _fits(work, part):
+            start = part.stop
+        else:  # outside the handler, whose traceback would keep the tensors alive
+            size.halve(part.stop - part.start)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+
+def _fits(work: Callable[[slice], None], part: slice) -> bool:
+    try:
+        work(part)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        return False
+    return True
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether *error* says that memory ran out, on the device or on the CPU."""
+    return isinstance(error, (_OUT_OF_MEMORY, MemoryError)) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in _CPU_MESSAGES)
+    )
+
+
+def _fitting(denoiser: Denoiser, shape: tuple[int, int, int], bf16: bool) -> int:
+    """Return how many images fit on the CUDA device, from the peaks of two small batches."""
+    device = denoiser.device
+    peaks = [_peak(denoiser, torch.zeros(n, *shape, device=device), bf16) for n in (2, 8)]
+    per_image = max((peaks[1] - peaks[0]) // 6, 1)
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free = torch.cuda.mem_get_info(device)[0] + held
+    return max(1, int(free * MEMORY_SHARE / per_image))
+
+
+def _peak(denoiser: Denoiser, states: Tensor, bf16: bool) -> int:
+    torch.cuda.reset_peak_memory_stats(states.device)
+    indices = torch.zeros(len(states), dtype=torch.int64, device=states.device)
+    with torch.inference_mode(), torch.autocast(states.device.type, torch.bfloat16, enabled=bf16):
+        denoiser.predict(states, indices)
+    return torch.cuda.max_memory_allocated(states.device)
+
+
+def _power_of_two(number: int) -> int:
+    return 1 << (number.bit_length() - 1)
+
+
+@contextmanager
+def tuned(denoiser: Denoiser, *, channels_last: bool, compile: bool) -> Iterator[Denoiser]:
+    """Yield *denoiser* with its network in eval mode and laid out for speed; everything is put back afterwards."""
+    network = denoiser.network
+    if network is None:
+        yield denoiser
+        return
+    with evaluating(network), _channels_last(network, channels_last):
+        if compile:
+            denoiser = copy.copy(denoiser)
+            denoiser.network = cast(nn.Module, torch.compile(network))
+        yield denoiser
+
+
+@contextmanager
+def _channels_last(network: nn.Module, wanted: bool) -> Iterator[None]:
+    """Lay out convolution weights channels-last; saving a network wants them as they were."""
+    changed = [
+        weight
+        for weight in network.parameters()
+        if wanted and weight.dim() == 4 and not weight.is_contiguous(memory_format=torch.channels_last)
+    ]
+    try:
+        for weight in changed:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+        yield
+    finally:
+        for weight in changed:
+            weight.data = weight.data.contiguous()

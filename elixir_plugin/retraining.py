@@ -1,0 +1,176 @@
+"""Train on what a defense leaves, and on what it might as well have left: controls that keep a claim honest.
+
+Every model here starts from the same weights and sees the same recipe; they differ in the images alone. A
+purification defense that is no better than noise without a denoiser, or than the reserved clean set on its own, does
+not earn its cost, and the report says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from .augmentation import Augmentation
+from .case import CHUNK, Case, ImageSet, Index
+from .classifier import Classifier
+from .context import Context
+from .errors import InputError
+from .evaluation import Evaluation, ModelMetrics, der, detection_metrics, model_metrics
+from .outcome import Outcome
+from .training import Recipe, Samples, ShuffledBatches, train
+
+CONTROLS = {
+    "undefended": "the suspect set as it is",
+    "no_denoiser": "the suspect set, with the augmentation of the defense but not purified",
+    "noise_only": "the same, with as much noise as purification adds before it denoises",
+    "clean_only": "the reserved clean set alone, with its labels",
+}
+
+
+class Retraining(Recipe):
+    """How to train a classifier on a sanitised set."""
+
+    architecture: str | None = Field(None, description="default: that of the case's model, else small_resnet")
+    epochs: int = Field(30, ge=1)
+    lr: float = Field(0.05, gt=0)
+    augmentation: Augmentation = Augmentation(crop=4, flip=True)
+
+
+def retrain(case: Case, outcome: Outcome, plan: Retraining, context: Context) -> Classifier:
+    """Return a model trained on what *outcome* keeps.
+
+    These are the samples at ``outcome.kept``, else those not flagged; images and labels are those of
+    ``outcome.train``, else of the suspect set. ``outcome.augmentation`` comes on top of the plan's own.
+
+    :raises InputError: when the case holds no suspect set, or nothing is kept.
+    """
+    images = (outcome.train or _suspects(case)).subset(kept_rows(case, outcome))
+    return _trained(images, case, _with(plan, outcome.augmentation), context, "retrain on kept")
+
+
+def retrain_and_measure(
+    case: Case,
+    outcome: Outcome,
+    context: Context,
+    plan: Retraining | None = None,
+    *,
+    before: ModelMetrics | None = None,
+) -> Evaluation:
+    """Measure a model trained on what *outcome* keeps beside one trained the same way on the whole suspect set.
+
+    :param before: metrics of the undefended model when they are known; saves one training.
+    :raises InputError: when the case holds no suspect set, or nothing is kept.
+    """
+    plan = plan or Retraining()
+    kept_rows(case, outcome)  # refused before the first training
+    if before is None:
+        before = run_control("undefended", case, outcome, plan, context)
+    after = model_metrics(retrain(case, outcome, plan, context), case.test, case.test_poisoned)
+    found = None if case.truth is None else detection_metrics(outcome.scores, outcome.flagged, case.truth)
+    return Evaluation(before=before, after=after, der=der(before, after), detection=found)
+
+
+def run_controls(case: Case, outcome: Outcome, plan: Retraining, context: Context) -> dict[str, ModelMetrics]:
+    """Train and measure every control of :data:`CONTROLS` that this case and outcome allow."""
+    possible = {"undefended": True}
+    possible["no_denoiser"] = outcome.train is not None
+    possible["noise_only"] = outcome.noise_level is not None
+    possible["clean_only"] = case.clean is not None and len(case.clean) > 1
+    return {name: run_control(name, case, outcome, plan, context) for name in CONTROLS if possible[name]}
+
+
+def run_control(name: str, case: Case, outcome: Outcome, plan: Retraining, context: Context) -> ModelMetrics:
+    """Train and measure one control of :data:`CONTROLS`."""
+    images = _suspects(case)
+    added = outcome.augmentation
+    if name == "undefended":
+        added = None
+    elif name == "noise_only":
+        added = _noisier(added, outcome.noise_level or 0.0)
+    elif name == "clean_only":
+        assert case.clean is not None
+        images, added, plan = case.clean, None, _as_many_steps(plan, len(images), len(case.clean))
+    return model_metrics(
+        _trained(images, case, _with(plan, added), context, f"control {name}"), case.test, case.test_poisoned
+    )
+
+
+def judge_denoiser(after: ModelMetrics | None, controls: Mapping[str, ModelMetrics], test_size: int) -> list[str]:
+    """Say in words where the defense is not better than a control; a gain counts from two standard errors on.
+
+    The standard error is that of the difference of two accuracies on *test_size* samples, as if independent.
+    """
+    if after is None or after.acc is None:
+        return []
+    said = []
+    for name in ("noise_only", "no_denoiser", "clean_only"):
+        other = controls.get(name, ModelMetrics()).acc
+        if other is None:
+            continue
+        error = math.sqrt((after.acc * (1 - after.acc) + other * (1 - other)) / max(1, test_size))
+        if after.acc - other < 2 * error:
+            said.append(
+                f"the denoiser does not earn its cost here: ACC {100 * after.acc:.1f} % with the defense, "
+                f"{100 * other:.1f} % with control {name} ({CONTROLS[name]}); "
+                f"standard error of the difference {100 * error:.1f} points"
+            )
+    return said
+
+
+def kept_rows(case: Case, outcome: Outcome) -> Index:
+    """Return the positions of the samples that *outcome* leaves to train on.
+
+    :raises InputError: when there are none.
+    """
+    kept = outcome.kept
+    if kept is None:
+        count = len(_suspects(case))
+        kept = np.arange(count) if outcome.flagged is None else np.flatnonzero(~outcome.flagged)
+    if not len(kept):
+        raise InputError("nothing to train on", where="outcome.kept", found="no sample is kept")
+    return kept
+
+
+def _suspects(case: Case) -> ImageSet:
+    if case.train is None:
+        raise InputError("nothing to train on", where="case.train", allowed="a suspect set")
+    return case.train
+
+
+def _with(plan: Retraining, added: Augmentation | None) -> Retraining:
+    if added is None:
+        return plan
+    values: dict[str, Any] = {key: value for key, value in added.dump().items() if value}
+    return plan.model_copy(update={"augmentation": plan.augmentation.model_copy(update=values)})
+
+
+def _noisier(added: Augmentation | None, noise: float) -> Augmentation:
+    added = added or Augmentation()
+    return added.model_copy(update={"noise": math.hypot(added.noise, noise)})
+
+
+def _as_many_steps(plan: Retraining, suspects: int, clean: int) -> Retraining:
+    """Give a small set as many steps as a large one, but look at no image more than ten times as often."""
+    return plan.model_copy(update={"epochs": min(10 * plan.epochs, max(1, round(plan.epochs * suspects / clean)))})
+
+
+def _trained(images: ImageSet, case: Case, plan: Retraining, context: Context, stage: str) -> Classifier:
+    pixels = images.read(slice(0, min(len(images), CHUNK))).reshape(-1, images.image_shape[2])
+    scale = 255 if pixels.dtype == np.uint8 else 1
+    known = None if case.model is None else case.model.architecture
+    model = Classifier.build(
+        plan.architecture or known or "small_resnet",
+        images.num_classes,
+        channels=images.image_shape[2],
+        seed=context.derive_seed("retrain", "weights"),
+        mean=(pixels.mean(0, np.float64) / scale).tolist(),
+        std=(np.maximum(pixels.std(0, dtype=np.float64), 1e-3) / scale).tolist(),
+    ).to(context.device)
+    source = ShuffledBatches(Samples(images, context.device), plan.batch_size, context, plan.augmentation, "retrain")
+    with context.stage(stage):
+        train(model, source, plan, context, name="retrain")
+    return model

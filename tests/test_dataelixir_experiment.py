@@ -1,0 +1,54 @@
+"""The small experiment of dataelixir.md §8, as a command: expected outcome of a correct implementation."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).parent / "benchmarks" / "dataelixir_experiment.py"
+pytestmark = pytest.mark.slow
+
+
+@cache
+def experiment(case: str, seed: int, preset: str) -> dict[str, Any]:
+    command = [sys.executable, str(SCRIPT), "--case", case, "--seed", str(seed), "--preset", preset]
+    found: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    return found
+
+
+@pytest.mark.parametrize("preset", ["paper", "few", "two_phase"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_an_all_to_one_attack_is_repaired(seed: int, preset: str) -> None:
+    found = experiment("all_to_one", seed, preset)
+    assert found["targets"] == [0]
+    assert found["recall"] >= 0.85 and found["fpr"] <= 0.03
+    assert found["final"]["acc"] >= found["probe"]["acc"] - 0.02
+    assert found["final"]["asr"] <= found["floor"]["asr"] + 0.05
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_few_steps_decide_as_the_full_procedure_does_at_an_eighth_of_the_evaluations(seed: int) -> None:
+    full, few = (experiment("all_to_one", seed, preset) for preset in ("paper", "few"))
+    assert full["nfe_per_image"] == 750 and 8 * few["nfe_per_image"] <= 750
+    assert few["targets"] == full["targets"]
+    assert abs(few["final"]["acc"] - full["final"]["acc"]) <= 0.02
+    assert abs(few["final"]["asr"] - full["final"]["asr"]) <= 0.05
+
+
+def test_an_all_to_all_attack_is_left_with_a_warning() -> None:
+    found = experiment("all_to_all", 0, "few")
+    assert found["targets"] == [] and found["recall"] == 0
+    assert any("all-to-all" in note for note in found["notes"])
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_clean_set_is_left_as_it_is(seed: int) -> None:
+    found = experiment("clean", seed, "few")
+    assert found["targets"] == [] and found["fpr"] == 0
+    assert found["recall"] is None and found["label_accuracy"] == 1

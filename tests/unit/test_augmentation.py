@@ -1,0 +1,93 @@
+"""Grayscale and noise: modules B and C of ECLIPSE, as every training sees them (eclipse.md §9.2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from elixir_plugin.augmentation import Augmentation, augment, draw_augmentation, draw_noise, luminance
+from elixir_plugin.case import ImageSet
+from elixir_plugin.context import Context
+from elixir_plugin.training import Samples, ShuffledBatches
+
+CPU = torch.device("cpu")
+
+
+def changed(pixels: Tensor, settings: Augmentation, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    draws = draw_augmentation(settings, len(pixels), generator, CPU)
+    return augment(pixels, settings, draws | draw_noise(settings, pixels.shape, generator, CPU))
+
+
+def colours(count: int = 20, dtype: Any = np.uint8) -> Tensor:
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 6, 5, 3), np.uint8)
+    return torch.from_numpy(pixels if dtype == np.uint8 else (pixels / np.float32(255)).astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_nothing_asked_for_changes_nothing(dtype: Any) -> None:
+    pixels = colours(dtype=dtype)
+    assert torch.equal(changed(pixels, Augmentation()), pixels)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_grayscale_gives_equal_channels_of_the_luminance(dtype: Any) -> None:
+    pixels = colours(dtype=dtype)
+    grey = changed(pixels, Augmentation(grayscale=1))
+    assert grey.dtype == pixels.dtype
+    assert torch.equal(grey[..., 0], grey[..., 1]) and torch.equal(grey[..., 1], grey[..., 2])
+    wanted = pixels.double() @ torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
+    assert (grey[..., 0].double() - wanted).abs().max() <= (0.5001 if dtype == np.uint8 else 1e-6)
+
+
+def test_luminance_agrees_with_pillow() -> None:
+    from PIL import Image
+
+    pixels = colours(50)
+    for image, grey in zip(pixels.numpy(), luminance(pixels).numpy(), strict=True):
+        theirs = np.asarray(Image.fromarray(image).convert("L")).astype(int)
+        assert np.abs(theirs - grey[..., 0]).max() <= 1  # Pillow rounds in 16-bit fixed point
+
+
+def test_one_channel_is_its_own_luminance() -> None:
+    pixels = colours()[..., :1]
+    assert torch.equal(changed(pixels, Augmentation(grayscale=1)), pixels)
+
+
+def test_grayscale_rate() -> None:
+    pixels = torch.tensor([10, 100, 200], dtype=torch.uint8).expand(10_000, 1, 1, 3)
+    grey = changed(pixels, Augmentation(grayscale=0.4))
+    rate = (grey[:, 0, 0, 0] == grey[:, 0, 0, 2]).float().mean()
+    assert abs(float(rate) - 0.4) < 0.02
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_noise_has_the_standard_deviation_asked_for_and_differs_per_channel(dtype: Any) -> None:
+    level = 128 if dtype == np.uint8 else 0.5
+    pixels = torch.full((200, 16, 16, 3), level, dtype=torch.uint8 if dtype == np.uint8 else torch.float32)
+    scale = 255 if dtype == np.uint8 else 1
+    residual = (changed(pixels, Augmentation(noise=0.05, grayscale=1)).float() - level) / scale
+    assert abs(float(residual.std()) - 0.05) < 0.001 and abs(float(residual.mean())) < 0.001
+    assert not torch.equal(residual[..., 0], residual[..., 1])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_noise_stays_in_range(dtype: Any) -> None:
+    out = changed(colours(dtype=dtype), Augmentation(noise=1.0))
+    assert out.min() >= 0 and out.max() <= (255 if dtype == np.uint8 else 1)
+
+
+def test_epochs_differ_and_repeat() -> None:
+    images = ImageSet(colours(8).numpy(), np.zeros(8, int), 1)
+    source = ShuffledBatches(Samples(images, CPU), 4, Context(3), Augmentation(grayscale=0.4, noise=0.05), "train")
+
+    def seen(epoch: int) -> Tensor:
+        parts = list(source.epoch(epoch))
+        rows = torch.cat([part.rows for part in parts])
+        return torch.cat([part.images for part in parts])[rows.argsort()]
+
+    assert torch.equal(seen(0), seen(0)) and not torch.equal(seen(0), seen(1))

@@ -1,0 +1,42 @@
+"""Images shared between sets are found by content, and a scored clean set is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from elixir_plugin.case import Case, ImageSet
+from elixir_plugin.errors import InputError
+from elixir_plugin.overlap import refuse_scored_clean, shared_rows
+
+
+def images(count: int, seed: int) -> ImageSet:
+    pixels = np.random.default_rng(seed).integers(0, 256, (count, 5, 4, 3), np.uint8)
+    return ImageSet(pixels, np.zeros(count, int), 2, names=[f"{seed}-{i}.png" for i in range(count)])
+
+
+def joined(first: ImageSet, second: ImageSet) -> ImageSet:
+    pixels = np.concatenate([first.read(slice(None)), second.read(slice(None))])
+    return ImageSet(pixels, np.ones(len(pixels), int), 2)
+
+
+def test_shared_images_are_found_whatever_their_place_and_label() -> None:
+    clean, test = images(6, 0), images(9, 1)
+    assert shared_rows(clean, test).tolist() == []
+    assert shared_rows(clean, joined(test, clean.subset([4, 1]))).tolist() == [1, 4]
+
+
+def test_a_scored_clean_image_is_refused_by_name() -> None:
+    clean, test = images(6, 0), images(9, 1)
+    refuse_scored_clean(Case(clean=clean, test=test))
+    with pytest.raises(InputError, match="overlaps the test set") as refused:
+        refuse_scored_clean(Case(clean=clean, test=joined(test, clean.subset([2]))))
+    assert "0-2.png" in str(refused.value) and "1 of 6" in str(refused.value)
+
+
+def test_a_case_without_one_of_the_two_is_fine() -> None:
+    case = Case(clean=images(6, 0), test=images(6, 0))
+    refuse_scored_clean(dataclasses.replace(case, test=None))
+    refuse_scored_clean(dataclasses.replace(case, clean=None))
