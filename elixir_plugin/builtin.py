@@ -21,6 +21,12 @@ def elixir_defenses() -> list[Entry]:
             "purify",
             "purify a set whose every image is perturbed, with a denoiser trained on a few clean images",
         ),
+        Entry(
+            "dataelixir",
+            "elixir_plugin.defenses.dataelixir:DataElixir",
+            "purify",
+            "turn a poisoned training set back into a benign one: purify, find the target class, relabel",
+        ),
     ]
 
 

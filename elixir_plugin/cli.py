@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +18,10 @@ import click
 from . import __version__
 from .denoiser_commands import denoiser
 from .errors import ElixirError, SettingsError
+from .terminal import card_lines, demo_header, demo_line, estimate_lines, result_lines, settings_lines, shown
 
 if TYPE_CHECKING:
     from .config import RunSpec
-    from .demo import Row
-    from .evaluation import ModelMetrics
-    from .run import RunResult
 
 PART = {"defense": "defenses", "adapter": "adapters", "poison": "poisons", "architecture": "architectures"}
 
@@ -78,20 +77,25 @@ def main() -> None:
 @click.option("--write-to", type=click.Path(), help="Where files in the toolkit's format go (default: where it looks).")
 @click.option("--no-write-back", is_flag=True, help="Write nothing in the toolkit's format.")
 @click.option("--force", is_flag=True, help="Run anew, in a folder beside an existing one.")
+@click.option("--dry-run", is_flag=True, help="Say what it would cost, measured on a few batches; write nothing.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, no table.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def run(target: str, force: bool, quiet: bool, as_json: bool, **flags: Any) -> None:
+def run(target: str, force: bool, dry_run: bool, quiet: bool, as_json: bool, **flags: Any) -> None:
     """Run a defense: TARGET is its name (with --from) or a YAML run file."""
-    from .run import run_defense
+    from .run import estimate_run, run_defense
 
     _log_to_terminal(logging.ERROR)  # notes are printed with the result
+    if dry_run:
+        facts = estimate_run(_spec(target, flags))
+        _say([json.dumps(facts, indent=2)] if as_json else estimate_lines(facts))
+        return
     result = run_defense(_spec(target, flags), force=force, quiet=quiet or as_json)
     if not result.report:  # another rank than 0
         return
     if as_json:
         click.echo(json.dumps(result.report, indent=2))
     elif not quiet:
-        _print_result(result)
+        _say(result_lines(result))
 
 
 def _spec(target: str, flags: dict[str, Any]) -> RunSpec:
@@ -146,10 +150,9 @@ def demo(*, poison: str, size: int, only: tuple[str, ...], seed: int, device: st
         plugins().get("defense", name)
     values = ", ".join(f"{key}={value}" for key, value in chosen.settings.dump().items())
     click.echo(f"digits {size}×{size}, poison {poison} ({values}), seed {seed}: training the suspect model …")
-    click.echo(_line("defense", "ACC", "", "ASR", "", "found", "false", "seconds"))
-    click.echo(_line("", "before", "after", "before", "after", "poison", "alarms", ""))
+    _say(demo_header())
     context = Context(seed=seed, device=resolve_device(device), quiet=False)
-    run_demo(chosen, context, out, size=size, only=only, on_row=_print_row)
+    run_demo(chosen, context, out, size=size, only=only, on_row=lambda row: _say([demo_line(row)]))
     click.echo(f"report: {out / 'report.json'}")
 
 
@@ -178,8 +181,8 @@ def show(name: str) -> None:
         if name in offers[kind]:
             thing = plugins().get(kind, name)
             click.echo(shown(f"{name} ({kind}, from {offers[kind][name].origin}): {offers[kind][name].entry.summary}"))
-            _show_card(thing)
-            _show_settings(getattr(thing, "Settings", None) or getattr(thing, "Options", None))
+            _say(card_lines(thing))
+            _say(settings_lines(getattr(thing, "Settings", None) or getattr(thing, "Options", None)))
             return
     from .errors import nearest
 
@@ -223,9 +226,9 @@ def env(as_json: bool) -> None:
         sys.exit(1)
 
 
-def shown(text: str) -> str:
-    """Return *text* with control characters made visible, so that no input can drive the terminal."""
-    return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
+def _say(lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(shown(line))
 
 
 def _log_to_terminal(level: int) -> None:
@@ -235,107 +238,3 @@ def _log_to_terminal(level: int) -> None:
     logger = logging.getLogger(__package__)
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)
-
-
-def _print_result(result: RunResult) -> None:
-    report = result.report
-    run_, metrics, outcome = report["run"], report["metrics"], report["outcome"]
-    source = run_["source"]
-    state = "already done: " if result.already_done else ""
-    click.echo(shown(f"{state}{run_['defense']} on {source['adapter']}:{source['path']} (seed {run_['seed']})"))
-    if metrics["before"] or metrics["after"]:
-        click.echo(f"{'':<22}{'ACC':>9}{'ASR':>9}{'RA':>9}")
-        for when in ("before", "after"):
-            if (values := metrics[when]) is None:
-                continue
-            click.echo(_scores(when, values))
-        for name, values in metrics["controls"].items():
-            click.echo(_scores(f"  control: {name}", values))
-    if metrics["der"] is not None:
-        click.echo(f"DER {metrics['der']:.3f}")
-    if metrics["detection"]:
-        found = metrics["detection"]
-        click.echo(
-            f"flagged {found['flagged']}: TPR {_percent(found['tpr'])}, FPR {_percent(found['fpr'])}, "
-            f"AUROC {_plain(found['auroc'])}, AP {_plain(found['average_precision'])}"
-        )
-    if outcome["verdict"]:
-        verdict = outcome["verdict"]
-        word = {True: "poisoned", False: "no evidence of poison", None: "none"}[verdict["poisoned"]]
-        click.echo(shown(f"verdict: {word} ({_plain(verdict['score'])}: {verdict['meaning']})"))
-    if outcome["flagged"] is not None and not metrics["detection"]:
-        click.echo(f"flagged: {outcome['flagged']} suspect samples")
-    seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in outcome["timings"].items())
-    click.echo(f"seconds: {seconds}")
-    for note in report["notes"]:
-        click.echo(shown(f"note: {note}"))
-    click.echo(shown(f"report:  {result.folder / 'report.json'}"))
-    for path in result.written:
-        click.echo(shown(f"written: {path}"))
-
-
-def _print_row(row: Row) -> None:
-    if row.evaluation is None:
-        click.echo(shown(f"{row.defense:<20}{row.remark}"))
-        return
-    before, after, found = row.evaluation.before, row.evaluation.after, row.evaluation.detection
-    click.echo(
-        _line(
-            row.defense,
-            *_pair(before, after, "acc"),
-            *_pair(before, after, "asr"),
-            _percent(found.tpr if found else None),
-            _percent(found.fpr if found else None),
-            f"{row.seconds:.1f}",
-        )
-    )
-
-
-def _pair(before: ModelMetrics | None, after: ModelMetrics | None, key: str) -> tuple[str, str]:
-    return _percent(getattr(before, key, None)), _percent(getattr(after, key, None))
-
-
-def _line(name: str, *cells: str) -> str:
-    return f"{name:<20}" + "".join(f"{cell:>9}" for cell in cells)
-
-
-def _scores(name: str, values: dict[str, float | None]) -> str:
-    return f"{name:<22}" + "".join(f"{_percent(values.get(key)):>9}" for key in ("acc", "asr", "ra"))
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
-
-
-def _plain(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _show_card(thing: Any) -> None:
-    card = getattr(thing, "card", None)
-    if card is not None:
-        click.echo(f"needs:  {', '.join(sorted(thing.needs)) or 'nothing'}")
-        for field in ("title", "paper", "claims", "cost", "limits"):
-            click.echo(f"{field + ':':<8}{getattr(card, field)}")
-
-
-def _show_settings(settings: Any) -> None:
-    from .config import Settings
-
-    if not (isinstance(settings, type) and issubclass(settings, Settings)):
-        return
-    click.echo("settings:")
-    for name, field in settings.model_fields.items():
-        bounds = ", ".join(_bound(item) for item in field.metadata if _bound(item))
-        kind = str(field.annotation) if "[" in str(field.annotation) else getattr(field.annotation, "__name__", "")
-        default = field.get_default(call_default_factory=True)
-        click.echo(f"  {name} = {default!r}  ({kind.replace('typing.', '')}{', ' + bounds if bounds else ''})")
-        if field.description:
-            click.echo(f"      {field.description}")
-    for name, values in settings.presets.items():
-        click.echo(f"preset {name}: " + ", ".join(f"{key}={value}" for key, value in values.items()))
-
-
-def _bound(item: Any) -> str:
-    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
-    return ", ".join(f"{signs[key]} {getattr(item, key)}" for key in signs if getattr(item, key, None) is not None)

@@ -34,17 +34,21 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
+    whole: ClassVar[bool] = False
+    """Where these settings are nested in others: given in part, they stand for themselves and are not filled up."""
 
     @classmethod
     def build(
         cls, values: Mapping[str, Any] | None = None, *, preset: str | None = None, where: str = "settings"
     ) -> Self:
-        """Check *values* on top of *preset* and return the settings.
+        """Check *values* on top of *preset*, on top of the defaults, and return the settings.
+
+        Nested settings given in part keep the rest of their values, unless their class is :attr:`whole`.
 
         :param where: how to call these settings in a message, e.g. ``"purify.yaml: settings"``.
         :raises SettingsError: naming every bad key, what was found and what is allowed.
         """
-        base: dict[str, Any] = {}
+        base = cls._nested_defaults()
         if preset is not None:
             if preset not in cls.presets:
                 known = sorted(cls.presets)
@@ -55,12 +59,30 @@ class Settings(BaseModel):
                     allowed=", ".join(known) or "none: these settings have no presets",
                     hint=nearest(preset, known),
                 )
-            base.update(cls.presets[preset])
-        base.update(values or {})
+            base = cls._merged(base, cls.presets[preset])
+        base = cls._merged(base, values or {})
         try:
             return cls(**base)
         except ValidationError as error:
             raise _readable(error, cls, where) from None
+
+    @classmethod
+    def _nested_defaults(cls) -> dict[str, Any]:
+        defaults = {name: field.get_default(call_default_factory=True) for name, field in cls.model_fields.items()}
+        return {name: value.dump() for name, value in defaults.items() if isinstance(value, Settings)}
+
+    @classmethod
+    def _merged(cls, base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return *base* overlaid with *values*; mappings for nested settings are overlaid in turn."""
+        merged = dict(base)
+        for key, value in values.items():
+            inner = _settings_in(cls, key)
+            below = merged.get(key)
+            if inner is None or inner.whole or not isinstance(value, Mapping) or not isinstance(below, Mapping):
+                merged[key] = value
+            else:
+                merged[key] = inner._merged(below, value)
+        return merged
 
     def __hash__(self) -> int:
         return hash(self.fingerprint())  # fields may hold lists and dicts
@@ -188,6 +210,13 @@ def parse_assignments(items: Iterable[str], *, where: str = "--set") -> dict[str
             raise SettingsError("key is given as a value and as a group", where=where, found=item)
         target[parts[-1]] = value
     return result
+
+
+def _settings_in(cls: type[Settings], key: str) -> type[Settings] | None:
+    """Return the settings class of field *key*, also where it may be None instead."""
+    field = cls.model_fields.get(key)
+    types = () if field is None else (field.annotation, *get_args(field.annotation))
+    return next((each for each in types if isinstance(each, type) and issubclass(each, Settings)), None)
 
 
 def _readable(error: ValidationError, cls: type[Settings], where: str) -> SettingsError:

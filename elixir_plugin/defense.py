@@ -119,6 +119,17 @@ class Defense(ABC):
     def check(self, case: Case) -> None:  # noqa: B027  (optional on purpose)
         """Refuse a case or a combination of settings before work starts. Optional."""
 
+    def estimate(self, case: Case, context: Context) -> dict[str, Any]:
+        """Return what a run would cost, in JSON types, without doing it; empty when this defense cannot say. Optional.
+
+        Usual keys: ``nfe_per_image``, ``nfe_total`` (network evaluations of the denoiser), ``seconds`` per stage,
+        ``seconds_total`` (measured here on a few batches), ``disk_bytes``, ``memory_bytes``.
+
+        :raises ElixirError: for what :meth:`run` would refuse before any work.
+        """
+        self.refuse(case)
+        return {}
+
     @abstractmethod
     def defend(self, case: Case, context: Context) -> Outcome:
         """Do the work. *case* holds no truth and no test data; parts of it must not be modified."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .errors import SettingsError
+from .terminal import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,19 +85,19 @@ def train(
     done = finished(out, images, settings, context)
     if not (done or quiet):
         state = "going on from" if state_file(out).exists() else "state kept in"
-        _echo(
+        _say(
             f"{len(images)} images of {images.image_shape}, preset {preset}, network {settings.size}, "
             f"{settings.iterations} iterations of {settings.batch_size} on {place.type}; {state} {state_file(out)}"
         )
     made = fit_into(out, images, settings, context)
     if not quiet:
         curve = made.card["curves"]["loss"]
-        _echo(f"{'already done: ' if done else ''}{made.parameters:,} parameters, t* ≤ {made.trained_steps}")
-        _echo(f"loss {curve[0]:.4f} → {curve[-1]:.4f} (means of {made.card['curves']['block']} iterations)")
+        _say(f"{'already done: ' if done else ''}{made.parameters:,} parameters, t* ≤ {made.trained_steps}")
+        _say(f"loss {curve[0]:.4f} → {curve[-1]:.4f} (means of {made.card['curves']['block']} iterations)")
         for note in context.notes:
-            _echo(f"note: {note}")
-        _echo(f"denoiser: {out}")
-        _echo(f"see what it does: elixir-plugin denoiser sample {out} --images {clean} --out grid.png")
+            _say(f"note: {note}")
+        _say(f"denoiser: {out}")
+        _say(f"see what it does: elixir-plugin denoiser sample {out} --images {clean} --out grid.png")
 
 
 @denoiser.command()
@@ -121,10 +122,10 @@ def info(*, source: str, image_size: int | None, channels: str, as_json: bool) -
             rows[key] = ", ".join(f"{name}={_short(value)}" for name, value in card[key].items())
     for key, value in rows.items():
         if value is not None:
-            _echo(f"{key + ':':<13}{value}")
-    _echo("\nnoise levels (t* in the denoiser's own chain, noise in pixel scale)")
+            _say(f"{key + ':':<13}{value}")
+    _say("\nnoise levels (t* in the denoiser's own chain, noise in pixel scale)")
     for row in facts["levels"]:
-        _echo(f"  t* = {row['steps']:>5} of {row['of']}   σ = {255 * row['sigma']:7.2f}/255")
+        _say(f"  t* = {row['steps']:>5} of {row['of']}   σ = {255 * row['sigma']:7.2f}/255")
 
 
 @denoiser.command()
@@ -175,7 +176,7 @@ def sample(
         made = _from_noise(found, image_size, count, steps, seed)
         wide = math.ceil(math.sqrt(count))
         write_grid(out, [made[start : start + wide] for start in range(0, count, wide)])
-        _echo(f"{count} images from noise: {out}")
+        _say(f"{count} images from noise: {out}")
         return
     if images is None:
         raise SettingsError(
@@ -189,11 +190,11 @@ def sample(
     write_grid(out, [originals, noised, purified])
     error = float((purified - originals).square().mean().sqrt()) * 255
     level_shown = f"t* = {plan.t_star} of {found.schedule.length}, σ = {255 * plan.sigma:.2f}/255"
-    _echo(f"rows: original, noised ({level_shown}), purified")
-    _echo(f"RMS difference between purified and original: {error:.2f}/255")
+    _say(f"rows: original, noised ({level_shown}), purified")
+    _say(f"RMS difference between purified and original: {error:.2f}/255")
     for note in plan.notes:
-        _echo(f"note: {note}")
-    _echo(f"grid: {out}")
+        _say(f"note: {note}")
+    _say(f"grid: {out}")
 
 
 def _level(text: str | None, sigma: float | None) -> NoiseLevel | None:
@@ -306,6 +307,5 @@ def _short(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _echo(text: str) -> None:
-    """Print *text* with control characters made visible: cards and paths come from files."""
-    click.echo("".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text))
+def _say(text: str) -> None:
+    click.echo(shown(text))

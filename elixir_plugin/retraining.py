@@ -100,25 +100,24 @@ def run_control(name: str, case: Case, outcome: Outcome, plan: Retraining, conte
 
 
 def judge_denoiser(after: ModelMetrics | None, controls: Mapping[str, ModelMetrics], test_size: int) -> list[str]:
-    """Say in words where the defense is not better than a control; a gain counts from two standard errors on.
+    """Say in words which controls the defense does not beat; a gain counts from two standard errors on.
 
-    The standard error is that of the difference of two accuracies on *test_size* samples, as if independent.
+    The standard error (in points) is that of the difference of two accuracies on *test_size* samples, as if
+    independent.
     """
     if after is None or after.acc is None:
         return []
-    said = []
+    close = []
     for name in ("noise_only", "no_denoiser", "clean_only"):
         other = controls.get(name, ModelMetrics()).acc
         if other is None:
             continue
         error = math.sqrt((after.acc * (1 - after.acc) + other * (1 - other)) / max(1, test_size))
         if after.acc - other < 2 * error:
-            said.append(
-                f"the denoiser does not earn its cost here: ACC {100 * after.acc:.1f} % with the defense, "
-                f"{100 * other:.1f} % with control {name} ({CONTROLS[name]}); "
-                f"standard error of the difference {100 * error:.1f} points"
-            )
-    return said
+            close.append(f"{100 * other:.1f} % with {name} ({CONTROLS[name]}; standard error {100 * error:.1f})")
+    if not close:
+        return []
+    return [f"the denoiser does not earn its cost here: ACC {100 * after.acc:.1f} % with it, {', '.join(close)}"]
 
 
 def kept_rows(case: Case, outcome: Outcome) -> Index:

@@ -80,6 +80,17 @@ def run_defense(spec: RunSpec, *, force: bool = False, quiet: bool = True) -> Ru
         return _run(spec, force, quiet)
 
 
+def estimate_run(spec: RunSpec) -> dict[str, Any]:
+    """Return what :func:`run_defense` would cost, as far as the defense can say; nothing is written.
+
+    :raises ElixirError: for what a run would refuse before any work.
+    """
+    defense = get_defense(spec.defense)(spec.settings, preset=spec.preset)
+    adapter = get_adapter(spec.source.adapter)(spec.source.options)
+    case = adapter.read(Path(spec.source.path), spec.seed)
+    return defense.estimate(case, Context(seed=spec.seed, device=resolve_device(spec.device)))
+
+
 def _run(spec: RunSpec, force: bool, quiet: bool) -> RunResult:
     defense = get_defense(spec.defense)(spec.settings, preset=spec.preset)
     adapter = get_adapter(spec.source.adapter)(spec.source.options)

@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 
@@ -32,12 +33,19 @@ def test_the_run_file_is_valid(tmp_path: Path) -> None:
     assert RunSpec.from_yaml(tmp_path / "d3.yaml").preset == "code"
 
 
-@pytest.mark.parametrize(
-    "command", [line for block in blocks("sh") for line in block.splitlines() if line.startswith("elixir-plugin")]
-)
+def commands() -> list[str]:
+    """The README's own commands, one line each."""
+    lines = [line for block in blocks("sh") for line in block.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if line.startswith("elixir-plugin")]
+
+
+@pytest.mark.parametrize("command", commands())
 def test_every_command_and_flag_exists(command: str) -> None:
     name, *arguments = shlex.split(command)[1:]
-    known = {flag for parameter in program.commands[name].params for flag in parameter.opts}
+    found = program.commands[name]
+    if isinstance(found, click.Group):
+        found, arguments = found.commands[arguments[0]], arguments[1:]
+    known = {flag for parameter in found.params for flag in parameter.opts}
     assert {argument for argument in arguments if argument.startswith("-")} <= known
 
 

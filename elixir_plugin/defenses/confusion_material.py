@@ -35,6 +35,8 @@ class Material:
     :param clean: the reserved clean samples that confusion uses, ``[M]``, under their labels.
     :param held_out: those it never sees, or None.
     :param inspected: ``[C]`` whether *clean* holds the class at all.
+    :param taught: ascending positions of the suspects that models may be trained on.
+    :param witnesses: ascending positions of those whose fit is tested: the others, or all when none sit out.
     """
 
     suspect: Samples
@@ -45,6 +47,8 @@ class Material:
     held_out_labels: Index
     num_classes: int
     inspected: NDArray[np.bool_]
+    taught: Index
+    witnesses: Index
 
 
 def prepare(case: Case, settings: ConfusionSettings, context: Context) -> Material:
@@ -54,6 +58,8 @@ def prepare(case: Case, settings: ConfusionSettings, context: Context) -> Materi
     samples = Samples(clean, context.device)
     rows = np.arange(len(clean))
     held = hold_out(clean.labels, settings.held_out, context)
+    everyone = np.arange(len(train_set))
+    witnesses = hold_out(train_set.labels, settings.witnesses, context, "witnesses")
     used = np.setdiff1d(rows, held)
     counts = np.bincount(clean.labels[used], minlength=case.num_classes)
     for note in warnings(train_set, clean, counts):
@@ -67,12 +73,14 @@ def prepare(case: Case, settings: ConfusionSettings, context: Context) -> Materi
         held_out_labels=clean.labels[held],
         num_classes=case.num_classes,
         inspected=counts > 0,
+        taught=np.setdiff1d(everyone, witnesses),
+        witnesses=witnesses if len(witnesses) else everyone,
     )
 
 
-def hold_out(labels: Index, share: float, context: Context) -> Index:
-    """Return ascending positions of clean samples to set aside: ``floor(share · m_c)`` of every class."""
-    order = torch.randperm(len(labels), generator=context.generator("confusion_training", "hold out")).numpy()
+def hold_out(labels: Index, share: float, context: Context, name: str = "hold out") -> Index:
+    """Return ascending positions of samples to set aside: ``floor(share · m_c)`` of every class, drawn under *name*."""
+    order = torch.randperm(len(labels), generator=context.generator("confusion_training", name)).numpy()
     chosen = [
         members[: int(share * len(members))] for c in np.unique(labels) for members in [order[labels[order] == c]]
     ]

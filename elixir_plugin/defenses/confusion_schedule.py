@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from ..config import Settings
 from ..training import Recipe
 from .confusion_rounds import Offsets, Round
+from .confusion_scoring import Vote
 
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
 Size = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -28,7 +29,19 @@ PER_ROUND = (
     "lam",
     "factor",
 )
-DECIDING = ("decision", "threshold", "top_threshold", "pca_dims", "pca_eps", "rule", "p_value", "jury")
+DECIDING = (
+    "decision",
+    "threshold",
+    "top_threshold",
+    "pca_dims",
+    "pca_eps",
+    "rule",
+    "p_value",
+    "sure",
+    "strays",
+    "jury",
+    "vote",
+)
 LEAST_PER_CLASS = 5  # samples a class has, on average, in the smallest distilled set; fewer teach a base model nothing
 
 # A small set is memorised: after 20 epochs on 2,000 images, 70 % of the clean suspects were still fitted when confusion
@@ -156,14 +169,26 @@ class ConfusionSettings(Settings):
     top_threshold: float = Field(1.5, ge=1, le=100, description="the same for the class with the largest ratio")
     pca_dims: int = Field(2, ge=1, le=64)
     pca_eps: float = Field(0.001, gt=0, le=1)
-    rule: Literal["ratio", "held_out", "both"] = Field(
-        "held_out",
+    rule: Literal["ratio", "held_out", "both", "guarded"] = Field(
+        "guarded",
         description="what flags a class: the likelihood ratio (the reference rule), being fitted better than held-out "
-        "clean samples, or both",
+        "clean samples, both, or (guarded) both, or the second alone when it is beyond doubt",
     )
     held_out: float = Field(0.2, ge=0, lt=1, description="share of the clean set that confusion never sees")
+    witnesses: float = Field(
+        0.0,
+        ge=0,
+        le=0.5,
+        description="share of the suspects that no confused model has been trained on; the held-out rule then looks at "
+        "these alone, so that nothing memorised counts",
+    )
     p_value: float = Field(1e-3, gt=0, le=1, description="below it, the held-out rule flags a class")
+    sure: float = Field(1e-6, gt=0, le=1, description="below it, the guarded rule asks no likelihood ratio")
+    strays: float = Field(
+        0.05, ge=0, le=0.5, description="share of the held-out samples that may be fitted as well as poison is"
+    )
     jury: int = Field(3, ge=1, le=10, description="last rounds whose confused models decide together (not for `ratio`)")
+    vote: Vote = Field("median", description="which of their p-values counts: the median, or the largest (all agree)")
 
     @field_validator(*PER_ROUND, mode="before")
     @classmethod

@@ -20,6 +20,7 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 State = Literal["tested", "too small", "too few isolated", "undecidable", "not inspected", "not finite"]
+Vote = Literal["all", "median"]
 LEAST = 2  # members a group needs before a Gaussian is fitted to it
 
 
@@ -173,23 +174,33 @@ def own(values: Floats, labels: Index) -> Floats:
 
 @dataclass(frozen=True)
 class Exceedance:
-    """How many suspects of a class are fitted better than every held-out clean sample, and how likely that is.
+    """How many suspects of a class are fitted better than nearly all held-out clean samples, and how likely that is.
 
-    :param above: k of the n suspects exceed all h held-out samples.
-    :param p: probability of k or more, were suspects and held-out samples drawn alike.
+    :param above: k of the n suspects exceed all but *strays* of the h held-out samples.
+    :param p: probability of k or more, were suspects and held-out samples drawn alike; for the best of the numbers of
+        strays tried, times how many were tried.
+    :param strays: j held-out samples that are fitted as well.
     """
 
     above: int
     p: float
+    strays: int = 0
 
 
 def exceedances(
-    surplus: Floats, labels: Index, held_out: Floats, held_out_labels: Index, num_classes: int
+    surplus: Floats,
+    labels: Index,
+    held_out: Floats,
+    held_out_labels: Index,
+    num_classes: int,
+    *,
+    strays: float = 0.0,
 ) -> list[Exceedance]:
     """Test for each class whether its suspects are fitted better than clean samples that were never trained on.
 
-    With n suspects, h held-out samples and no difference between them, the k largest values are all suspects with
-    probability ``Π_{i<k} (n − i) / (n + h − i)``: exact, and without assumptions on the distribution.
+    With n suspects, h held-out samples and no difference between them, the number of held-out samples among the
+    k + j largest values is hypergeometric: exact, and without assumptions on the distribution. All j up to a share of
+    h are tried, because a single held-out sample that happens to be fitted would hide any number of poison samples.
 
     Held-out samples of all classes serve every class, so classes must be made alike first. Some are harder to confuse
     as a whole; that is no sign of poison. So a class has to pass twice, as it is and above its own base line: the
@@ -197,6 +208,7 @@ def exceedances(
     then the best held-out sample of the class takes its place. The larger p-value counts.
 
     :param surplus, held_out: centred log-probability of suspects ``[N]`` and held-out samples ``[h]`` at their label.
+    :param strays: share of the held-out samples that may be fitted as well as the suspects; 0: none.
     """
     if not len(held_out):
         return [Exceedance(0, 1.0)] * num_classes
@@ -204,21 +216,38 @@ def exceedances(
     for c in np.unique(labels):
         own = held_out[held_out_labels == c]
         base[c] = min(np.quantile(surplus[labels == c], 0.25), own.max(initial=-np.inf) if len(own) else 0.0)
-    as_is = _exceedances(surplus, labels, held_out, num_classes)
-    relative = _exceedances(surplus - base[labels], labels, held_out - base[held_out_labels], num_classes)
+    most = int(strays * len(held_out))
+    as_is = _exceedances(surplus, labels, held_out, num_classes, most)
+    relative = _exceedances(surplus - base[labels], labels, held_out - base[held_out_labels], num_classes, most)
     return [max(pair, key=lambda each: each.p) for pair in zip(as_is, relative, strict=True)]
 
 
-def _exceedances(surplus: Floats, labels: Index, held_out: Floats, num_classes: int) -> list[Exceedance]:
-    h, above = len(held_out), surplus > held_out.max()
+def _exceedances(surplus: Floats, labels: Index, held_out: Floats, num_classes: int, most: int) -> list[Exceedance]:
+    h = len(held_out)
+    levels = np.sort(held_out)[::-1][: most + 1]
     found = []
     for c in range(num_classes):
-        n, k = int((labels == c).sum()), int((above & (labels == c)).sum())
-        log_p = lgamma(n + 1) - lgamma(n - k + 1) + lgamma(n + h - k + 1) - lgamma(n + h + 1)
-        found.append(Exceedance(k, exp(log_p)))
+        mine = surplus[labels == c]
+        tried = []
+        for j, level in enumerate(levels):
+            k = int((mine > level).sum())
+            tried.append(Exceedance(k, min(1.0, len(levels) * _chance(k, j, len(mine), h)), j))
+        found.append(min(tried, key=lambda each: each.p))
     return found
 
 
-def median_vote(votes: Sequence[Exceedance]) -> Exceedance:
-    """Return the vote with the median p-value; of two in the middle, the larger."""
-    return sorted(votes, key=lambda each: each.p)[len(votes) // 2]
+def _chance(k: int, j: int, n: int, h: int) -> float:
+    """Return the probability that of the k + j largest of n + h values drawn alike at most j are among the h."""
+    total = _log_choose(n + h, k + j)
+    ways = [_log_choose(h, i) + _log_choose(n, k + j - i) for i in range(min(j, h) + 1) if k + j - i <= n]
+    return min(1.0, sum(exp(each - total) for each in ways))
+
+
+def _log_choose(n: int, k: int) -> float:
+    return lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)
+
+
+def joint_vote(votes: Sequence[Exceedance], how: Vote) -> Exceedance:
+    """Return the vote that counts: the one with the largest p-value, or with the median one (of two, the larger)."""
+    ranked = sorted(votes, key=lambda each: each.p)
+    return ranked[-1] if how == "all" else ranked[len(votes) // 2]

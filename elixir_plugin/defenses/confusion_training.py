@@ -12,21 +12,22 @@ Then each class is tested, and isolated samples of flagged classes (those still 
 Section numbers are those of the project's description of the reference code (Unispac/Fight-Poison-With-Poison), whose
 schedule is the default here.
 
-The reference tests a class for being two populations (§2.5, rule ``ratio``). That needs no poison to fire, and a low
-poison rate dilutes it. The default rule ``held_out`` sets clean samples aside that no model ever sees, and flags a
-class when its suspects are fitted better than those by more than chance. The last few confused models test on their
-own, and the median counts: an innocent class that one of them happens to fit well is hardly fitted by the others.
-Rule ``both`` demands both tests to agree.
+The reference tests a class for being two populations (§2.5, rule ``ratio``). That needs no poison to fire. Rule
+``held_out`` sets clean samples aside that no model ever sees, and flags a class when its suspects are fitted better
+than nearly all of those by more than chance; the last few confused models test on their own, and the median counts.
+It can fire without poison too, because suspects that were distilled are memorised. Rule ``both`` demands that the two
+agree; the default, ``guarded``, does so unless the second is beyond doubt. With ``witnesses``, some suspects are kept
+out of all training and the held-out rule looks at these alone: then nothing is memorised, and its p-values are honest,
+at the price of fewer samples to learn from.
+
+Of a flagged class, the reference reports all isolated samples under the last model; here they must be isolated under
+the mean of the last models, and fitted better than nearly all held-out samples.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..case import Case, Index
@@ -34,46 +35,12 @@ from ..classifier import Classifier
 from ..context import Context
 from ..defense import Card, Defense
 from ..errors import InputError
-from ..outcome import Outcome, Verdict
+from ..outcome import Outcome
+from .confusion_decision import Finding, Testimony, conclude
 from .confusion_material import Material, Memory, fresh_model, prepare, read_out, suspect_model
 from .confusion_rounds import Round, View, confuse, train_base
 from .confusion_schedule import ConfusionSettings
-from .confusion_scoring import (
-    ClassEvidence,
-    Exceedance,
-    Mask,
-    centred,
-    class_evidence,
-    distil,
-    exceedances,
-    flag_classes,
-    median_vote,
-    own,
-    sample_losses,
-)
-
-
-@dataclass(frozen=True)
-class Testimony:
-    """What one confused model says: logits of the suspect set, of confused clean samples and of held-out ones."""
-
-    suspect: NDArray[np.float32]
-    clean: NDArray[np.float32]
-    held_out: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What all rounds found.
-
-    :param rounds: one testimony per round.
-    :param features: ``[N, d]`` of the suspect set under the last confused model.
-    :param curves: one value per round.
-    """
-
-    rounds: list[Testimony]
-    features: NDArray[np.float32]
-    curves: dict[str, list[float]]
+from .confusion_scoring import distil, sample_losses
 
 
 class ConfusionTraining(Defense):
@@ -105,15 +72,16 @@ class ConfusionTraining(Defense):
         memory = Memory(context, self.settings, case)
         finding = self._search(case, material, memory, context)
         with context.stage("decide"):
-            return self._conclude(finding, material, context)
+            return conclude(finding, material, self.settings, context)
 
     def _search(self, case: Case, material: Material, memory: Memory, context: Context) -> Finding:
         """Go through all rounds; those that *memory* holds are not trained again."""
         settings = self.settings
-        plans = settings.rounds(len(material.labels), material.num_classes, len(material.clean))
+        taught = material.taught
+        plans = settings.rounds(len(taught), material.num_classes, len(material.clean))
         reference = self._reference(case, material, memory, context)
         base = fresh_model(case, settings, context, "base 0")
-        kept = np.arange(len(material.labels))
+        kept = taught
         curves: dict[str, list[float]] = {}
         rounds = []
         for plan in plans:
@@ -132,8 +100,9 @@ class ConfusionTraining(Defense):
                 curves.setdefault(name, []).append(value)
             rounds.append(Testimony(*(found[name].numpy() for name in ("suspect", "clean", "held_out"))))
             if plan.keep is not None:
-                losses = sample_losses(rounds[-1].suspect, material.labels)
-                kept = distil(losses, material.labels, material.num_classes, plan.keep, plan.floor)
+                labels = material.labels[taught]
+                losses = sample_losses(rounds[-1].suspect[taught], labels)
+                kept = taught[distil(losses, labels, material.num_classes, plan.keep, plan.floor)]
         return Finding(rounds, found["features"].numpy(), curves)
 
     def _reference(self, case: Case, material: Material, memory: Memory, context: Context) -> Index | None:
@@ -201,95 +170,6 @@ class ConfusionTraining(Defense):
             "reference": torch.from_numpy(np.array(reference)),
         }
         return tensors if features is None else tensors | {"features": features}, measured
-
-    def _conclude(self, finding: Finding, material: Material, context: Context) -> Outcome:
-        """Decide on classes, report their isolated samples, and say what it rests on."""
-        settings, labels, last = self.settings, material.labels, finding.rounds[-1]
-        predicted = last.suspect.argmax(1)
-        evidence = class_evidence(
-            finding.features, predicted, labels, material.inspected, dims=settings.pca_dims, eps=settings.pca_eps
-        )
-        jury = finding.rounds[-settings.jury :]
-        beliefs = [centred(each.suspect, each.clean) for each in jury]
-        calm = [centred(each.held_out, each.clean) for each in jury]
-        votes = [
-            exceedances(
-                own(mine, labels),
-                labels,
-                own(theirs, material.held_out_labels),
-                material.held_out_labels,
-                len(evidence),
-            )
-            for mine, theirs in zip(beliefs, calm, strict=True)
-        ]
-        tests = [median_vote(each) for each in zip(*votes, strict=True)]
-        belief = np.mean(beliefs, axis=0)
-        scores = own(belief, labels)
-        classes = self._flagged_classes(evidence, tests) & material.inspected
-        isolated = ((predicted if settings.rule == "ratio" else belief.argmax(1)) == labels) & material.inspected[
-            labels
-        ]
-        flagged = isolated & classes[labels] if settings.decision == "gated" else isolated
-        for note in self._notes(evidence, finding, int((isolated & ~flagged).sum())):
-            context.note(note)
-        table = [
-            {"class": k, **asdict(evidence[k]), **asdict(tests[k]), "flagged": bool(classes[k])}
-            for k in range(material.num_classes)
-        ]
-        return Outcome(
-            scores=scores,
-            flagged=flagged,
-            kept=np.flatnonzero(~flagged),
-            verdict=self._verdict(evidence, tests, bool(classes.any())),
-            curves=finding.curves,
-            tables={"classes": table, "ungated": np.flatnonzero(isolated).tolist()},
-        )
-
-    def _flagged_classes(self, evidence: list[ClassEvidence], tests: list[Exceedance]) -> Mask:
-        settings = self.settings
-        ratios = np.array([each.log_ratio for each in evidence])
-        by_ratio = flag_classes(ratios, settings.threshold, settings.top_threshold)
-        by_test = np.array([each.p for each in tests]) < settings.p_value
-        return {"ratio": by_ratio, "held_out": by_test, "both": by_ratio & by_test}[settings.rule]
-
-    def _verdict(self, evidence: list[ClassEvidence], tests: list[Exceedance], poisoned: bool) -> Verdict:
-        settings = self.settings
-        if settings.rule == "ratio":
-            return Verdict(
-                poisoned,
-                max(each.log_ratio for each in evidence),
-                f"largest log-likelihood ratio of a class; above {math.log(settings.top_threshold):.2f} it flags the "
-                "class. Clean sets are flagged now and then: the rule needs no poison to fire",
-            )
-        smallest = min(each.p for each in tests)
-        return Verdict(
-            poisoned,
-            -math.log10(max(smallest, 1e-300)),
-            "−log10 of the smallest p-value of a class: that its suspects are fitted better than all held-out clean "
-            "samples by chance, for the median of the last confused models. "
-            f"Above {-math.log10(settings.p_value):g} the class is flagged; clean sets stay below",
-        )
-
-    def _notes(self, evidence: list[ClassEvidence], finding: Finding, withheld: int) -> list[str]:
-        """Return what a reader must know about this result."""
-        notes = []
-        undecidable = [str(k) for k, each in enumerate(evidence) if each.state == "undecidable"]
-        if undecidable:
-            notes.append(
-                f"undecidable for the likelihood ratio: classes {', '.join(undecidable)} are fitted as a whole; they "
-                "are all poison, or confusion never reached them"
-            )
-        if any(each.state == "not finite" for each in evidence):
-            notes.append("features of some classes are not finite: their likelihood ratio counts as 1")
-        left = finding.curves["confused_accuracy"][-1]
-        if left > 2 / len(evidence):
-            notes.append(
-                f"confusion did not take: the last model still predicts {left:.0%} of the clean samples it should "
-                "misread; use more confusion_steps or a higher confusion_lr"
-            )
-        if withheld:
-            notes.append(f"{withheld} more samples are isolated, in classes that are not flagged (tables: ungated)")
-        return notes
 
 
 def _share(logits: Tensor, labels: Index) -> float:

@@ -42,12 +42,12 @@ class EclipseSettings(Settings):
     """Settings of ECLIPSE; preset ``paper`` has the released configuration, days of work on a CPU."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {"fit": FitSettings.presets["paper"], "purification": {"level": PAPER_LEVEL}},
-        "fast": {"fit": FitSettings.presets["fast"], "purification": {"level": PAPER_LEVEL, "steps": 25}},
-        "cpu": {"fit": FitSettings.presets["cpu"], "purification": {"level": PAPER_LEVEL, "steps": 5}},
+        "paper": {"fit": FitSettings.build(preset="paper").dump(), "purification": {"steps": None}},
+        "fast": {"fit": FitSettings.build(preset="fast").dump(), "purification": {"steps": 25}},
+        "cpu": {"fit": FitSettings.build(preset="cpu").dump(), "purification": {"steps": 5}},
         "demo": {
-            "fit": {**FitSettings.presets["cpu"], "iterations": 250},
-            "purification": {"level": PAPER_LEVEL, "steps": 5},
+            "fit": FitSettings.build({"iterations": 250}, preset="cpu").dump(),
+            "purification": {"steps": 5},
         },
     }
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from pydantic import Field, model_validator
@@ -162,6 +162,8 @@ class NoiseLevel(Settings):
     >>> NoiseLevel(sigma=0.02498).resolve(Schedule("cosine", 4000))
     100
     """
+
+    whole: ClassVar[bool] = True  # a level given as sigma must not be filled up with the steps of a default
 
     sigma: float | None = Field(
         None, ge=0, allow_inf_nan=False, description="noise relative to the image, in pixel scale; 6.37/255 = 0.02498"

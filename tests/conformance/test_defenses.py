@@ -40,6 +40,15 @@ SHORT: dict[str, dict[str, Any]] = {  # settings that make a run short
         "fit": {"size": "tiny", "length": 1000, "t_train_max": 40, "iterations": 3, "batch_size": 4},
         "purification": {"level": {"steps": 25, "of": 1000}, "steps": 2},
     },
+    "dataelixir": {
+        "architecture": "fast_resnet",
+        "fit": {"size": "tiny", "iterations": 2, "batch_size": 4},
+        "purification": {"level": {"steps": 30, "of": 1000, "schedule": "linear"}, "rounds": 2, "steps": 3},
+        "states": 2,
+        "threshold": 2,
+        "recipe": {"epochs": 1, "batch_size": 32},
+        "detection": {"mode": "given", "targets": [0]},
+    },
 }
 
 

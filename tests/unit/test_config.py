@@ -224,3 +224,43 @@ def test_unreadable_run_files_are_refused(tmp_path):
     for path in (latin, tmp_path, tmp_path / "none.yaml"):
         with pytest.raises(SettingsError, match="run file"):
             load_yaml(path)
+
+
+class Inner(Settings):
+    first: int = Field(1, ge=0)
+    second: int = Field(2, ge=0)
+
+
+class Level(Inner):
+    whole = True
+
+
+class Outer(Settings):
+    presets: ClassVar = {"low": {"inner": {"first": 10}}}
+    inner: Inner = Inner(second=20)
+    perhaps: Inner | None = None
+    level: Level = Level(first=5)
+
+
+def test_nested_settings_given_in_part_keep_their_other_values():
+    assert Outer.build({"inner": {"first": 7}}).inner == Inner(first=7, second=20)
+    assert Outer.build({"inner": {"second": 8}}, preset="low").inner == Inner(first=10, second=8)
+    assert Outer.build(preset="low").inner == Inner(first=10, second=20)
+
+
+def test_nested_settings_given_as_an_object_are_taken_as_they_are():
+    assert Outer.build({"inner": Inner(first=7)}).inner == Inner(first=7, second=2)
+
+
+def test_nested_settings_without_a_value_below_start_from_their_own_defaults():
+    assert Outer.build({"perhaps": {"second": 9}}).perhaps == Inner(first=1, second=9)
+
+
+def test_settings_that_are_whole_are_not_filled_up():
+    assert Outer.build({"level": {"second": 3}}).level == Level(first=1, second=3)
+
+
+def test_merging_leaves_presets_and_arguments_alone():
+    values = {"inner": {"second": 8}}
+    Outer.build(values, preset="low")
+    assert values == {"inner": {"second": 8}} and Outer.presets == {"low": {"inner": {"first": 10}}}

@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import multivariate_normal
+from scipy.stats import hypergeom, multivariate_normal
 
 from elixir_plugin import Context
 from elixir_plugin.case import Case, ImageSet
 from elixir_plugin.classifier import Classifier
+from elixir_plugin.defenses.confusion_decision import flagged_classes
 from elixir_plugin.defenses.confusion_material import hold_out, prepare, read_out
 from elixir_plugin.defenses.confusion_rounds import (
     CHUNK,
@@ -26,14 +27,15 @@ from elixir_plugin.defenses.confusion_rounds import (
 )
 from elixir_plugin.defenses.confusion_schedule import ConfusionSettings
 from elixir_plugin.defenses.confusion_scoring import (
+    ClassEvidence,
     Exceedance,
     centred,
     class_evidence,
     distil,
     exceedances,
     flag_classes,
+    joint_vote,
     log_likelihood_ratio,
-    median_vote,
     sample_losses,
 )
 from elixir_plugin.defenses.confusion_training import ConfusionTraining
@@ -410,11 +412,43 @@ def test_poison_is_told_from_its_class_at_any_rate(count):
     assert (p[:, 1:] >= 1e-3).all()
 
 
-def test_the_median_vote_counts():
+@pytest.mark.parametrize("strays", [0.0, 0.1, 0.5])
+def test_strays_do_not_raise_more_false_alarms(strays):
+    rng = np.random.default_rng(1)
+    ours, theirs = alike(30, 20)
+    p = [
+        exceedances(rng.normal(size=30), ours, rng.normal(size=20), theirs, 1, strays=strays)[0].p for _ in range(2000)
+    ]
+    for level in (0.3, 0.1, 0.02):
+        assert np.mean(np.array(p) <= level) <= level * 1.2
+
+
+def test_a_single_stray_does_not_hide_poison():
+    rng = np.random.default_rng(2)
+    (labels, theirs), held_out = alike(200, 80), rng.normal(size=80)
+    values = rng.normal(size=200) + 8 * (np.arange(200) < 40)
+    held_out[0] = 50
+    assert exceedances(values, labels, held_out, theirs, 1)[0].p == 1
+    found = exceedances(values, labels, held_out, theirs, 1, strays=0.05)[0]
+    assert found.p < 1e-3 and found.strays >= 1 and found.above >= 40
+
+
+@pytest.mark.parametrize(("k", "j", "n", "h"), [(3, 0, 4, 2), (5, 2, 20, 10), (20, 4, 200, 80), (0, 0, 5, 5)])
+def test_the_chance_of_an_exceedance_is_hypergeometric(k, j, n, h):
+    labels, theirs = alike(n, h)
+    values = np.where(np.arange(n) < k, 10.0, 0.0)  # k suspects above all but j held-out samples, which are above them
+    held_out = np.where(np.arange(h) < j, 100.0, 5.0)
+    found = exceedances(values, labels, held_out, theirs, 1, strays=(j + 0.5) / h)[0]
+    assert found.p == pytest.approx(min(1, (j + 1) * hypergeom.cdf(j, n + h, h, k + j)))
+
+
+def test_which_vote_counts():
     votes = [Exceedance(1, 0.5), Exceedance(9, 1e-9), Exceedance(2, 0.1), Exceedance(5, 1e-5)]
-    assert median_vote(votes[:3]).p == 0.1
-    assert median_vote(votes).p == 0.1
-    assert median_vote(votes[1:2]).above == 9
+    assert joint_vote(votes[:3], "median").p == 0.1
+    assert joint_vote(votes, "median").p == 0.1
+    assert joint_vote(votes[1:2], "median").above == 9
+    assert joint_vote(votes, "all").p == 0.5
+    assert joint_vote(votes[1:2], "all").above == 9
 
 
 def test_centring_takes_the_bias_for_a_class_away():
@@ -502,6 +536,9 @@ def test_conformance():
         {"rule": "ratio", "held_out": 0},
         {"rule": "both"},
         {"jury": 1},
+        {"vote": "median", "strays": 0.0},
+        {"witnesses": 0.25},
+        {"rule": "both"},
         {"warm_start": False, "shifted_from": 1},
         {"class_weights": False, "factor": (3,)},
         {"input_size": 16},
@@ -536,6 +573,40 @@ def test_held_out_samples_are_never_trained_on():
     used = {material.clean.pixels(torch.tensor([row])).numpy().tobytes() for row in range(len(material.clean))}
     apart = {material.held_out.pixels(torch.tensor([row])).numpy().tobytes() for row in range(len(material.held_out))}
     assert not used & apart and len(used) + len(apart) == len(case.clean)
+
+
+@pytest.mark.parametrize(
+    ("rule", "flagged"),
+    [
+        ("ratio", [True, True, False, False]),
+        ("held_out", [True, False, True, True]),
+        ("both", [True, False, False, False]),
+        ("guarded", [True, False, False, True]),
+    ],
+)
+def test_which_rule_flags_a_class(rule, flagged):
+    evidence = [ClassEvidence(100, 20, ratio, "tested") for ratio in (2.0, 1.5, 0.0, 0.0)]
+    tests = [Exceedance(10, p) for p in (1e-4, 0.5, 1e-4, 1e-7)]
+    assert flagged_classes(evidence, tests, ConfusionSettings(rule=rule)).tolist() == flagged
+
+
+@pytest.mark.parametrize("warm_start", [True, False])
+def test_what_testifies_does_not_depend_on_witnesses(warm_start):
+    case = tiny_case()
+    values = {"witnesses": 0.25, "warm_start": warm_start}
+    material = prepare(case, ConfusionSettings(**TINY, **values), Context(seed=7))
+    assert sorted([*material.taught, *material.witnesses]) == list(range(len(case.train)))
+    pixels = np.array(case.train.images)
+    pixels[material.witnesses] = 255 - pixels[material.witnesses]
+    other = dataclasses.replace(case, train=case.train.replace(images=pixels))
+    first, second = run(case, **values).scores, run(other, **values).scores
+    assert (first[material.taught] == second[material.taught]).all()
+    assert (first[material.witnesses] != second[material.witnesses]).any()
+
+
+def test_without_witnesses_all_suspects_are_taught_and_tested():
+    material = prepare(tiny_case(), ConfusionSettings(**TINY), Context())
+    assert len(material.taught) == len(material.witnesses) == len(material.labels)
 
 
 @pytest.mark.parametrize("values", [{}, {"warm_start": False}, {"reference": "base0"}, {"reference": "model"}], ids=str)

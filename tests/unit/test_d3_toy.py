@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 CLASSES, PROTOTYPES, SIZE, TARGET = 10, 3, 16, 0
 TRAIN, TEST, RESERVED = 6000, 2000, 300
-PLAIN: dict[str, Any] = {"batch_size": 32, "augmentation": {}}
+PLAIN: dict[str, Any] = {"batch_size": 32, "augmentation": {"crop": 0, "flip": False}}
 
 
 def prototypes() -> Tensor:

@@ -1,0 +1,99 @@
+"""DataElixir, the classifiers it trains: the probe, the benign model in two stages, and the final model.
+
+All have the architecture of the probe. A state is kept in the work folder while they train, so that a killed run goes
+on where it was.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ..case import Case, ImageSet
+from ..checkpoint import Checkpoint
+from ..classifier import Classifier
+from ..context import Context
+from ..training import Recipe, Samples, ShuffledBatches, train
+from .dataelixir_candidates import model_fingerprint
+from .dataelixir_settings import DataElixirSettings
+
+
+class Trainer:
+    """Trains classifiers under the settings.
+
+    :param folder: where states go, or None.
+    :ivar probe: the classifier that votes; set by :meth:`make_probe`.
+    :ivar curves: of all trainings so far.
+    """
+
+    probe: Classifier
+
+    def __init__(self, settings: DataElixirSettings, context: Context, folder: Path | None) -> None:
+        self.settings, self.context, self._folder = settings, context, folder
+        self.curves: dict[str, list[float]] = {}
+
+    def make_probe(self, case: Case) -> Classifier:
+        """Return the classifier that votes: the case's model, or one trained on the suspect set as it is."""
+        assert case.train is not None
+        if self.settings.probe == "case":
+            assert case.model is not None
+            self.probe = case.model.clone().to(self.context.device).eval()
+        else:
+            self.probe = self.learn(case.train, fresh_classifier(case, self.settings, self.context), "probe")
+        return self.probe
+
+    def learn(self, images: ImageSet, model: Classifier, name: str, lr: float | None = None) -> Classifier:
+        """Train *model* in place on *images* and return it, in eval mode.
+
+        :param name: of the stage, its random draws and its curves.
+        :param lr: instead of the recipe's; schedule and optimiser start anew all the same.
+        """
+        full = f"dataelixir-{name}"
+        plan: Recipe = self.settings.recipe
+        if lr is not None:
+            plan = plan.model_copy(update={"lr": lr})
+        state = None
+        if self._folder is not None:
+            identity = {"images": images.fingerprint(), "start": model_fingerprint(model)}
+            state = Checkpoint(self._folder / f"{name}.checkpoint", identity)
+        source = ShuffledBatches(
+            Samples(images, self.context.device), plan.batch_size, self.context, plan.augmentation, full
+        )
+        with self.context.stage(f"train {name}"):
+            curves = train(model, source, plan, self.context, checkpoint=state, name=full)
+        self.curves |= {f"{name}_{key}": values for key, values in curves.items()}
+        return model
+
+    def fresh(self, name: str) -> Classifier:
+        """Return the probe's architecture with new weights drawn under *name*."""
+        return self.probe.fresh(self.context.derive_seed("dataelixir", "weights", name))
+
+
+def fresh_classifier(case: Case, settings: DataElixirSettings, context: Context) -> Classifier:
+    """Return an untrained probe: the named architecture, else that of the case's model, else preactresnet18."""
+    assert case.train is not None
+    seed = context.derive_seed("dataelixir", "weights", "probe")
+    if settings.architecture is None and case.model is not None:
+        return case.model.clone().to(context.device).fresh(seed)
+    mean, std = normalisation(case.train)
+    return Classifier.build(
+        settings.architecture or "preactresnet18",
+        case.num_classes,
+        channels=case.train.image_shape[2],
+        seed=seed,
+        mean=mean,
+        std=std,
+    ).to(context.device)
+
+
+def normalisation(images: ImageSet) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation per channel of pixels in [0, 1]."""
+    total, squares, count = np.zeros(()), np.zeros(()), 0
+    for _, chunk in images.chunks():
+        pixels = chunk.astype(np.float64) / (255 if chunk.dtype == np.uint8 else 1)
+        total = total + pixels.sum((0, 1, 2))
+        squares = squares + (pixels**2).sum((0, 1, 2))
+        count += pixels[..., 0].size
+    mean = total / count
+    return mean.tolist(), np.sqrt(np.maximum(squares / count - mean**2, 1e-6)).tolist()

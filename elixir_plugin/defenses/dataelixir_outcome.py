@@ -1,0 +1,82 @@
+"""DataElixir, what it reports: scores, verdict, and what became of every sample."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..case import ImageSet, Index
+from ..outcome import Outcome, Verdict
+from .dataelixir_repair import ACTION, Repair
+from .dataelixir_settings import DataElixirSettings
+from .dataelixir_target import FEW_CLASSES, ClassFinding, verdict_score
+from .dataelixir_votes import STATUS, Votes
+
+NOT_PURIFIED = -1
+
+
+def describe(
+    train: ImageSet,
+    rows: Index,
+    votes: Votes,
+    repair: Repair,
+    *,
+    finding: ClassFinding,
+    settings: DataElixirSettings,
+) -> Outcome:
+    """Return the outcome without set, model and curves.
+
+    - ``scores``: the share of a sample's purified copies that the probe gives another label than its own, plus 1 in
+      target classes: samples of target classes come first. A sample that was not purified (two-phase mode) has 0.
+    - ``flagged``: samples whose image or label was changed; ``kept``: all, as they are repaired and not dropped.
+    - ``tables["samples"]``: lists of N numbers. ``status`` 0 stable, 1 unanimous, 2 ambiguous, -1 not purified;
+      ``action`` 0 kept, 1 repaired, 2 relabelled by the benign model; ``chosen``: the slot whose image was taken,
+      0 the original, else 1 + round · states + state; ``old_label``, ``new_label``.
+
+    :param rows: positions ``[n]`` of the samples that *votes* are about.
+    """
+    count, changed = len(train), repair.changed(train.labels)
+    scores = np.zeros(count)
+    scores[rows] = votes.against(train.labels[rows]) + finding.flagged[train.labels[rows]]
+    status = np.full(count, NOT_PURIFIED, np.int64)
+    status[rows] = votes.status
+    tables = {
+        "target_classes": finding.targets,
+        "classes": finding.table(),
+        "status": {name: int((status == code).sum()) for code, name in enumerate(STATUS)},
+        "action": {name: int((repair.action == code).sum()) for code, name in enumerate(ACTION)},
+        "changed": {
+            "samples": int(changed.sum()),
+            "labels": int((repair.labels != train.labels).sum()),
+            "images": int((repair.chosen > 0).sum()),
+        },
+        "repair": repair.facts,
+        "samples": {
+            "status": status,
+            "action": repair.action,
+            "chosen": repair.chosen,
+            "old_label": train.labels,
+            "new_label": repair.labels,
+        },
+    }
+    return Outcome(
+        scores=scores,
+        flagged=changed,
+        kept=np.arange(count),
+        verdict=_verdict(finding, settings),
+        tables=tables,
+    )
+
+
+def _verdict(finding: ClassFinding, settings: DataElixirSettings) -> Verdict:
+    few = len(finding.size) <= FEW_CLASSES
+    what = "largest discrepancy of a class, in nats" if few else "largest robust score of a class"
+    detection = settings.detection
+    meaning = (
+        f"{what}: how little of what its label-changing samples are predicted as, once purified, stays on the class. "
+        f"From {finding.threshold:g} on"
+        + ("" if few else f", and {detection.min_effect:g} nats above the median,")
+        + " a class is flagged as target"
+    )
+    if detection.mode != "mad":
+        return Verdict(None, verdict_score(finding), f"{meaning}; here the targets were set by detection.mode")
+    return Verdict(bool(finding.flagged.any()), verdict_score(finding), f"{meaning}; clean sets stay below")

@@ -1,0 +1,259 @@
+"""DataElixir, step 4: which classes are targets of an attack.
+
+Purified poison of class ``c`` scatters to its true classes, so that little of the pooled votes stays on ``c``. Benign
+anomalies are mostly wobble at a class boundary and keep their mass on ``c``. A class is a target when it stands out.
+
+The released rule raises chance alarms: with ten classes and no attack at all, it flags one in half of the cases. Four
+guards, on by default, and all off in preset ``parity`` (spec §7, B3):
+
+- G1, ``smoothing``: Laplace smoothing of the pooled votes.
+- G2, ``min_anomalies`` and ``min_share``: a class with few anomalous samples is not judged.
+- G3, ``mad_floor``: a spread near zero does not turn any difference into an alarm.
+- G4, ``min_effect``: a class must stand out by so much.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from ..case import Index
+from ..config import Settings
+from ..errors import SettingsError
+from .dataelixir_votes import AMBIGUOUS, UNANIMOUS, Votes, class_pools
+
+Floats = NDArray[np.float64]
+FEW_CLASSES = 3  # up to here no class can stand out from the others
+MANY_CLASSES = 40  # from here on some class stands out by chance
+CAP = 50.0  # nats; stands for an infinite discrepancy, and no finite one comes near
+MARGIN = 0.25  # a decision that such a change of the thresholds would turn is in doubt
+HIGH_ANOMALY = 0.3  # share of anomalous samples above which a probe is called fragile
+SCATTERED = 0.25  # share of anomalies whose copies agree on another label, above which a class looks attacked
+
+
+class Detection(Settings):
+    """How target classes are found."""
+
+    mode: Literal["mad", "all", "given"] = Field(
+        "mad", description="classes that stand out; all classes (all-to-all attacks); or those in `targets`"
+    )
+    targets: tuple[int, ...] = Field((), description="target classes, for mode given")
+    z_threshold: float | None = Field(
+        None, gt=0, description="robust score from which a class is flagged; default: 2, and 3.5 from 40 classes on"
+    )
+    side: Literal["upper", "both"] = Field("upper", description="both: also flag unusually consistent classes (code)")
+    smoothing: float = Field(1.0, ge=0, description="κ of guard G1; 0: off")
+    min_anomalies: int = Field(10, ge=0, description="guard G2: anomalous samples a class needs to be judged")
+    min_share: float = Field(0.005, ge=0, le=1, description="guard G2: the same, as a share of the class")
+    mad_floor: float = Field(0.02, ge=0, description="guard G3, nats; 0: off")
+    mad_eps: float = Field(1e-6, gt=0, description="added to the spread (code)")
+    min_effect: float = Field(0.25, ge=0, description="guard G4: nats above the median; 0: off")
+    absolute_cut: float = Field(1.0, gt=0, description="nats from which a class is flagged where there are at most 3")
+
+    @model_validator(mode="after")
+    def _targets_where_given(self) -> Self:
+        if (self.mode == "given") != bool(self.targets):
+            raise ValueError("`targets` belongs to mode given, e.g. mode=given, targets=[0]")
+        if len(set(self.targets)) != len(self.targets) or min(self.targets, default=0) < 0:
+            raise ValueError("`targets` must be different classes, 0 or more")
+        return self
+
+    def threshold(self, num_classes: int) -> float:
+        """Return the robust score from which a class is flagged."""
+        if self.z_threshold is not None:
+            return self.z_threshold
+        return 2.0 if num_classes < MANY_CLASSES else 3.5
+
+
+@dataclass(frozen=True)
+class ClassFinding:
+    """What the anomalous samples of each class say; arrays are ``[C]``.
+
+    :param size: samples that were purified.
+    :param anomalous, unanimous, ambiguous: how many of them have that status.
+    :param discrepancy: d, nats.
+    :param score: robust score, signed; the discrepancy itself where there are at most three classes.
+    :param eligible: whether guard G2 lets the class be judged.
+    :param flagged: the target classes 𝒯.
+    :param threshold: of the score.
+    :param doubtful: whether thresholds lower or higher by a quarter would decide otherwise on some class.
+    """
+
+    size: Index
+    anomalous: Index
+    unanimous: Index
+    ambiguous: Index
+    discrepancy: Floats
+    score: Floats
+    eligible: NDArray[np.bool_]
+    flagged: NDArray[np.bool_]
+    threshold: float
+    doubtful: bool
+
+    @property
+    def targets(self) -> list[int]:
+        """The target classes, ascending."""
+        return [int(c) for c in np.flatnonzero(self.flagged)]
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return one row per class, in JSON types."""
+        names = ("size", "anomalous", "unanimous", "ambiguous", "discrepancy", "score", "eligible", "flagged")
+        columns = [getattr(self, name).tolist() for name in names]
+        rows = zip(*columns, strict=True)
+        return [{"class": c, **dict(zip(names, row, strict=True))} for c, row in enumerate(rows)]
+
+
+def find_targets(votes: Votes, given: Index, num_classes: int, settings: Detection) -> ClassFinding:
+    """Judge all classes from the votes of (some of) their samples.
+
+    :param given: ``[n]`` the labels that the samples have.
+    :raises SettingsError: when a given target is no class.
+    """
+    if any(target >= num_classes for target in settings.targets):
+        raise SettingsError(
+            "no such class", where="detection.targets", found=list(settings.targets), allowed=f"0..{num_classes - 1}"
+        )
+
+    def per_class(rows: NDArray[np.bool_]) -> Index:
+        return np.bincount(given[rows], minlength=num_classes)
+
+    size, anomalous = np.bincount(given, minlength=num_classes), per_class(votes.anomalous)
+    eligible = anomalous >= np.maximum(settings.min_anomalies, settings.min_share * size)
+    eligible &= anomalous > 0
+    discrepancy = discrepancies(class_pools(votes, given, num_classes), settings.smoothing)
+    discrepancy = np.where(eligible, discrepancy, 0.0)
+    flagged, score, doubtful = _decide(discrepancy, eligible, settings)
+    if settings.mode == "all":
+        flagged = size > 0
+    elif settings.mode == "given":
+        flagged = np.isin(np.arange(num_classes), settings.targets)
+    return ClassFinding(
+        size=size,
+        anomalous=anomalous,
+        unanimous=per_class(votes.status == UNANIMOUS),
+        ambiguous=per_class(votes.status == AMBIGUOUS),
+        discrepancy=discrepancy,
+        score=score,
+        eligible=eligible,
+        flagged=flagged,
+        threshold=settings.absolute_cut if num_classes <= FEW_CLASSES else settings.threshold(num_classes),
+        doubtful=doubtful and settings.mode == "mad",
+    )
+
+
+def discrepancies(pools: Index, smoothing: float) -> Floats:
+    """Return d_c = KL(e_c ‖ q_c) = −ln q_c(c) of pooled votes ``[C, C]``, in nats; 0 for an empty pool.
+
+    :param smoothing: κ: q = (n_c + κ) / (L + κ C). With 0, a class without a vote for itself gets :data:`CAP`.
+    """
+    total = pools.sum(1)
+    own = np.diag(pools) + smoothing
+    share = np.divide(own, total + smoothing * len(pools), out=np.ones(len(pools)), where=total > 0)
+    with np.errstate(divide="ignore"):
+        nats: Floats = np.minimum(-np.log(share), CAP) + 0.0  # −0.0 becomes 0.0
+    return nats
+
+
+def robust_scores(discrepancy: Floats, *, floor: float, eps: float) -> Floats:
+    """Return (d − median) / (1.4826 · (max(MAD, floor) + eps)), signed; infinities count as :data:`CAP`."""
+    d = np.nan_to_num(discrepancy, posinf=CAP)
+    offset = d - np.median(d)
+    scores: Floats = offset / (1.4826 * (max(float(np.median(np.abs(offset))), floor) + eps))
+    return scores
+
+
+def stand_out(discrepancy: Floats, settings: Detection, *, scale: float = 1.0) -> NDArray[np.bool_]:
+    """Return which classes ``[C]`` stand out, with all thresholds times *scale*.
+
+    >>> stand_out(np.array([1, 1, 1, 1, 3.0]), Detection()).tolist()
+    [False, False, False, False, True]
+    """
+    d = np.nan_to_num(discrepancy, posinf=CAP)
+    if len(d) <= FEW_CLASSES:
+        return d >= settings.absolute_cut * scale
+    scores = robust_scores(d, floor=settings.mad_floor, eps=settings.mad_eps)
+    effect = d - np.median(d)
+    if settings.side == "both":
+        scores, effect = np.abs(scores), np.abs(effect)
+    return (scores > settings.threshold(len(d)) * scale) & (effect >= settings.min_effect * scale)
+
+
+def _decide(
+    discrepancy: Floats, eligible: NDArray[np.bool_], settings: Detection
+) -> tuple[NDArray[np.bool_], Floats, bool]:
+    """Return flags and scores ``[C]``, and whether the decision is a close one."""
+    lenient, strict = (stand_out(discrepancy, settings, scale=scale) & eligible for scale in (1 - MARGIN, 1 + MARGIN))
+    flagged = stand_out(discrepancy, settings) & eligible
+    if len(discrepancy) <= FEW_CLASSES:
+        scores = discrepancy
+    else:
+        scores = robust_scores(discrepancy, floor=settings.mad_floor, eps=settings.mad_eps)
+    return flagged, scores, bool((lenient != strict).any())
+
+
+def notes_on(finding: ClassFinding, settings: Detection) -> list[str]:
+    """Return what a reader must know about this finding."""
+    notes = []
+    count = len(finding.size)
+    if settings.mode == "mad" and count <= FEW_CLASSES:
+        notes.append(
+            f"with {count} classes none can stand out from the others: a class is flagged from a discrepancy of "
+            f"{settings.absolute_cut:g} nats on. If you know the target, give it: detection.mode=given"
+        )
+    rate = finding.anomalous / np.maximum(finding.size, 1)
+    fragile = np.flatnonzero(rate > HIGH_ANOMALY)
+    if len(fragile):
+        notes.append(
+            f"{rate.max():.0%} of class {int(rate.argmax())} change their label when purified, more than "
+            f"{HIGH_ANOMALY:.0%} in {len(fragile)} of {count} classes: the probe is fragile, or purification too "
+            "strong; only the choice of target classes limits the damage"
+        )
+    if finding.targets and settings.mode == "mad":
+        notes.append(
+            f"target classes: {_few(finding.targets)}. Their ambiguous samples get new labels; if this is a false "
+            "alarm, that costs accuracy in these classes"
+        )
+    if not finding.flagged.any():
+        notes += _why_none(finding)
+    return notes
+
+
+def _why_none(finding: ClassFinding) -> list[str]:
+    """Return what may lie behind it when no class stands out: an attack on most classes raises all of them alike."""
+    count, eligible, scattered = len(finding.size), int(finding.eligible.sum()), _scattered(finding)
+    if scattered > count / 2:
+        return [
+            f"no class stands out, but in {scattered} of {count} classes many samples agree on another label once "
+            "purified: the attack may have many targets (all-to-all), which a comparison of classes cannot see; "
+            "nothing was repaired. Consider detection.mode=all"
+        ]
+    if eligible > count / 2:
+        return [
+            f"no class stands out, so nothing was repaired; but in {eligible} of {count} classes labels change when "
+            "images are purified. That is what a fragile probe does, and also an attack with many targets "
+            "(all-to-all): a comparison of classes cannot tell them apart. If you suspect one, use detection.mode=all"
+        ]
+    return []
+
+
+def _scattered(finding: ClassFinding) -> int:
+    """Return in how many classes the copies of many anomalous samples agree on another label."""
+    share = finding.unanimous / np.maximum(finding.anomalous, 1)
+    return int((finding.eligible & (share > SCATTERED)).sum())
+
+
+def _few(classes: list[int], limit: int = 10) -> str:
+    return ", ".join(map(str, classes[:limit])) + (", …" if len(classes) > limit else "")
+
+
+def verdict_score(finding: ClassFinding) -> float:
+    """Return the largest score of a class that may be judged; 0 when there is none."""
+    judged = finding.score[finding.eligible]
+    score = float(judged.max()) if len(judged) else 0.0
+    return score if math.isfinite(score) else CAP

@@ -1,0 +1,727 @@
+"""DataElixir as a whole, on denoisers that are formulas (spec §8, tests 1, 3, 4, 9 to 13; §7)."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from elixir_plugin.adapters.image_folder import ImageFolder
+from torch import Tensor
+
+from elixir_plugin.case import Case, ImageSet, Origin, Truth
+from elixir_plugin.classifier import Classifier, to_batch
+from elixir_plugin.context import Context
+from elixir_plugin.defenses import dataelixir_candidates, dataelixir_denoiser, dataelixir_models, dataelixir_repair
+from elixir_plugin.defenses.dataelixir import DataElixir, some_per_class
+from elixir_plugin.defenses.dataelixir_candidates import Candidates, Walker, make_copies, truncated
+from elixir_plugin.defenses.dataelixir_denoiser import plan_walk, refuse_seen
+from elixir_plugin.defenses.dataelixir_models import Trainer
+from elixir_plugin.defenses.dataelixir_repair import Repairer
+from elixir_plugin.defenses.dataelixir_settings import LEVEL, DataElixirSettings
+from elixir_plugin.defenses.dataelixir_votes import count_votes
+from elixir_plugin.diffusion.base import Denoiser, Prediction
+from elixir_plugin.diffusion.closed_form import GaussianDenoiser, OracleDenoiser
+from elixir_plugin.diffusion.denoiser import UNetDenoiser, hexadecimal
+from elixir_plugin.diffusion.sampler import jump, reverse
+from elixir_plugin.diffusion.schedule import Schedule
+from elixir_plugin.diffusion.unet import Architecture, build_unet
+from elixir_plugin.errors import InputError, MissingNeedError, SettingsError
+from elixir_plugin.evaluation import Evaluation, detection_metrics
+from elixir_plugin.outcome import Outcome, same_outcome
+from elixir_plugin.testing import check_defense, tiny_case
+from elixir_plugin.training import Recipe, Samples, ShuffledBatches, train
+
+CHAIN = Schedule("linear", 1000)
+FIT = {"size": "tiny", "schedule": "linear", "length": 1000, "learn_sigma": False, "iterations": 2, "batch_size": 4}
+WALK = {"rounds": 2, "steps": 2, "dense_below": 2}  # 3 evaluations per round
+SHORT: dict[str, Any] = {
+    "architecture": "fast_resnet",
+    "fit": FIT,
+    "purification": WALK,
+    "states": 2,
+    "threshold": 2,
+    "recipe": {"epochs": 1, "batch_size": 32, "augmentation": {"crop": 0, "flip": False}},
+}
+TARGET = {"mode": "given", "targets": [0]}
+
+
+class Interrupted(Exception):
+    """Stands for a kill."""
+
+
+class Counting(GaussianDenoiser):
+    """A formula that counts its calls, and takes images for noise around grey: copies differ from originals."""
+
+    def __init__(self, last_call: int | None = None) -> None:
+        super().__init__(CHAIN, mean=0.0, std=0.6)
+        self.calls: list[tuple[int, int]] = []
+        self.last_call = last_call
+
+    def predict(self, states: Tensor, indices: Tensor) -> Prediction:
+        if len(self.calls) == self.last_call:
+            raise Interrupted
+        self.calls.append((len(states), int(indices[0])))
+        return super().predict(states, indices)
+
+
+class Stubbed(DataElixir):
+    """With a denoiser handed in."""
+
+    denoiser: Denoiser
+
+    def refuse_no_denoiser(self, case: Case) -> None:
+        pass
+
+    def prepare_denoiser(self, case: Case, context: Context) -> Denoiser:
+        return self.denoiser
+
+
+def run(
+    case: Case | None = None,
+    denoiser: Denoiser | None = None,
+    *,
+    seed: int = 0,
+    work: Path | None = None,
+    **values: Any,
+) -> Outcome:
+    defense = Stubbed({**SHORT, **values})
+    defense.denoiser = denoiser or Counting()
+    return defense.run(case or tiny_case(), Context(seed=seed, work_dir=work))
+
+
+def suspects(case: Case) -> ImageSet:
+    assert case.train is not None
+    return case.train
+
+
+def oracle(case: Case, wanted: ImageSet | None = None) -> OracleDenoiser:
+    """Return a denoiser that turns every suspect image into that of *wanted*, by default into itself."""
+    images = wanted or suspects(case)
+    return OracleDenoiser(CHAIN, to_batch(images.read(slice(None)), torch.device("cpu")), torch.tensor(images.ids))
+
+
+def samples(outcome: Outcome) -> dict[str, np.ndarray[Any, Any]]:
+    return {name: np.array(values) for name, values in outcome.tables["samples"].items()}
+
+
+def walker(settings: Mapping[str, Any], images: ImageSet, denoiser: Denoiser, seed: int = 5) -> Walker:
+    made = DataElixirSettings.build({**SHORT, **settings})
+    return Walker(denoiser, plan_walk(denoiser, made, images), made, images, seed)
+
+
+def test_it_conforms() -> None:
+    class Ready(Stubbed):
+        def prepare_denoiser(self, case: Case, context: Context) -> Denoiser:
+            return Counting()
+
+    check_defense(Ready, **{**SHORT, "detection": TARGET})
+
+
+# candidates
+
+
+@pytest.mark.parametrize("beyond", [False, True])
+def test_the_forward_jump_has_the_right_mean_and_spread(beyond: bool) -> None:
+    grey = ImageSet(np.full((1, 8, 8, 3), 200, np.uint8), [0], 2)
+    planned = walker({"jump_beyond": beyond}, grey, Counting()).planned
+    kept = float(CHAIN.alphas_cumprod[150 if beyond else 149])
+    noise = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
+    states = jump(planned.steps[0], torch.full((10_000,), 0.5), noise)
+    spread = (1 - kept) ** 0.5
+    assert float(states.mean()) == pytest.approx(0.5 * kept**0.5, abs=3 * spread / 100)
+    assert float(states.std()) == pytest.approx(spread, abs=3 * spread / 141)
+
+
+def test_a_jump_beyond_the_walk_changes_the_states_by_one_noise_step_and_nothing_else() -> None:
+    """The step in front is idle: walking from it gives what noising deeper and walking from T − 1 gives."""
+    images = tiny_case(size=4).train
+    assert images is not None
+    plain, beyond = (walker({"jump_beyond": deeper}, images, Counting()) for deeper in (False, True))
+    assert beyond.planned.indices == (150, *plain.planned.indices)
+    rows = np.arange(4)
+    assert (plain.copies(rows) != beyond.copies(rows)).any()
+    states = torch.randn(2, 3, 4, 4)
+    idle = beyond.planned.steps[0]
+    noise, image = torch.randn_like(states), torch.randn_like(states)
+    prediction = Prediction(torch.randn_like(states))
+    after = reverse(idle, states, image, prediction, noise, sampler="ddpm", variance="fixed_large")
+    assert torch.equal(after, states)
+
+
+def test_a_jump_beyond_the_end_of_the_chain_is_refused() -> None:
+    whole = {"level": {"steps": 1000, "of": 1000}}
+    with pytest.raises(SettingsError, match="beyond the end"):
+        walker({"jump_beyond": True, "purification": {**WALK, **whole}}, suspects(tiny_case()), Counting())
+
+
+def test_every_copy_costs_what_the_plan_says_and_no_more() -> None:
+    images, denoiser = suspects(tiny_case()), Counting()
+    full = {"purification": {"steps": None, "dense_below": 0, "rounds": 2}, "states": 10}
+    copies = walker(full, images, denoiser).copies(np.arange(5))
+    assert copies.shape == (5, 20, 8, 8, 3) and copies.dtype == np.uint8
+    assert [index for _, index in denoiser.calls] == [*range(149, -1, -1)] * 2
+    assert {size for size, _ in denoiser.calls} == {5}
+
+
+def test_the_last_state_of_every_round_is_what_an_oracle_knows() -> None:
+    case = tiny_case()
+    images = suspects(case)
+    copies = walker({}, images, oracle(case)).copies(np.arange(6)).reshape(6, 2, 2, 8, 8, 3)
+    for number in range(2):
+        assert (copies[:, number, -1] == images.read(np.arange(6))).all()
+
+
+def test_rounds_are_chained() -> None:
+    """With a denoiser that sees no noise anywhere, noise adds up from round to round."""
+    grey = ImageSet(np.full((40, 8, 8, 3), 128, np.uint8), np.zeros(40, int), 2)
+    walk = {"rounds": 3, "steps": 1, "dense_below": 0, "level": {"steps": 3, "of": 1000}}
+    blind = GaussianDenoiser(CHAIN, mean=0.0, std=1e6)
+    settings = {"purification": walk, "states": 1, "keep": "predictions"}
+    copies = walker(settings, grey, blind).copies(np.arange(40)).astype(float)
+    spread = copies.std((0, 2, 3, 4))
+    np.testing.assert_allclose(spread / spread[0], np.sqrt([1, 2, 3]), rtol=0.05)
+
+
+def test_slot_0_is_the_image_itself_and_rows_keep_their_copies(tmp_path: Path) -> None:
+    images = suspects(tiny_case())
+    made = walker({}, images, Counting())
+    candidates = Candidates(images, 5)
+    first, rest = np.array([3, 50, 7]), np.array([9, 0])
+    for name, rows in (("first", first), ("rest", rest)):
+        candidates.add(rows, make_copies(made, rows, tmp_path / name, Context(), name))
+    assert np.flatnonzero(candidates.known).tolist() == [0, 3, 7, 9, 50]
+    found = candidates.read(np.array([0, 7]))
+    assert (found[:, 0] == images.read(np.array([0, 7]))).all()
+    assert (found[:, 1:] == made.copies(np.array([0, 7]))).all()
+
+
+def test_quantising_rounds_and_only_the_released_way_loses_grey_levels() -> None:
+    case = tiny_case()
+    images = suspects(case)
+    rounded = walker({}, images, oracle(case)).copies(np.arange(8))[:, -1]
+    cut = walker({"quantise": "truncate"}, images, oracle(case)).copies(np.arange(8))[:, -1]
+    original = images.read(np.arange(8))
+    assert (rounded == original).all()
+    assert set(np.unique(original.astype(int) - cut)) == {0, 1}
+    assert (truncated(original) <= original).all() and (truncated(original) != original).any()
+    for truncate, shown in ((False, original), (True, truncated(original))):
+        candidates = Candidates(images, 2, truncate=truncate)
+        candidates.add(np.arange(8), original[:, None])
+        assert (candidates.read(np.arange(8))[:, 0] == shown).all()
+
+
+def test_float_images_are_not_quantised() -> None:
+    case = tiny_case()
+    faint = suspects(case).replace(images=(suspects(case).read(slice(None)) / np.float32(255)).astype(np.float32))
+    outcome = run(dataclasses.replace(case, train=faint), detection=TARGET)
+    assert outcome.train is not None and outcome.train.images.dtype == np.float32
+    changed = outcome.train.read(np.flatnonzero(samples(outcome)["chosen"]))
+    assert len(changed) and (np.abs(changed * 255 - np.rint(changed * 255)) > 1e-3).any()
+
+
+@pytest.mark.parametrize("batch", [1, 7, 64])
+def test_copies_do_not_depend_on_the_batch_size(batch: int) -> None:
+    images = suspects(tiny_case())
+    rows = np.arange(20)
+    expected = walker({}, images, Counting()).copies(rows)
+    found = walker({"purification": {**WALK, "batch_size": batch}}, images, Counting()).copies(rows)
+    assert (found == expected).all()
+
+
+def test_copies_depend_on_seed_and_sample_but_not_on_the_company() -> None:
+    images = suspects(tiny_case())
+    both = walker({}, images, Counting()).copies(np.array([3, 4]))
+    assert (walker({}, images, Counting()).copies(np.array([4])) == both[1:]).all()
+    assert (walker({}, images, Counting(), seed=6).copies(np.array([3, 4])) != both).any()
+    assert (both[0] != both[1]).any()
+
+
+def test_coarse_walks_whose_last_states_are_noisy_are_refused() -> None:
+    images = suspects(tiny_case())
+    coarse = {"purification": {"rounds": 1, "steps": 10, "dense_below": 0}, "states": 3}
+    with pytest.raises(SettingsError, match="noisy") as refusal:
+        walker(coarse, images, Counting())
+    assert "dense_below=3" in str(refusal.value)
+    assert walker({**coarse, "keep": "predictions"}, images, Counting()).copies(np.arange(2)).shape[1] == 3
+    with pytest.raises(SettingsError, match="more states"):
+        walker({**coarse, "states": 11, "keep": "predictions"}, images, Counting())
+
+
+def test_predictions_kept_of_a_ddim_walk_are_free_of_noise() -> None:
+    case = tiny_case()
+    images = suspects(case)
+    settings = {"purification": {"rounds": 1, "steps": 4, "dense_below": 0, "sampler": "ddim"}, "states": 4}
+    copies = walker({**settings, "keep": "predictions"}, images, oracle(case)).copies(np.arange(3))
+    assert (copies == images.read(np.arange(3))[:, None]).all()
+
+
+def test_noise_level_zero_copies_the_originals() -> None:
+    outcome = run(purification={"level": {"steps": 0, "of": 1000}}, states=1, detection=TARGET)
+    assert outcome.tables["status"]["stable"] == 96 and outcome.tables["nfe_per_purified_image"] == 0
+
+
+# what changes and what does not
+
+
+def test_only_target_classes_change_and_stable_samples_stay() -> None:
+    case = tiny_case()
+    before, outcome = suspects(case), run(case, detection=TARGET)
+    after, table = outcome.train, samples(outcome)
+    assert after is not None and outcome.flagged is not None and after.ids.tolist() == before.ids.tolist()
+    changed = (after.read(slice(None)) != before.read(slice(None))).any((1, 2, 3)) | (after.labels != before.labels)
+    assert (changed <= outcome.flagged).all() and changed.any()
+    outside = before.labels != 0
+    assert not outcome.flagged[outside].any() and not outcome.flagged[table["status"] == 0].any()
+    assert table["action"][outside].sum() == 0 and (table["old_label"] == before.labels).all()
+    assert (table["new_label"] == after.labels).all()
+    assert outcome.kept is not None and outcome.kept.tolist() == list(range(96))
+    assert outcome.verdict is not None and outcome.verdict.poisoned is None
+
+
+def test_the_chosen_slot_is_the_image_that_is_handed_back(tmp_path: Path) -> None:
+    case = tiny_case()
+    outcome = run(case, work=tmp_path, detection=TARGET)
+    assert outcome.train is not None
+    copies = np.load(tmp_path / "dataelixir" / "first" / "data.npy")
+    chosen = samples(outcome)["chosen"]
+    rows = np.flatnonzero(chosen)
+    assert len(rows) and (outcome.train.read(rows) == copies[rows, chosen[rows] - 1]).all()
+
+
+def test_copies_of_the_original_change_nothing_even_where_every_class_is_a_target() -> None:
+    case = tiny_case()
+    kept = {"purification": {**WALK, "sampler": "ddim"}, "keep": "predictions"}
+    for mode in ("mad", "all"):
+        outcome = run(case, oracle(case), detection={"mode": mode}, **kept)
+        assert outcome.train is not None and outcome.flagged is not None
+        assert outcome.train.fingerprint() == suspects(case).fingerprint() and not outcome.flagged.any()
+        assert outcome.tables["status"]["stable"] == 96
+    assert outcome.model is not None and any("the probe" in note for note in outcome.notes)
+    assert detection_metrics(outcome.scores, outcome.flagged, Truth(np.zeros(96, bool), kind="none")).tpr is None
+
+
+def test_a_set_without_a_target_class_comes_back_bit_identical() -> None:
+    case = tiny_case()
+    outcome = run(case, detection={"min_anomalies": 1000})
+    assert outcome.tables["target_classes"] == [] and outcome.tables["status"]["stable"] < 96
+    assert outcome.train is not None and outcome.train.fingerprint() == suspects(case).fingerprint()
+    assert outcome.verdict is not None and outcome.verdict.poisoned is False
+
+
+def repainting_case(flip: int = 20) -> tuple[Case, OracleDenoiser, np.ndarray[Any, Any]]:
+    """Return a case, the denoiser that uncovers its poison, and where that is.
+
+    *flip* samples of other classes look like one of class 0 and are labelled so; the denoiser knows what they were. The
+    case's model was trained on clean images.
+    """
+    clean = tiny_case(seed=1, num_classes=4).clean
+    assert clean is not None
+    model = Classifier.build("fast_resnet", 4, seed=0, mean=(0.5,), std=(0.25,))
+    recipe = Recipe(epochs=12, batch_size=16, lr=0.05)
+    train(
+        model,
+        ShuffledBatches(Samples(clean, torch.device("cpu")), 16, Context(), recipe.augmentation),
+        recipe,
+        Context(),
+    )
+    labels = np.arange(96) % 4
+    pixels = np.concatenate([clean.read(slice(None))] * 2)
+    shown = pixels.copy()
+    rows = np.flatnonzero(labels != 0)[:flip]
+    shown[rows] = pixels[0]  # looks like class 0
+    given = labels.copy()
+    given[rows] = 0
+    case = Case(train=ImageSet(shown, given, 4), model=model)
+    return case, OracleDenoiser(CHAIN, to_batch(pixels, torch.device("cpu"))), rows
+
+
+@pytest.fixture(scope="module")
+def poisoned() -> tuple[Case, OracleDenoiser, np.ndarray[Any, Any]]:
+    return repainting_case()
+
+
+def test_poison_that_purification_uncovers_is_found_and_gets_its_true_label(
+    poisoned: tuple[Case, OracleDenoiser, np.ndarray[Any, Any]],
+) -> None:
+    case, denoiser, rows = poisoned
+    outcome = run(case, denoiser, probe="case", architecture=None, train_final=False)
+    assert outcome.tables["target_classes"] == [0] and outcome.flagged is not None and outcome.train is not None
+    assert np.flatnonzero(outcome.flagged).tolist() == rows.tolist()
+    assert (outcome.train.labels == np.arange(96) % 4).mean() == 1
+    assert outcome.tables["action"]["repaired"] == len(rows) and outcome.model is None
+    assert outcome.scores is not None and outcome.scores[rows].min() > np.delete(outcome.scores, rows).max()
+    assert outcome.verdict is not None and outcome.verdict.poisoned is True
+    assert outcome.verdict.score is not None and outcome.verdict.score > 2
+
+
+def test_unanimous_labels_can_be_left_to_the_benign_model(
+    poisoned: tuple[Case, OracleDenoiser, np.ndarray[Any, Any]],
+) -> None:
+    case, denoiser, rows = poisoned
+    outcome = run(case, denoiser, probe="case", verify_unanimous=True, train_final=False)
+    assert outcome.tables["action"]["relabelled by the benign model"] == len(rows)
+    assert outcome.tables["action"]["repaired"] == 0 and outcome.model is not None
+    assert "benign_loss" in outcome.curves
+
+
+def test_stable_samples_of_target_classes_are_replaced_on_request(
+    poisoned: tuple[Case, OracleDenoiser, np.ndarray[Any, Any]],
+) -> None:
+    """Clean-label poison (B6): the label is right, the trigger has to go."""
+    case, denoiser, rows = poisoned
+    outcome = run(case, denoiser, probe="case", purify_all_in_target=True, train_final=False)
+    table, given = samples(outcome), suspects(case).labels
+    assert (table["chosen"][given == 0] > 0).all() and not (table["chosen"][given != 0] > 0).any()
+    stable = (given == 0) & ~np.isin(np.arange(96), rows)
+    assert (table["new_label"][stable] == 0).all() and (table["status"][stable] == 0).all()
+
+
+def test_the_given_label_as_anchor_finds_poison_the_probe_never_learned(
+    poisoned: tuple[Case, OracleDenoiser, np.ndarray[Any, Any]],
+) -> None:
+    """B7: where the probe sees through the original, nothing moves, and only the given label shows the poison."""
+    case, denoiser, rows = poisoned
+    bare = suspects(case).replace(images=denoiser.clean.permute(0, 2, 3, 1).mul(255).round().to(torch.uint8).numpy())
+    seen_through = dataclasses.replace(case, train=bare)
+    kept = {"probe": "case", "train_final": False}
+    missed = run(seen_through, denoiser, **kept)
+    found = run(seen_through, denoiser, anchor="given", **kept)
+    assert missed.tables["target_classes"] == []
+    assert found.tables["target_classes"] == [0] and found.flagged is not None
+    assert np.flatnonzero(found.flagged).tolist() == rows.tolist()
+
+
+def test_two_phases_end_like_the_full_run_at_less_cost(
+    poisoned: tuple[Case, OracleDenoiser, np.ndarray[Any, Any]],
+) -> None:
+    case, denoiser, _ = poisoned
+    kept: dict[str, Any] = {"probe": "case", "train_final": False, "detection": {"min_anomalies": 3}}
+    full = run(case, denoiser, **kept)
+    two = run(case, denoiser, detect_per_class=14, **kept)
+    assert two.tables["target_classes"] == full.tables["target_classes"] == [0]
+    assert two.tables["purified"] < full.tables["purified"] == 96
+    assert two.train is not None and full.train is not None
+    assert two.train.fingerprint() == full.train.fingerprint()
+    assert (samples(two)["chosen"] == samples(full)["chosen"]).all()
+    status = samples(two)["status"]
+    assert (status == -1).sum() == 96 - two.tables["purified"] and (status[suspects(case).labels == 0] >= 0).all()
+
+
+def test_two_phases_fall_back_to_the_full_run_when_no_class_stands_out() -> None:
+    outcome = run(detect_per_class=10, detection={"min_anomalies": 1000})
+    assert outcome.tables["purified"] == 96 and any("fell back" in note for note in outcome.notes)
+
+
+def test_a_target_class_that_the_first_phase_holds_whole_leaves_nothing_to_do() -> None:
+    images = suspects(tiny_case())
+    few = images.subset(np.setdiff1d(np.arange(96), np.flatnonzero(images.labels == 0)[8:]))
+    outcome = run(Case(train=few), detect_per_class=10, detection=TARGET)
+    assert outcome.tables["purified"] == 38 and outcome.tables["changed"]["samples"] > 0
+
+
+def test_the_samples_of_the_first_phase_are_as_many_per_class_and_random() -> None:
+    images = suspects(tiny_case())
+    rows = some_per_class(images, 10, Context(seed=1))
+    assert np.bincount(images.labels[rows]).tolist() == [10] * 4 and (np.diff(rows) > 0).all()
+    assert rows.tolist() != some_per_class(images, 10, Context(seed=2)).tolist()
+    assert len(some_per_class(images, 1000, Context())) == 96
+
+
+def test_dropping_samples_that_do_not_move_saves_evaluations_and_keeps_those_that_moved(
+    poisoned: tuple[Case, OracleDenoiser, np.ndarray[Any, Any]],
+) -> None:
+    case, denoiser, rows = poisoned
+
+    class Tallied(OracleDenoiser):
+        seen = 0
+
+        def predict(self, states: Tensor, indices: Tensor) -> Prediction:
+            Tallied.seen += len(states)
+            return super().predict(states, indices)
+
+    walk = {**WALK, "rounds": 3}
+    kept: dict[str, Any] = {"probe": "case", "train_final": False, "purification": walk}
+    spent = []
+    for drop in (None, 1):
+        Tallied.seen = 0
+        outcome = run(case, Tallied(CHAIN, denoiser.clean), drop_stable_after=drop, **kept)
+        spent.append(Tallied.seen)
+        assert outcome.flagged is not None and np.flatnonzero(outcome.flagged).tolist() == rows.tolist()
+    assert spent[0] == 96 * 9 and 3 * 96 + 6 * len(rows) <= spent[1] < spent[0] / 1.5
+    with pytest.raises(SettingsError, match="nothing is saved"):
+        DataElixirSettings.build({"drop_stable_after": 5})
+
+
+# edges
+
+
+def repairer(labels: np.ndarray[Any, Any], context: Context, **values: Any) -> Repairer:
+    """Return what repairs the tiny case when the probe's votes are *labels* ``[96, 5]``."""
+    case = tiny_case()
+    images, rows = suspects(case), np.arange(96)
+    candidates = Candidates(images, 5)
+    candidates.add(rows, walker({}, images, Counting()).copies(rows))
+    trainer = Trainer(DataElixirSettings.build({**SHORT, "probe": "case", **values}), context, None)
+    trainer.make_probe(case)
+    return Repairer(candidates, rows, count_votes(labels, trainer.settings.threshold), trainer)
+
+
+def moved(rows: np.ndarray[Any, Any], *, ambiguous: bool = True) -> np.ndarray[Any, Any]:
+    """Return votes in which the samples *rows* move half, or else all, of their copies to the next class."""
+    labels = np.repeat(suspects(tiny_case()).labels[:, None], 5, axis=1)
+    labels[rows, 3 if ambiguous else 1 :] = (labels[rows, 3 if ambiguous else 1 :] + 1) % 4
+    return labels
+
+
+def test_every_sample_suspicious_is_survived_and_changes_nothing() -> None:
+    context = Context()
+    repair = repairer(moved(np.arange(96)), context).repair(np.ones(4, bool))
+    assert not repair.changed(suspects(tiny_case()).labels).any() and repair.model is None
+    assert any("nothing to train a benign model on" in note for note in context.notes)
+
+
+def test_a_starved_target_class_is_told() -> None:
+    mine = np.flatnonzero(suspects(tiny_case()).labels == 0)
+    for left, told in ((1, True), (len(mine) // 2, False)):
+        context = Context()
+        repairer(moved(mine[left:]), context).repair(np.arange(4) == 0)
+        assert any("hardly knows" in note for note in context.notes) == told
+
+
+@pytest.mark.parametrize(("seen", "stages"), [(3, ["benign"]), (0, ["benign", "benign_2"])])
+def test_no_consensus_means_no_second_stage(monkeypatch: pytest.MonkeyPatch, seen: int, stages: list[str]) -> None:
+    """B10; and the label is the benign model's own, whatever the copies say."""
+    mine = np.flatnonzero(suspects(tiny_case()).labels == 0)[:5]
+    monkeypatch.setattr(dataelixir_repair, "predict_slots", lambda _m, c, rows, *_: np.full((len(rows), c.slots), seen))
+    made = repairer(moved(mine), Context())
+    repair = made.repair(np.arange(4) == 0)
+    assert [key.removesuffix("_loss") for key in made.trainer.curves if key.endswith("_loss")] == stages
+    assert (repair.labels[mine] == seen).all() and (repair.chosen[mine] > 0).all()
+
+
+def test_a_copy_that_the_benign_model_sees_otherwise_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = np.flatnonzero(suspects(tiny_case()).labels == 0)[:5]
+    seen = np.array([2, 1, 2, 1, 1])
+    monkeypatch.setattr(dataelixir_repair, "predict_slots", lambda _m, _c, rows, *_: np.tile(seen, (len(rows), 1)))
+    repair = repairer(moved(mine), Context()).repair(np.arange(4) == 0)
+    assert repair.chosen[mine].tolist() == [2] * 5  # L = 2: the farther one
+    seen[2] = 1
+    repair = repairer(moved(mine), Context()).repair(np.arange(4) == 0)
+    assert repair.chosen[mine].tolist() == [0] * 5 and repair.labels[mine].tolist() == [2] * 5  # L = 1: the original
+
+
+def test_target_classes_are_filled_up_for_the_benign_model_with_copies_that_look_right(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    labels = suspects(tiny_case()).labels
+    mine = np.flatnonzero(labels == 0)
+    learned: list[ImageSet] = []
+
+    def learn(_self: Any, images: ImageSet, model: Classifier, _name: str, _lr: float | None = None) -> Classifier:
+        learned.append(images)
+        return model.eval()
+
+    monkeypatch.setattr(dataelixir_models.Trainer, "learn", learn)
+    votes = moved(mine[4:])
+    votes[mine[:4], 2] = 3  # one stray vote each, too few to count
+    for rebalance in (False, True):
+        learned.clear()
+        made = repairer(votes, Context(), rebalance=rebalance)
+        made.repair(np.arange(4) == 0)
+        counts = learned[0].class_counts()
+        assert (
+            counts[0] == (counts.max() if rebalance else 4) and counts[1:].tolist() == np.bincount(labels)[1:].tolist()
+        )
+    copies = made.candidates.read(mine[:4])
+    allowed = {image.tobytes() for image in copies[:, [1, 3, 4]].reshape(-1, 8, 8, 3)}
+    extra = learned[0].read(slice(96 - len(mine) + 4, None))
+    assert len(extra) and {image.tobytes() for image in extra} <= allowed
+
+
+def test_sets_too_large_for_memory_give_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = run(detection=TARGET)
+    monkeypatch.setattr(dataelixir_repair, "IN_MEMORY", 0)
+    assert same_outcome(run(detection=TARGET), expected) == []
+
+
+@pytest.mark.parametrize("batch", [64, 128])
+def test_sets_smaller_than_a_batch_and_missing_classes_work(batch: int) -> None:
+    case = tiny_case()
+    few = suspects(case).subset(np.flatnonzero(suspects(case).labels != 2)[:24])
+    outcome = run(Case(train=few), recipe={**SHORT["recipe"], "batch_size": batch}, detection=TARGET)
+    assert outcome.train is not None and len(outcome.train) == 24
+    assert len(outcome.tables["classes"]) == 4 and outcome.tables["classes"][2]["size"] == 0
+
+
+def test_two_classes_work_and_one_is_refused() -> None:
+    images = suspects(tiny_case())
+    outcome = run(Case(train=ImageSet(images.read(slice(None)), images.labels % 2, 2)))
+    assert any("none can stand out" in note for note in outcome.notes)
+    with pytest.raises(InputError, match="another label"):
+        run(Case(train=ImageSet(images.read(slice(None)), images.labels * 0, 1)))
+
+
+def test_the_truth_plays_no_part() -> None:
+    case = tiny_case()
+    assert case.truth is not None
+    other = dataclasses.replace(case, truth=Truth(~case.truth.poison), origin=Origin("elsewhere"))
+    assert same_outcome(run(case, detection=TARGET), run(other, detection=TARGET)) == []
+    assert not {"poison", "truth", "indicator"} & set(DataElixirSettings.model_fields)
+
+
+def test_learning_rates_of_the_recipe_are_not_changed_by_the_second_stage() -> None:
+    defense = Stubbed({**SHORT, "detection": TARGET, "fine_tune_lr": 0.5})
+    before = defense.settings.dump()
+    defense.denoiser = Counting()
+    defense.run(tiny_case(), Context())
+    assert defense.settings.dump() == before
+
+
+# interruption
+
+
+@pytest.mark.parametrize("stage", ["purify", "benign", "final"])
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    monkeypatch.setattr(dataelixir_candidates, "CHUNK", 16)
+    expected = run(work=tmp_path / "whole", detection=TARGET)
+    learn = dataelixir_models.Trainer.learn
+
+    def failing(self: Any, images: ImageSet, model: Classifier, name: str, lr: float | None = None) -> Classifier:
+        if name == stage:
+            raise Interrupted
+        return learn(self, images, model, name, lr)
+
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        patched.setattr(dataelixir_models.Trainer, "learn", failing)
+        run(denoiser=Counting(last_call=20 if stage == "purify" else None), work=tmp_path / "broken", detection=TARGET)
+    resumed = Counting()
+    outcome = run(denoiser=resumed, work=tmp_path / "broken", detection=TARGET)
+    assert same_outcome(outcome, expected) == []
+    whole = 96 * 6
+    done = sum(size for size, _ in resumed.calls)
+    assert done == (0 if stage != "purify" else whole - 3 * 16 * 6) and done < whole
+
+
+def test_without_a_work_folder_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with_folder = run(work=tmp_path / "kept", detection=TARGET)
+    outcome = run(detection=TARGET)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert same_outcome(outcome, with_folder) == []
+
+
+# the denoiser
+
+
+def test_a_case_without_a_denoiser_is_refused_before_any_work() -> None:
+    lacking = dataclasses.replace(tiny_case(), clean=None)
+    with pytest.raises(MissingNeedError, match="reserved clean set") as refusal:
+        DataElixir(SHORT).run(lacking)
+    assert "denoiser=" in str(refusal.value)
+    with pytest.raises(MissingNeedError, match="probe"):
+        DataElixir(SHORT, probe="case").run(dataclasses.replace(tiny_case(), model=None))
+
+
+def tiny_denoiser(seen: ImageSet | None) -> UNetDenoiser:
+    network = build_unet(Architecture((8, 8), 1, (False, False), {}), 8)
+    card = {} if seen is None else {"origin": "elsewhere", "images": {"count": len(seen), "content": hexadecimal(seen)}}
+    return UNetDenoiser(network, CHAIN, variance="fixed_small", card=card)
+
+
+def test_a_denoiser_that_has_seen_the_suspect_set_is_refused_unless_forced(tmp_path: Path) -> None:
+    case = tiny_case()
+    tiny_denoiser(suspects(case).subset(np.arange(7))).save(tmp_path / "seen")
+    values = {**SHORT, "denoiser": str(tmp_path / "seen")}
+    with pytest.raises(InputError, match="trained on images of the suspect set") as refusal:
+        DataElixir(values).run(case)
+    assert "7 of 96" in str(refusal.value) and "force_denoiser" in str(refusal.value)
+    outcome = DataElixir({**values, "force_denoiser": True}).run(case)
+    assert any("paint triggers back in" in note for note in outcome.notes)
+    assert outcome.tables["denoiser"]["images_seen"] == 7
+
+
+def test_a_reserved_clean_set_inside_the_suspect_set_is_refused() -> None:
+    case = tiny_case()
+    leaking = dataclasses.replace(case, clean=suspects(case).subset(np.arange(20)))
+    with pytest.raises(InputError, match="trained on images of the suspect set"):
+        DataElixir({**SHORT, "fit": {**FIT, "iterations": 1}}).run(leaking)
+
+
+def test_a_denoiser_of_unknown_origin_is_told_and_walks_with_the_large_variance(tmp_path: Path) -> None:
+    tiny_denoiser(None).save(tmp_path / "foreign")
+    (tmp_path / "foreign" / "card.json").unlink()
+    settings = DataElixirSettings.build({**SHORT, "denoiser": str(tmp_path / "foreign")})
+    denoiser = dataelixir_denoiser.prepare_denoiser(tiny_case(), settings, Context())
+    assert denoiser.variance == "fixed_large"
+    facts, note = dataelixir_denoiser.provenance(denoiser, settings)
+    assert facts["images_seen"] is None and note is not None and "not on record" in note
+    assert refuse_seen(denoiser, suspects(tiny_case()), forced=False) is None
+
+
+def test_a_denoiser_is_trained_as_deep_as_the_level_needs() -> None:
+    settings = DataElixirSettings.build({"fit": {**FIT, "schedule": "cosine"}})
+    fit = dataelixir_denoiser.fit_settings(settings)
+    chain = Schedule("cosine", 1000)
+    assert fit.t_train_max == settings.purification.level.resolve(chain)
+    assert chain.noise_std(fit.t_train_max) == pytest.approx(CHAIN.noise_std(150), rel=0.01)
+    linear = DataElixirSettings.build({"fit": FIT, "jump_beyond": True})
+    assert dataelixir_denoiser.fit_settings(linear).t_train_max == 151
+    own = DataElixirSettings.build({"fit": {**FIT, "t_train_max": 700}})
+    assert dataelixir_denoiser.fit_settings(own).t_train_max == 700
+
+
+# presets, estimate, writing
+
+
+def test_presets_say_what_they_promise() -> None:
+    paper = DataElixirSettings.build(preset="paper")
+    assert paper.slots == 51 and paper.threshold == 5 and paper.purification.steps is None and not paper.rebalance
+    images = suspects(tiny_case())
+    nfe = {}
+    for name in (None, *DataElixirSettings.presets):
+        settings = DataElixirSettings.build(preset=name)
+        nfe[name] = plan_walk(Counting(), settings, images).nfe * settings.purification.rounds
+    assert nfe["paper"] == 750 and nfe["parity"] == 755 and 8 * nfe[None] <= 750
+    parity = DataElixirSettings.build(preset="parity")
+    assert (parity.quantise, parity.jump_beyond, parity.selection.ssim) == ("truncate", True, "vol3d")
+    assert parity.detection.side == "both" and parity.detection.min_effect == 0 and parity.detection.smoothing == 0
+    assert parity.purification.level.dump() == {"sigma": None, **LEVEL}
+
+
+def test_every_parameter_can_be_set_by_name() -> None:
+    settings = DataElixirSettings.build(
+        {"purification": {"rounds": 3}, "states": 4, "threshold": 2, "fine_tune_lr": 0.1, "selection": {"weight": 1}}
+    )
+    assert (settings.slots, settings.purification.steps, settings.selection.quantile) == (13, 10, 0.8)
+
+
+def test_the_estimate_counts_what_the_run_would_cost() -> None:
+    defense = DataElixir(SHORT, detect_per_class=10)
+    found = defense.estimate(tiny_case(), Context())
+    counts = suspects(tiny_case()).class_counts()
+    assert found["images"] == 40 + counts.max() - 10 and found["images_at_most"] == 96
+    assert found["nfe_per_image"] == 6 and found["nfe_total"] == 6 * found["images"]
+    assert found["disk_bytes"] == found["images"] * 4 * 192 and found["disk_bytes_at_most"] == 96 * 4 * 192
+    assert all(value >= 0 for value in found["seconds"].values())
+    assert 0 < found["seconds_total"] < found["seconds_at_most"]
+    lacking = dataclasses.replace(tiny_case(), clean=None)
+    with pytest.raises(MissingNeedError):
+        defense.estimate(lacking, Context())
+
+
+def test_changed_images_and_labels_are_written_as_files(tmp_path: Path) -> None:
+    case = tiny_case()
+    outcome = run(case, detection=TARGET)
+    changed = int(np.count_nonzero(outcome.flagged))
+    ImageFolder().write(case, outcome, Evaluation(), tmp_path, "dataelixir")
+    rows = (tmp_path / "changes.csv").read_text().splitlines()[1:]
+    assert 0 < len(rows) <= changed and len(list(tmp_path.glob("*/*.png"))) == len(rows)
+    assert all(re.search(r",(True|False),\S+\.png$", row) for row in rows)
