@@ -1,0 +1,63 @@
+"""A whole run under ``torchrun``: two processes share the work, and what they leave is what one leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from elixir_plugin.case import ImageSet
+from elixir_plugin.outcome import Outcome, same_outcome
+from elixir_plugin.testing import tiny_case
+
+SHORT = ["fit.iterations=6", "fit.batch_size=4", "purification.steps=2"]
+
+
+def saved_case(folder: Path) -> Path:
+    case = tiny_case()
+    assert case.train is not None and case.clean is not None and case.test is not None
+
+    def flat(name: str, images: ImageSet) -> dict[str, object]:
+        return {f"x_{name}": images.read(slice(None)), f"y_{name}": images.labels}
+
+    path = folder / "case.npz"
+    parts = flat("train", case.train) | flat("clean", case.clean) | flat("test", case.test)
+    np.savez(path, **parts)  # type: ignore[arg-type]
+    return path
+
+
+def run(launcher: list[str], case: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    command = [*launcher, "-m", "elixir_plugin", "run", "eclipse", "--preset", "cpu", "--from", f"arrays:{case}"]
+    command += [part for each in SHORT for part in ("--set", each)]
+    command += ["--retrain", "--retrain-set", "epochs=1", "--out", str(out), "--no-write-back"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
+
+
+@pytest.mark.slow
+def test_two_ranks_leave_what_one_process_leaves(tmp_path: Path) -> None:
+    case = saved_case(tmp_path)
+    one = run([sys.executable], case, tmp_path / "one")
+    two = run([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"], case, tmp_path / "two")
+    assert one.returncode == 0, one.stderr
+    assert two.returncode == 0, two.stderr
+    outcomes = [Outcome.load(tmp_path / name / "outcome") for name in ("one", "two")]
+    assert same_outcome(*outcomes) == []
+    reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("one", "two")]
+    assert reports[0]["metrics"] == reports[1]["metrics"]
+    assert not (tmp_path / "two" / "work").exists()
+    again = run([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"], case, tmp_path / "two")
+    assert again.returncode == 0 and again.stdout.count("already done") == 1
+
+
+@pytest.mark.slow
+def test_an_error_ends_all_ranks_with_one_message(tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    done = run(launcher, tmp_path / "missing.npz", tmp_path / "out")
+    assert done.returncode != 0 and "missing.npz" in done.stderr
+    assert not (tmp_path / "out").exists()
