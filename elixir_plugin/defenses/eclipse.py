@@ -28,11 +28,11 @@ from ..context import Context
 from ..defense import Card, Defense
 from ..diffusion.base import Denoiser
 from ..diffusion.denoiser import find_denoiser
-from ..diffusion.fit import FitSettings
+from ..diffusion.fit import FitSettings, fit_denoiser
 from ..diffusion.plan import Purification, plan
-from ..diffusion.prepare import refuse_untrained, trained_denoiser
 from ..diffusion.purify import purify
-from ..diffusion.schedule import NoiseLevel
+from ..diffusion.schedule import NoiseLevel, Schedule
+from ..errors import SettingsError
 from ..outcome import Outcome
 
 PAPER_LEVEL = {"steps": 100, "of": 4000, "schedule": "cosine"}  # t* of the released configuration: 6.37/255
@@ -120,7 +120,7 @@ class Eclipse(Defense):
         if settings.sparse is not None and settings.sparse < len(clean):
             order = torch.randperm(len(clean), generator=context.generator("eclipse", "sparse")).numpy()
             clean = clean.subset(np.sort(order[: settings.sparse]))
-        return trained_denoiser(clean, settings.fit, context, "denoiser")
+        return fit_denoiser(clean, settings.fit, context)
 
     def purified(self, denoiser: Denoiser, train: ImageSet, context: Context) -> tuple[ImageSet, dict[str, Any], float]:
         """Module A: return the purified set, facts for the report, and the noise added on the way."""
@@ -136,6 +136,22 @@ class Eclipse(Defense):
             "rms_change": rms_change(train, images),
         }
         return images, tables, planned.sigma
+
+
+def refuse_untrained(level: NoiseLevel, settings: FitSettings) -> None:
+    """Refuse a noise level that a denoiser trained with *settings* would not know, before it is trained.
+
+    :raises SettingsError: naming the highest level allowed.
+    """
+    steps = level.resolve(Schedule(settings.schedule, settings.length))
+    if steps > settings.trained_steps:
+        raise SettingsError(
+            "noise level above what the denoiser is to be trained for",
+            where="purification.level, fit.t_train_max",
+            found=f"t* = {steps}",
+            allowed=f"t* ≤ {settings.trained_steps} of {settings.length}",
+            hint="raise fit.t_train_max, or lower the level",
+        )
 
 
 def compensated(images: ImageSet, added: Augmentation, context: Context) -> ImageSet:

@@ -29,7 +29,7 @@ SHORT: dict[str, Any] = {"fit": FIT, "purification": {"level": LEVEL, "steps": 2
 def formula(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand a formula in for the trained network: purification without training."""
     made = GaussianDenoiser(Schedule("cosine", 1000), mean=0.0, std=0.3)
-    monkeypatch.setattr(eclipse, "trained_denoiser", lambda *_args: made)
+    monkeypatch.setattr(eclipse, "fit_denoiser", lambda *_args: made)
 
 
 def run(case: Case | None = None, seed: int = 0, work: Path | None = None, **values: Any) -> Outcome:
@@ -71,7 +71,7 @@ def test_rms_change_is_that_of_the_pixels() -> None:
 
 
 def test_without_module_a_the_set_is_untouched_and_no_denoiser_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eclipse, "trained_denoiser", lambda *_args: pytest.fail("a denoiser was trained"))
+    monkeypatch.setattr(eclipse, "fit_denoiser", lambda *_args: pytest.fail("a denoiser was trained"))
     case = tiny_case()
     outcome = run(case, purify=False)
     assert outcome.train is not None and case.train is not None
@@ -99,7 +99,7 @@ def test_static_mode_without_b_and_c_changes_nothing() -> None:
 @pytest.mark.usefixtures("formula")
 def test_one_channel_makes_module_b_idle_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     made = GaussianDenoiser(Schedule("cosine", 1000), mean=0.0, std=0.3, channels=1)
-    monkeypatch.setattr(eclipse, "trained_denoiser", lambda *_args: made)
+    monkeypatch.setattr(eclipse, "fit_denoiser", lambda *_args: made)
     case = tiny_case()
     assert case.train is not None and case.clean is not None
 
@@ -117,7 +117,7 @@ def test_the_denoiser_learns_from_a_sparse_draw_of_the_clean_set(monkeypatch: py
         seen.append(clean)
         return GaussianDenoiser(Schedule("cosine", 1000), mean=0.0, std=0.3)
 
-    monkeypatch.setattr(eclipse, "trained_denoiser", note)
+    monkeypatch.setattr(eclipse, "fit_denoiser", note)
     for seed in (0, 0, 1):
         run(seed=seed, sparse=10)
     run(sparse=1000)
@@ -143,7 +143,7 @@ def test_a_scored_clean_set_is_refused() -> None:
 
 
 def test_a_level_above_the_trained_range_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eclipse, "trained_denoiser", lambda *_args: pytest.fail("a denoiser was trained"))
+    monkeypatch.setattr(eclipse, "fit_denoiser", lambda *_args: pytest.fail("a denoiser was trained"))
     with pytest.raises(SettingsError, match="noise level above what the denoiser is to be trained for"):
         run(purification={"level": {"steps": 60, "of": 1000}, "steps": 2})
 
