@@ -153,8 +153,8 @@ def _verdict(
         poisoned,
         -math.log10(max(smallest, 1e-300)),
         "−log10 of the smallest p-value of a class: that its suspects are fitted better than nearly all held-out "
-        f"clean samples by chance, {_VOTES[settings.vote]} the last confused models. {needs}. One clean set in ten "
-        "was flagged when this was measured on subsets of CIFAR-10",
+        f"clean samples by chance, {_VOTES[settings.vote]} the last confused models. {needs}. Of 15 clean "
+        "subsets of CIFAR-10, 2 were flagged when this was measured",
     )
 
 
