@@ -156,15 +156,33 @@ def test_a_missing_need_exits_with_1_and_writes_nothing(case_file: Path, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+def _listen_to_ctrl_c() -> None:
+    """Undo what a job in the background inherits: to ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _text_of(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
 def test_ctrl_c_leaves_no_result_and_the_next_run_goes_on(case_file: Path, tmp_path: Path) -> None:
     arguments = run_arguments(case_file, "--out", "run", "--write-to", "native", "--set", "epochs=100000")
-    with subprocess.Popen([*PROGRAM, *arguments], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
-        for _ in range(600):
-            if "evaluate before" in (tmp_path / "run/events.jsonl").read_text() if (tmp_path / "run").exists() else "":
-                break
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+    with subprocess.Popen(
+        [*PROGRAM, *arguments],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_listen_to_ctrl_c,  # noqa: PLW1509  (there are no threads here)
+    ) as process:
+        try:
+            for _ in range(600):
+                if "evaluate before" in _text_of(tmp_path / "run/events.jsonl"):
+                    break
+                time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 1
     assert "interrupted" in errors and "Traceback" not in errors
     assert not (tmp_path / "run/report.json").exists() and not (tmp_path / "native").exists()
