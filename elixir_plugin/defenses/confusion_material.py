@@ -18,6 +18,7 @@ from ..classifier import Classifier, to_batch
 from ..config import fingerprint
 from ..context import Context
 from ..errors import ElixirError
+from ..normalisation import normalisation
 from ..storage import read_json, read_tensors, write_json, write_tensors
 from ..training import Augmentation, Recipe, Samples, SampleSource, ShuffledBatches, train
 from .confusion_rounds import View
@@ -118,19 +119,6 @@ def _rounded(images: ImageSet) -> ImageSet:
 
 def _few(classes: Index, limit: int = 10) -> str:
     return ", ".join(map(str, classes[:limit])) + (", …" if len(classes) > limit else "")
-
-
-def normalisation(clean: ImageSet) -> tuple[list[float], list[float]]:
-    """Return mean and standard deviation per channel of pixels in [0, 1]."""
-    total, squares, count = np.zeros(()), np.zeros(()), 0
-    for _, images in clean.chunks():
-        pixels = images.astype(np.float64) / (255 if images.dtype == np.uint8 else 1)
-        total = total + pixels.sum((0, 1, 2))
-        squares = squares + (pixels**2).sum((0, 1, 2))
-        count += pixels[..., 0].size
-    mean = total / count
-    std = np.sqrt(np.maximum(squares / count - mean**2, 1e-6))
-    return mean.tolist(), std.tolist()
 
 
 def fresh_model(case: Case, settings: ConfusionSettings, context: Context, name: str) -> Classifier:

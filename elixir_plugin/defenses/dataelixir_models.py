@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from ..case import Case, ImageSet
 from ..checkpoint import Checkpoint
 from ..classifier import Classifier
 from ..context import Context
+from ..normalisation import normalisation
 from ..training import Recipe, Samples, ShuffledBatches, train
 from .dataelixir_candidates import model_fingerprint
 from .dataelixir_settings import DataElixirSettings
@@ -85,15 +84,3 @@ def fresh_classifier(case: Case, settings: DataElixirSettings, context: Context)
         mean=mean,
         std=std,
     ).to(context.device)
-
-
-def normalisation(images: ImageSet) -> tuple[list[float], list[float]]:
-    """Return mean and standard deviation per channel of pixels in [0, 1]."""
-    total, squares, count = np.zeros(()), np.zeros(()), 0
-    for _, chunk in images.chunks():
-        pixels = chunk.astype(np.float64) / (255 if chunk.dtype == np.uint8 else 1)
-        total = total + pixels.sum((0, 1, 2))
-        squares = squares + (pixels**2).sum((0, 1, 2))
-        count += pixels[..., 0].size
-    mean = total / count
-    return mean.tolist(), np.sqrt(np.maximum(squares / count - mean**2, 1e-6)).tolist()
