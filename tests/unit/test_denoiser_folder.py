@@ -9,6 +9,7 @@ import os
 import resource
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -394,17 +395,19 @@ def test_files_are_readable_for_others_as_the_umask_says(tmp_path: Path) -> None
     assert {oct(path.stat().st_mode & 0o777) for path in (tmp_path / "d").rglob("*") if path.is_file()} == {"0o644"}
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
-    """The system refuses to write more than 20 kB to one file."""
+    """Let the system refuse to write more than 20 kB to one file; pytest's own log is one, so not for a whole test."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_write_the_system_refuses_leaves_nothing(tmp_path: Path, small_files: None) -> None:
-    with pytest.raises(RunError, match="cannot write"):
+def test_a_write_the_system_refuses_leaves_nothing(tmp_path: Path) -> None:
+    with small_files(), pytest.raises(RunError, match="cannot write"):
         toy().save(tmp_path / "d")
     assert list(tmp_path.iterdir()) == []
 
