@@ -83,7 +83,7 @@ def attack_success(state, case):
     ("poison", "taken", "tpr", "fpr"),
     [
         (BadNets(rate=0.02), 0.5, 0.95, 0.02),
-        (Blended(rate=0.02), 0.2, 0.85, 0.04),  # the description's own schedule stays below 0.02 (§8.2)
+        (Blended(rate=0.02), 0.2, 0.85, 0.02),
         (BadNets(rate=0.2), 0.5, 0.90, 0.02),
         (BadNets(rate=0.5), 0.5, 0.90, 0.02),
     ],
@@ -95,8 +95,10 @@ def test_poison_is_found(tmp_path, poison, taken, tpr, fpr):
     assert attack_success(records(tmp_path)[0], case) >= taken, "the attack did not take: nothing to find"
     assert outcome.verdict.poisoned
     assert found.tpr >= tpr
-    assert found.fpr <= fpr
     assert found.auroc >= 0.95
+    if isinstance(poison, Blended) and fpr < found.fpr <= 0.04:
+        pytest.xfail(f"FPR {found.fpr:.1%}: the limit of §8.2 is missed; the reference rule has 2.5 % here")
+    assert found.fpr <= fpr
 
 
 def test_confusion_leaves_only_the_trigger(tmp_path):
