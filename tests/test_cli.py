@@ -17,10 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from elixir_plugin.case import ImageSet
 from elixir_plugin.classifier import Classifier
-from elixir_plugin.cli import shown
+from elixir_plugin.cli import program, shown
 from elixir_plugin.testing import tiny_case
 
 PROGRAM = [sys.executable, "-m", "elixir_plugin"]
@@ -213,3 +214,32 @@ def test_the_demo_shows_a_backdoor_and_its_removal(tmp_path: Path) -> None:
     assert "d3" in done.stdout and "failed" not in done.stdout
     metrics = report["defenses"]["d3"]["metrics"]
     assert metrics["before"]["asr"] > 0.9 > 0.2 > metrics["after"]["asr"]
+
+
+SHORT_ELIXIR = [
+    *("-s", "fit.size=tiny", "-s", "fit.iterations=2", "-s", "fit.batch_size=4", "-s", "probe=case"),
+    *("-s", "purification.rounds=1", "-s", "purification.steps=2", "-s", "purification.dense_below=1"),
+    *("-s", "purification.batch_size=4", "-s", "states=1", "-s", "threshold=1", "-s", "recipe.epochs=1"),
+]
+
+
+def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(
+    case_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = ["run", "dataelixir", "--dry-run", "--from", f"arrays:{case_file}"]
+    source += ["-o", f"model={case_file.parent / 'model'}"]
+    done = CliRunner().invoke(program, [*source, *SHORT_ELIXIR, "--json"])
+    assert done.exit_code == 0, done.output
+    facts = json.loads(done.stdout)
+    assert facts["nfe_total"] == facts["nfe_per_image"] * len(np.load(case_file)["y_train"])
+    assert facts["seconds_total"] > 0 and facts["disk_bytes"] > 0
+    words = CliRunner().invoke(program, [*source, *SHORT_ELIXIR])
+    assert words.exit_code == 0 and "nfe total:" in words.stdout and "disk" in words.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_refuses_what_a_run_would_refuse(case_file: Path, tmp_path: Path) -> None:
+    done = call("run", "dataelixir", "--from", f"arrays:{case_file}", "--dry-run", "-s", "rounds=3", cwd=tmp_path)
+    assert done.returncode == 2 and "rounds" in done.stderr and "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []

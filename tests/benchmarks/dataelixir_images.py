@@ -1,0 +1,181 @@
+"""DataElixir on real images: undefended, defended, and what dropping the flagged classes would have given.
+
+::
+
+    python tests/benchmarks/dataelixir_images.py --denoiser denoiser1000 --results results.jsonl
+    python tests/benchmarks/dataelixir_images.py --denoiser denoiser1000 --results results.jsonl
+        --presets paper small two_phase --seeds 0 1 2 --poisons badnets
+
+3,000 suspects of CIFAR-10 (JPEG copy, 32 px), 1,000 other clean images, 2,000 test images. The denoiser is trained on
+the clean images alone, once, into the folder ``--denoiser`` (kept, so that other experiments can use it; a call that
+was killed goes on). Every cell is one line of JSON in ``--results``; cells found there are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from cifar import ARCHIVE, cifar_sets
+
+from elixir_plugin import Context
+from elixir_plugin.case import Case
+from elixir_plugin.config import parse_assignments
+from elixir_plugin.context import resolve_device
+from elixir_plugin.defenses.dataelixir import DataElixir
+from elixir_plugin.defenses.dataelixir_models import Trainer
+from elixir_plugin.defenses.dataelixir_settings import CPU_FIT, FULL
+from elixir_plugin.diffusion.fit import FitSettings, fit_into
+from elixir_plugin.evaluation import model_metrics
+from elixir_plugin.outcome import Outcome
+from elixir_plugin.plugins import plugins
+from elixir_plugin.testbed.cases import poisoned_case
+from elixir_plugin.testbed.digits import Splits
+
+FIT: dict[str, Any] = {**CPU_FIT, "t_train_max": 500, "iterations": 1500}
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "small": {},
+    "paper": {"purification": FULL, "states": 10, "threshold": 5},
+    "default_walk": {"purification": {**FULL, "steps": 10, "dense_below": 5}, "states": 5, "threshold": 3},
+    "two_phase": {"detect_per_class": 60},
+    "dropping": {"drop_stable_after": 2},
+}
+
+
+def make_case(text: str, sizes: tuple[int, int, int], seed: int, archive: Path) -> Case:
+    """Return the case under the poison *text* (``name[:key=value…]``, or ``clean``); it holds no model."""
+    suspects, clean = cifar_sets(list(sizes[:2]), seed, archive=archive)
+    (test,) = cifar_sets([sizes[2]], seed, part="test", archive=archive)
+    name, *values = text.split(":")
+    if name == "clean":
+        return Case(train=suspects, clean=clean, test=test)
+    poison = plugins().get("poison", name)(**{"rate": 0.1, **parse_assignments(values)})
+    return poisoned_case(poison, Splits(suspects, clean, test), seed)
+
+
+def changed(case: Case, outcome: Outcome) -> dict[str, Any]:
+    """Return what was repaired, against the truth: recall and false alarms are about changed labels."""
+    assert case.train is not None and outcome.train is not None
+    relabelled = outcome.train.labels != case.train.labels
+    if case.truth is None or case.truth.original_labels is None:
+        return {"relabelled": int(relabelled.sum())}
+    poison, status = case.truth.poison, np.array(outcome.tables["samples"]["status"])
+    right = outcome.train.labels == case.truth.original_labels
+    return {
+        "relabelled": int(relabelled.sum()),
+        "recall": float(relabelled[poison].mean()),
+        "fpr": float(relabelled[~poison].mean()),
+        "relabelled_right": float(right[poison & relabelled].mean()) if (poison & relabelled).any() else None,
+        "poison_status": [int((status[poison] == code).sum()) for code in (0, 1, 2)],
+        "clean_anomalies": float((status[~poison] > 0).mean()),
+    }
+
+
+def drop_flagged(case: Case, defense: DataElixir, outcome: Outcome, context: Context) -> dict[str, Any]:
+    """Return metrics of a model trained without the classes that were found to be targets."""
+    assert case.train is not None
+    targets = outcome.tables["target_classes"]
+    trainer = Trainer(defense.settings, context, None)
+    trainer.make_probe(case.visible())
+    kept = case.train.subset(np.flatnonzero(~np.isin(case.train.labels, targets)))
+    model = trainer.learn(kept, trainer.fresh("drop"), "drop")
+    return dataclasses.asdict(model_metrics(model, case.test, case.test_poisoned))
+
+
+def run_cell(
+    poison: str, preset: str, seed: int, denoiser: Path, options: argparse.Namespace, device: Any
+) -> dict[str, Any]:
+    """Run one cell and return its line."""
+    case = make_case(poison, tuple(options.sizes), options.data_seed, options.archive)
+    values = {**PRESETS[preset], "denoiser": str(denoiser), **parse_assignments(options.values)}
+    defense = DataElixir(values, preset="small")
+    with TemporaryDirectory() as folder:
+        context = Context(seed=seed, device=device, work_dir=Path(folder))
+        started = time.perf_counter()
+        outcome = defense.run(case, context)
+        seconds = time.perf_counter() - started
+        probe = Trainer(defense.settings, Context(seed=seed, device=device), None).make_probe(case.visible())
+        cell = {
+            "poison": poison,
+            "preset": preset,
+            "seed": seed,
+            "nfe_per_image": outcome.tables["nfe_per_purified_image"] * outcome.tables["purified"] / len(case.train),
+            "seconds": seconds,
+            "timings": outcome.timings,
+            "targets": outcome.tables["target_classes"],
+            "discrepancy": [row["discrepancy"] for row in outcome.tables["classes"]],
+            "score": None if outcome.verdict is None else outcome.verdict.score,
+            **changed(case, outcome),
+            "undefended": dataclasses.asdict(model_metrics(probe, case.test, case.test_poisoned)),
+            "defended": dataclasses.asdict(model_metrics(outcome.model, case.test, case.test_poisoned)),
+            "notes": outcome.notes,
+        }
+        if options.control and outcome.tables["target_classes"]:
+            cell["drop_flagged"] = drop_flagged(case, defense, outcome, Context(seed=seed, device=device))
+    return cell
+
+
+def percent(metrics: Mapping[str, Any] | None) -> str:
+    """Return ``ACC / ASR`` in per cent."""
+    if metrics is None:
+        return ""
+    acc, asr = metrics["acc"], metrics["asr"]
+    return f"{100 * acc:.1f}" + ("" if asr is None else f" / {100 * asr:.1f}")
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    columns = ["poison", "walk", "seed", "NFE per image", "seconds", "targets", "recall / FPR %"]
+    columns += ["undefended ACC / ASR", "DataElixir", "flagged classes dropped"]
+    print(f"\n| {' | '.join(columns)} |\n|" + "---|" * len(columns))
+    for row in rows:
+        found = f"{100 * row['recall']:.0f} / {100 * row['fpr']:.1f}" if "recall" in row else str(row["relabelled"])
+        cells = [row["poison"], row["preset"], row["seed"], f"{row['nfe_per_image']:.0f}", f"{row['seconds']:.0f}"]
+        cells += [row["targets"], found, percent(row["undefended"]), percent(row["defended"])]
+        print("| " + " | ".join(map(str, [*cells, percent(row.get("drop_flagged"))])) + " |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--poisons", nargs="*", default=["badnets", "blended"], help="name[:key=value…], or clean")
+    parser.add_argument("--presets", nargs="+", choices=list(PRESETS), default=["small"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--sizes", type=int, nargs=3, default=[3000, 1000, 2000], help="suspects, clean, test")
+    parser.add_argument("--data-seed", type=int, default=0)
+    parser.add_argument("--denoiser", type=Path, required=True, help="trained into this folder if it is not there")
+    parser.add_argument("--fit-set", action="append", default=[], help="how the denoiser is trained")
+    parser.add_argument("--set", action="append", default=[], dest="values", help="setting of DataElixir")
+    parser.add_argument("--control", action="store_true", help="also train without the flagged classes")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--archive", type=Path, default=ARCHIVE)
+    parser.add_argument("--results", type=Path, required=True, help="JSON lines")
+    options = parser.parse_args()
+    device = resolve_device(options.device)
+    begun = time.perf_counter()
+    clean = make_case("clean", tuple(options.sizes), options.data_seed, options.archive).clean
+    settings = FitSettings.build({**FIT, **parse_assignments(options.fit_set)})
+    assert clean is not None
+    fit_into(options.denoiser, clean, settings, Context(seed=options.data_seed, device=device))
+    print(f"denoiser ready after {time.perf_counter() - begun:.0f} s", flush=True)
+    rows = [json.loads(line) for line in options.results.read_text().splitlines()] if options.results.exists() else []
+    done = {(row["poison"], row["preset"], row["seed"]) for row in rows}
+    for seed in options.seeds:
+        for poison in options.poisons:
+            for preset in options.presets:
+                if (poison, preset, seed) in done:
+                    continue
+                rows.append(run_cell(poison, preset, seed, options.denoiser, options, device))
+                with options.results.open("a") as file:
+                    file.write(json.dumps(rows[-1]) + "\n")
+                print(json.dumps(rows[-1]), flush=True)
+    print_table(rows)
+
+
+if __name__ == "__main__":
+    main()
