@@ -6,7 +6,9 @@
     log.txt        what was logged
     events.jsonl   one line per event: started, stage, finished
     outcome/       what the defense returned (safetensors + JSON)
-    report.json    everything measured; written last, so its presence means "done"
+    report.json    everything measured, and what the page shows; its presence means "done"
+    report.html    the same to look at, in one file made from report.json alone
+    figures/       its figures as PNG files
 
 A rerun of the same command finds ``report.json`` and says "already done"; without it, it starts over in the same
 folder with the intermediate files (``work/``) that are there. A folder that belongs to another run is refused.
@@ -18,6 +20,7 @@ import dataclasses
 import json
 import logging
 import platform
+import shlex
 import shutil
 import time
 from collections.abc import Iterator
@@ -41,8 +44,10 @@ from .defense import Defense
 from .diffusion.ranks import barrier, local_device, rank_and_world, together
 from .errors import ElixirError, RunError, SettingsError
 from .evaluation import Evaluation, ModelMetrics, evaluate, model_metrics
+from .exhibits import collect
 from .outcome import Outcome
 from .plugins import get_adapter, get_defense, plugins
+from .report.single import write_pages
 from .retraining import Retraining, judge_denoiser, retrain, run_control, run_controls
 from .storage import atomic_file, plain, read_json, refuse_unwritable, remove_leftovers, write_json
 
@@ -125,6 +130,7 @@ def _run(spec: RunSpec, force: bool, quiet: bool) -> RunResult:
         report = plain(make_report(spec, defense, case, outcome, evaluation, device=device, written=written))
         write_json(folder / "report.json", report)
         shutil.rmtree(folder / "work", ignore_errors=True)
+        write_pages(report, folder)
         append_event(folder, "finished", seconds=outcome.timings["total"])
     plugins().manager.hook.elixir_run_finished(report=report, folder=str(folder))
     return RunResult(report, folder, tuple(written))
@@ -146,6 +152,8 @@ def _already_done(folder: Path, spec: RunSpec, case: Case, adapter: Adapter) -> 
         written = adapter.write(case, outcome, Evaluation.from_dict(report["metrics"]), target, spec.defense)
         report = {**report, "written": [str(path) for path in written]}
         write_json(folder / "report.json", report)
+    if not (folder / "report.html").exists():  # killed before, or made by an older version
+        write_pages(report, folder)
     return RunResult(report, folder, tuple(written), already_done=True)
 
 
@@ -222,7 +230,22 @@ def make_report(
         "notes": [*case.notes, *outcome.notes],
         "written": [str(path) for path in written],
         "environment": {"device": _device_name(device), "python": platform.python_version(), **versions()},
+        "command": repeat_command(spec),
+        "exhibits": collect(defense, case, outcome, spec.seed),
     }
+
+
+def repeat_command(spec: RunSpec) -> str:
+    """Return a command that repeats *spec*, a resolved one, whatever the defaults are by then.
+
+    Where the output went is left out.
+    """
+    words = ["elixir-plugin", "run", spec.defense, "--from", f"{spec.source.adapter}:{spec.source.path}"]
+    for flag, values in (("-o", spec.source.options), ("--set", spec.settings), ("--retrain-set", spec.retrain or {})):
+        words += [word for key, value in values.items() for word in (flag, f"{key}={json.dumps(value)}")]
+    words += ["--controls"] if spec.controls else []
+    words += ["--seed", str(spec.seed), "--device", spec.device]
+    return shlex.join(words)
 
 
 def describe(case: Case) -> dict[str, Any]:
