@@ -87,7 +87,7 @@ def _class_panels(case: Case, outcome: Outcome) -> list[Panel]:
         columns["flagged, %"] = np.round(100 * weight, 1)
     if outcome.scores is not None:
         columns["median score"] = [
-            float(np.median(outcome.scores[train.labels == k])) if sizes[k] else None for k in range(count)
+            round(float(np.median(outcome.scores[train.labels == k])), 3) if sizes[k] else None for k in range(count)
         ]
     poison = poison_per_class(train.labels, case.truth, count)
     if poison is not None:

@@ -77,8 +77,8 @@ def panels_of(outcome: Outcome, settings: ConfusionSettings) -> list[Panel]:
 def _levels(settings: ConfusionSettings) -> list[Level]:
     if settings.rule == "ratio":
         return []
-    levels = [Level(name="if the ratio agrees" if settings.rule != "held_out" else "flagged above",
+    levels = [Level(name="flagged if the ratio agrees" if settings.rule != "held_out" else "flagged",
                     value=-math.log10(settings.p_value))]  # fmt: skip
     if settings.rule == "guarded":
-        levels.append(Level(name="in any case", value=-math.log10(settings.sure)))
+        levels.append(Level(name="flagged in any case", value=-math.log10(settings.sure)))
     return levels

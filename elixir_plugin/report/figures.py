@@ -34,6 +34,7 @@ COLOURS = {  # name of the CSS variable -> colour of the light theme; templates/
 WARM = "c2"
 SERIES = ("c1", "c2", "c3", "c4", "c5", "c6")
 STYLES = ("-", "--", ":", "-.")  # when colours run out, and for those who cannot tell them apart
+LEVELS = ((0, (5, 3)), (0, (1.5, 2)), (0, (5, 2, 1.5, 2)))  # dashes of thresholds
 WIDTH, HEIGHT = 4.9, 3.0  # inches of 72 units: as wide as a phone's page, so that text keeps its size there
 ALARMING = ("poison", "flagged", "suspicious")  # a group of this name gets the warm colour
 MANY_CELLS = 12  # a heat map with more rows has no numbers in its cells
@@ -118,9 +119,10 @@ def _draw(panel: Figure, axes: Axes) -> None:
         _bars(panel, axes)
     else:
         _lines(panel, axes)
-    for level in panel.levels:
-        _level(level, axes, upright=isinstance(panel, Histogram))
     handles, names = axes.get_legend_handles_labels()
+    for number, level in enumerate(panel.levels):
+        handles.append(_level(level, axes, LEVELS[number % len(LEVELS)], upright=isinstance(panel, Histogram)))
+        names.append(shown(level.name))
     if len(names) > 1 or (names and panel.levels):
         axes.legend(
             handles, names, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=_columns(names), borderaxespad=0.2,
@@ -202,9 +204,9 @@ def _matrix(panel: Matrix, axes: Axes) -> None:
     _axis_labels(panel.x_label, panel.y_label, axes)
 
 
-def _level(level: Level, axes: Axes, *, upright: bool) -> None:
+def _level(level: Level, axes: Axes, style: Any, *, upright: bool) -> Any:
     line = axes.axvline if upright else axes.axhline
-    line(level.value, color=COLOURS["ink"], linewidth=1.0, linestyle=(0, (4, 3)), label=shown(level.name))
+    return line(level.value, color=COLOURS["ink"], linewidth=1.0, linestyle=style)
 
 
 def _axis_labels(x: str, y: str, axes: Axes) -> None:

@@ -101,8 +101,8 @@ def slug(text: str) -> str:
 def percent(value: float | None) -> str:
     """Return a share in percent.
 
-    >>> percent(0.4956), percent(None)
-    ('49.6\\xa0%', '–')
+    >>> percent(0.4956).replace(KEEP, " "), percent(None)
+    ('49.6 %', '–')
     """
     return "–" if value is None else f"{100 * value:.1f}{KEEP}%"
 

@@ -27,12 +27,14 @@ class Story:
     """What stands at the top of the page.
 
     :param mood: ``"bad"`` for a poisoned set, ``"good"`` for a clean one, else ``""``.
+    :param basis: what the verdict rests on, in the words of the defense.
     """
 
     headline: str
     lede: str
     mood: str
     answers: list[Answer]
+    basis: str = ""
 
 
 def story(facts: Facts) -> Story:
@@ -41,7 +43,8 @@ def story(facts: Facts) -> Story:
     source = facts.run.source
     name = PurePath(source.path).name or source.path
     lede = f"{facts.run.defense} on {name} ({source.adapter}), seed {facts.run.seed}."
-    return Story(headline, lede, mood, [_poisoned(facts), _done(facts), _cost(facts), _certainty(facts)])
+    answers = [_poisoned(facts), _done(facts), _cost(facts), _certainty(facts)]
+    return Story(headline, lede, mood, answers, _basis(facts))
 
 
 def _headline(facts: Facts) -> tuple[str, str]:
@@ -49,7 +52,7 @@ def _headline(facts: Facts) -> tuple[str, str]:
     said = None if verdict is None else verdict.poisoned
     if said:
         found = f": {_of(flagged, count)} samples are suspicious" if flagged else ""
-        return f"This set is poisoned{found}", "bad"
+        return f"Looks poisoned{found}", "bad"
     if said is False:
         return f"No evidence of poison{f' in {number(count)} samples' if count else ''}", "good"
     before, after = facts.metrics.before, facts.metrics.after
@@ -121,22 +124,25 @@ def _cost(facts: Facts) -> Answer:
 
 
 def _certainty(facts: Facts) -> Answer:
-    found, verdict = facts.metrics.detection, facts.outcome.verdict
-    long = ""
-    if verdict is not None and verdict.score is not None:
-        long = f"Score {number(round(verdict.score, 3))}: {verdict.meaning}".rstrip(".") + "."
-    if found is not None and found.poison:
-        parts = []
-        if found.tpr is not None:
-            parts.append(f"{percent(found.tpr)} of the poison found, {percent(found.fpr)} false alarms")
-        if found.auroc is not None:
-            parts.append(f"AUROC {found.auroc:.3f}")
-        return Answer("How sure is it?", "Checked against the truth: " + ", ".join(parts), long)
-    if found is not None and found.fpr is not None:
-        return Answer("How sure is it?", f"Checked against the truth: {percent(found.fpr)} false alarms", long)
-    if facts.metrics.after is not None and facts.metrics.after.acc is not None:
-        return Answer("How sure is it?", "Measured on test data the defense never saw; one run, one seed", long)
-    return Answer("How sure is it?", "Nothing to check it against", long or "The truth about this set is not known.")
+    question, found, after = "How sure is it?", facts.metrics.detection, facts.metrics.after
+    if found is not None and (found.tpr is not None or found.fpr is not None):
+        parts = [] if found.tpr is None else [f"{percent(found.tpr)} of the poison found"]
+        parts += [] if found.fpr is None else [f"{percent(found.fpr)} false alarms"]
+        auroc = "" if found.auroc is None else f" AUROC of the scores {found.auroc:.3f}."
+        return Answer(question, ", ".join(parts), f"Checked against the truth.{auroc}")
+    if found is not None and found.auroc is not None:
+        return Answer(question, f"AUROC {found.auroc:.3f}", "Checked against the truth.")
+    if after is not None and after.acc is not None:
+        return Answer(question, "Measured on test data", "The defense never saw it. One run, one seed.")
+    return Answer(question, "Nothing to check it against", "Neither truth nor test data came with this set.")
+
+
+def _basis(facts: Facts) -> str:
+    verdict = facts.outcome.verdict
+    if verdict is None or verdict.score is None:
+        return ""
+    meaning = f": {verdict.meaning.rstrip('.')}" if verdict.meaning else ""
+    return f"The verdict rests on a score of {number(round(verdict.score, 3))}{meaning}."
 
 
 def _both(before: Model | None, after: Model | None, key: str) -> bool:
