@@ -151,9 +151,7 @@ class ShuffledBatches:
             chosen = {name: draw[rows] for name, draw in draws.items()}
             chosen |= draw_noise(self.augmentation, pixels.shape, generator, device)
             images = augment(pixels, self.augmentation, chosen)
-            yield Batch(
-                to_batch(images, device), self.samples.targets[rows], rows, mirrored=chosen.get("mirror")
-            )
+            yield Batch(to_batch(images, device), self.samples.targets[rows], rows, mirrored=chosen.get("mirror"))
 
 
 def cross_entropy(class_weights: Tensor | None = None) -> Objective:
