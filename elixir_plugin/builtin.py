@@ -27,6 +27,12 @@ def elixir_defenses() -> list[Entry]:
             "purify",
             "turn a poisoned training set back into a benign one: purify, find the target class, relabel",
         ),
+        Entry(
+            "image_variations",
+            "elixir_plugin.defenses.image_variations:ImageVariations",
+            "train",
+            "train a student on diffusion variations of the images alone, distilled from a suspect teacher",
+        ),
     ]
 
 
@@ -61,4 +67,16 @@ def elixir_poisons() -> list[Entry]:
         Entry("ar", "elixir_plugin.testbed.autoregressive:AR", summary="indiscriminate: autoregressive noise"),
         Entry("ops", "elixir_plugin.testbed.one_pixel:OPS", summary="indiscriminate: one pixel per class"),
         Entry("cuda", "elixir_plugin.testbed.indiscriminate:CUDA", summary="indiscriminate: one filter per class"),
+    ]
+
+
+@hookimpl
+def elixir_generators() -> list[Entry]:
+    pipelines = "elixir_plugin.diffusion.pipelines"
+    return [
+        Entry("sdedit", "elixir_plugin.diffusion.generators:make_sdedit", summary="noise, then denoise; works offline"),
+        Entry("image_variation", f"{pipelines}:make_image_variation", summary="Stable Diffusion on a CLIP embedding"),
+        Entry("versatile", f"{pipelines}:make_versatile", summary="Versatile Diffusion, as in the paper"),
+        Entry("unclip", f"{pipelines}:make_unclip", summary="Stable unCLIP, with noise on the embedding"),
+        Entry("img2img", f"{pipelines}:make_img2img", summary="Stable Diffusion from the noised image, no prompt"),
     ]

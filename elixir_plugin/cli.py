@@ -24,7 +24,13 @@ from .terminal import card_lines, demo_header, demo_line, estimate_lines, result
 if TYPE_CHECKING:
     from .config import RunSpec
 
-PART = {"defense": "defenses", "adapter": "adapters", "poison": "poisons", "architecture": "architectures"}
+PART = {
+    "defense": "defenses",
+    "adapter": "adapters",
+    "poison": "poisons",
+    "architecture": "architectures",
+    "generator": "generators",
+}
 
 
 class _Program(click.Group):
@@ -80,10 +86,11 @@ def main() -> None:
 @click.option("--write-to", type=click.Path(), help="Where files in the toolkit's format go (default: where it looks).")
 @click.option("--no-write-back", is_flag=True, help="Write nothing in the toolkit's format.")
 @click.option("--force", is_flag=True, help="Run anew, in a folder beside an existing one.")
+@click.option("--preview", type=click.IntRange(0, 64), default=0, help="First write a picture of so many images.")
 @click.option("--dry-run", is_flag=True, help="Say what it would cost, measured on a few batches; write nothing.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, no table.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def run(target: str, force: bool, dry_run: bool, quiet: bool, as_json: bool, **flags: Any) -> None:
+def run(*, target: str, force: bool, preview: int, dry_run: bool, quiet: bool, as_json: bool, **flags: Any) -> None:
     """Run a defense: TARGET is its name (with --from) or a YAML run file."""
     from .run import estimate_run, run_defense
 
@@ -92,7 +99,14 @@ def run(target: str, force: bool, dry_run: bool, quiet: bool, as_json: bool, **f
         facts = estimate_run(_spec(target, flags))
         _say([json.dumps(facts, indent=2)] if as_json else estimate_lines(facts))
         return
-    result = run_defense(_spec(target, flags), force=force, quiet=quiet or as_json)
+    silent = quiet or as_json
+    result = run_defense(
+        _spec(target, flags),
+        force=force,
+        quiet=silent,
+        preview=preview,
+        on_preview=lambda path: None if silent else _say([f"preview: {path} (Ctrl-C to stop here)"]),
+    )
     if not result.report:  # another rank than 0
         return
     if as_json:
@@ -161,7 +175,7 @@ def demo(*, poison: str, size: int, only: tuple[str, ...], seed: int, device: st
 
 @program.command("list")
 def list_() -> None:
-    """List defenses, adapters, poisons and architectures."""
+    """List defenses, adapters, poisons, architectures and generators of image variations."""
     from .plugins import plugins
 
     for kind, title in PART.items():

@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 from . import config
 from .case import Case
@@ -16,6 +16,9 @@ from .outcome import Outcome
 from .overlap import refuse_scored_clean
 from .panels import Panel
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Kind = Literal["detect", "purify", "train", "repair"]
 
 NEEDS = {  # what a defense may need -> how a user provides it
@@ -23,6 +26,8 @@ NEEDS = {  # what a defense may need -> how a user provides it
     "clean": "a reserved clean set: --option clean=DIR (image_folder), or a toolkit's own clean data with --data DIR",
     "model": "the suspect model: use a record that holds one, or --option model=DIR",
     "denoiser": "a diffusion denoiser: name one in the settings, or give a reserved clean set to train one on",
+    "generator": "a generator of image variations: name one in the settings, or give a reserved clean set to train the "
+    "denoiser of sdedit on",
 }
 
 
@@ -137,6 +142,17 @@ class Defense(ABC):
         Made from tables and curves alone: the outcome may have been read back from disk. See :mod:`.panels`.
         """
         return ()
+
+    def preview(self, case: Case, context: Context, count: int) -> list[Tensor]:
+        """Return rows of a picture that shows, on *count* suspect images, what a run would do to them. Optional.
+
+        Called before a run, in its work folder: what is made here (a denoiser) may be taken up there. Each row is float
+        ``[n, C, H, W]`` in [0, 1], of one image size and length. Empty: nothing to show.
+
+        :raises ElixirError: for what :meth:`run` would refuse before any work.
+        """
+        self.refuse(case)
+        return []
 
     @abstractmethod
     def defend(self, case: Case, context: Context) -> Outcome:

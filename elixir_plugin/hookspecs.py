@@ -88,6 +88,31 @@ def elixir_denoisers() -> Iterable[Entry]:  # type: ignore[empty-body]
 
 
 @hookspec
+def elixir_generators() -> Iterable[Entry]:  # type: ignore[empty-body]
+    """Offer generators of image variations; chosen by name with ``backend=NAME``.
+
+    The target is a function ``(settings: GeneratorSettings, image_shape: (H, W, C), device) -> ImageGenerator``, both
+    from :mod:`elixir_plugin.diffusion.generators`. What it returns has two methods:
+
+    .. code-block:: python
+
+        class Blurred:
+            def vary(self, images, seeds):  # uint8 [B, 3, H, W], int64 [B] -> uint8 [B, 3, S, T], in the same order
+                return torchvision.transforms.functional.gaussian_blur(images, 5)
+
+            def fingerprint(self):  # changes with anything that changes the images
+                return "blur-5"
+
+        @hookimpl
+        def elixir_generators():
+            return [Entry("blurred", lambda settings, image_shape, device: Blurred(), summary="Gaussian blur")]
+
+    A generator never sees a label: that of a poison sample names the attacker's class. Each variation must depend on
+    its image and its seed alone.
+    """
+
+
+@hookspec
 def elixir_run_started(spec: Mapping[str, Any], folder: str) -> None:
     """Called once the case is read and before the defense starts.
 

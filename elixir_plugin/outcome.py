@@ -46,6 +46,8 @@ class Outcome:
     :param noise_level: relative noise, in pixel scale, that purification added before it denoised; what a control
         without denoiser has to add.
     :param model: the repaired or newly trained model, in eval mode.
+    :param undefended: a model trained on the suspect set as it is, where the defense made one on its way; it stands in
+        as "before" for a case without a suspect model. Measured, not saved.
     :param verdict: the answer for the whole case.
     :param curves: named lists of numbers over steps, epochs or rounds.
     :param tables: further results in JSON types.
@@ -60,6 +62,7 @@ class Outcome:
     augmentation: Augmentation | None = None
     noise_level: float | None = None
     model: Classifier | None = None
+    undefended: Classifier | None = None
     verdict: Verdict | None = None
     curves: dict[str, list[float]] = field(default_factory=dict)
     tables: dict[str, Any] = field(default_factory=dict)

@@ -30,6 +30,7 @@ KINDS = {  # what can be asked for -> the hook that offers it
     "architecture": "elixir_architectures",
     "poison": "elixir_poisons",
     "denoiser": "elixir_denoisers",
+    "generator": "elixir_generators",
 }
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 

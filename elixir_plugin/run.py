@@ -5,6 +5,7 @@
     run.yaml       the resolved run: source, settings with every default, seed, versions
     log.txt        what was logged
     events.jsonl   one line per event: started, stage, finished
+    preview.png    with --preview: suspect images and what the defense makes of them
     outcome/       what the defense returned (safetensors + JSON)
     report.json    everything measured, and what the page shows; its presence means "done"
     report.html    the same to look at, in one file made from report.json alone
@@ -21,7 +22,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -38,6 +39,7 @@ from .case import Case
 from .config import RunSpec, load_yaml
 from .context import Context, resolve_device
 from .defense import Defense
+from .diffusion.pictures import write_grid
 from .diffusion.ranks import barrier, local_device, rank_and_world, together
 from .errors import ElixirError, RunError, SettingsError
 from .evaluation import Evaluation, ModelMetrics, evaluate, model_metrics
@@ -67,18 +69,53 @@ class RunResult:
     already_done: bool = False
 
 
-def run_defense(spec: RunSpec, *, force: bool = False, quiet: bool = True) -> RunResult:
+def run_defense(
+    spec: RunSpec,
+    *,
+    force: bool = False,
+    quiet: bool = True,
+    preview: int = 0,
+    on_preview: Callable[[Path], None] | None = None,
+) -> RunResult:
     """Run what *spec* says, or find it done.
 
     Under ``torchrun`` all ranks run the defense together, and rank 0 alone measures and writes; what the others return
     has an empty report.
 
     :param force: start anew in a folder beside an existing one (``NAME-2``, ``NAME-3``, …).
+    :param preview: first write a picture of what becomes of so many suspect images, ``preview.png``.
+    :param on_preview: called with its path, before the run goes on.
     :raises ElixirError: for anything wrong with settings, input or folders; the message says what to do. Nothing
         is written before settings and input have been checked.
     """
     with together(MEASURING):
-        return _run(spec, force, quiet)
+        return _run(spec, force, quiet, partial(write_preview, count=preview, on_done=on_preview))
+
+
+def write_preview(
+    defense: Defense,
+    case: Case,
+    context: Context,
+    folder: Path,
+    *,
+    count: int,
+    on_done: Callable[[Path], None] | None = None,
+) -> None:
+    """Write ``preview.png`` to *folder*: what the defense does to *count* suspect images; nothing for 0.
+
+    :raises SettingsError: when the defense has nothing to show.
+    """
+    if not count:
+        return
+    with context.stage("preview"):
+        rows = defense.preview(case, context, count)
+    if not rows:
+        raise SettingsError("this defense has no preview", where="--preview", found=defense.name)
+    if rank_and_world()[0]:  # the others came along because what a preview makes may be made together
+        return
+    write_grid(folder / "preview.png", rows)
+    if on_done is not None:
+        on_done(folder / "preview.png")
 
 
 def estimate_run(spec: RunSpec) -> dict[str, Any]:
@@ -92,7 +129,7 @@ def estimate_run(spec: RunSpec) -> dict[str, Any]:
     return defense.estimate(case, Context(seed=spec.seed, device=resolve_device(spec.device)))
 
 
-def _run(spec: RunSpec, force: bool, quiet: bool) -> RunResult:
+def _run(spec: RunSpec, force: bool, quiet: bool, show: Callable[[Defense, Case, Context, Path], None]) -> RunResult:
     defense = get_defense(spec.defense)(spec.settings, preset=spec.preset)
     adapter = get_adapter(spec.source.adapter)(spec.source.options)
     plan = retraining_of(spec)
@@ -110,6 +147,7 @@ def _run(spec: RunSpec, force: bool, quiet: bool) -> RunResult:
     context = Context(seed=spec.seed, device=device, work_dir=folder / "work", quiet=quiet or rank > 0)
     if rank:
         barrier()  # until rank 0 has opened the run folder
+        show(defense, case, context, folder)
         defense.run(case, context)
         barrier()
         return RunResult({}, folder)
@@ -117,6 +155,7 @@ def _run(spec: RunSpec, force: bool, quiet: bool) -> RunResult:
         barrier()
         plugins().manager.hook.elixir_run_started(spec=spec.dump(), folder=str(folder))
         context.on_stage = partial(_stage_finished, folder)
+        show(defense, case, context, folder)
         outcome, evaluation = execute(defense, case, context, plan, controls=spec.controls)
         outcome.save(folder / "outcome")
         written = []
@@ -159,7 +198,7 @@ def execute(
     """Run *defense* on *case* and measure it; the test data is touched only before and after.
 
     :param plan: train a model on what the defense leaves, when it hands back none; without a suspect model, one
-        trained the same way on the whole suspect set stands in as "before".
+        trained the same way on the whole suspect set stands in as "before"; so does ``outcome.undefended``.
     :param controls: also measure the controls of ``retraining``; needs *plan*.
     """
     before: ModelMetrics | None = None
@@ -170,6 +209,9 @@ def execute(
     outcome = defense.run(case, context)
     barrier()  # no rank needs the intermediate files any more
     measured: dict[str, ModelMetrics] = {}
+    if before is None and outcome.undefended is not None:
+        with context.stage("evaluate before"):
+            before = model_metrics(outcome.undefended, case.test, case.test_poisoned)
     if plan is not None:
         if outcome.model is None:
             outcome.model = retrain(case, outcome, plan, context)

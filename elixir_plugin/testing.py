@@ -30,7 +30,7 @@ from .errors import ElixirError, MissingNeedError, SettingsError
 from .outcome import Outcome, same_outcome
 
 KINDS = ("detect", "purify", "train", "repair")
-PARTS = ("train", "clean", "model", "denoiser")
+PARTS = ("train", "clean", "model", "denoiser", "generator")
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -58,11 +58,13 @@ class Batch:
     :param images: float ``[B, C, H, W]`` in [0, 1].
     :param targets: int64 ``[B]`` labels or float ``[B, K]`` soft labels.
     :param rows: int64 ``[B]`` positions in the set.
+    :param mirrored: bool ``[B]``, which images were mirrored; None where that is not drawn.
     """
 
     images: Tensor
     targets: Tensor
     rows: Tensor
+    mirrored: Tensor | None = field(default=None, kw_only=True)
 
 
 Losses = Mapping[str, Tensor]
@@ -149,7 +151,7 @@ class ShuffledBatches:
             chosen = {name: draw[rows] for name, draw in draws.items()}
             chosen |= draw_noise(self.augmentation, pixels.shape, generator, device)
             images = augment(pixels, self.augmentation, chosen)
-            yield Batch(to_batch(images, device), self.samples.targets[rows], rows)
+            yield Batch(to_batch(images, device), self.samples.targets[rows], rows, mirrored=chosen.get("mirror"))
 
 
 def cross_entropy(class_weights: Tensor | None = None) -> Objective:

@@ -7,7 +7,6 @@ copies, a float set float copies: nothing is quantised that was not.
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from ..diffusion.chunks import ChunkStore
 from ..diffusion.plan import Plan
 from ..diffusion.purify import purify_batch
 from ..diffusion.ranks import rank_and_world, together
+from ..learning import model_fingerprint
 from .dataelixir_settings import DataElixirSettings
 
 AT_ONCE = 2048 * 32 * 32  # pixels per classifier batch, whatever M and image size are
@@ -243,12 +243,3 @@ def workplace(context: Context) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="dataelixir-") as folder:
         yield Path(folder)
-
-
-def model_fingerprint(model: Classifier) -> str:
-    """Return 12 hex digits over the weights of *model*."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:12]

@@ -8,13 +8,14 @@ from typing import Any
 
 from ..case import Case, ImageSet
 from ..context import Context
+from ..diffusion import choice
 from ..diffusion.base import Denoiser
-from ..diffusion.denoiser import UNetDenoiser, find_denoiser
-from ..diffusion.fit import FitSettings, fit_denoiser
+from ..diffusion.choice import refuse_seen as refuse_seen  # noqa: PLC0414  (re-exported: part of the choice)
+from ..diffusion.fit import FitSettings
 from ..diffusion.plan import Plan, plan
 from ..diffusion.sampler import Step
 from ..diffusion.schedule import Schedule
-from ..errors import InputError, MissingNeedError, SettingsError
+from ..errors import SettingsError
 from .dataelixir_settings import DataElixirSettings
 
 
@@ -23,13 +24,7 @@ def refuse_no_denoiser(case: Case, settings: DataElixirSettings) -> None:
 
     :raises MissingNeedError: then.
     """
-    if settings.denoiser is None and (case.clean is None or not len(case.clean)):
-        raise MissingNeedError(
-            "dataelixir needs a denoiser, and this case holds no reserved clean set to train one on",
-            where="settings of dataelixir: denoiser",
-            hint="name one (--set denoiser=FOLDER, or a Hub name such as google/ddpm-cifar10-32), or give a reserved "
-            "clean set",
-        )
+    choice.refuse_no_denoiser(case, settings.denoiser, defense="dataelixir")
 
 
 def prepare_denoiser(case: Case, settings: DataElixirSettings, context: Context) -> Denoiser:
@@ -38,12 +33,14 @@ def prepare_denoiser(case: Case, settings: DataElixirSettings, context: Context)
     A denoiser with fixed variance gets the large one (spec §2, step 1), whatever its scheduler config says.
     """
     assert case.train is not None
-    height, _, channels = case.train.image_shape
-    if settings.denoiser is not None:
-        denoiser = find_denoiser(settings.denoiser, image_size=height, channels=channels, device=context.device)
-    else:
-        assert case.clean is not None
-        denoiser = fit_denoiser(case.clean, fit_settings(settings), context, name="dataelixir-denoiser")
+    denoiser = choice.named_or_trained(
+        settings.denoiser,
+        case.clean,
+        fit_settings(settings),
+        case.train.image_shape,
+        context,
+        name="dataelixir-denoiser",
+    )
     if denoiser.variance == "fixed_small":
         denoiser.variance = "fixed_large"
     return denoiser
@@ -58,46 +55,9 @@ def fit_settings(settings: DataElixirSettings) -> FitSettings:
     return fit.model_copy(update={"t_train_max": min(fit.length, max(1, needed + settings.jump_beyond))})
 
 
-def refuse_seen(denoiser: Denoiser, train: ImageSet, *, forced: bool) -> str | None:
-    """Refuse a denoiser that was trained on images of the suspect set: it has learned their triggers as well.
-
-    :returns: what a reader must know when it is *forced* all the same.
-    :raises InputError: naming how many images it has seen.
-    """
-    if not isinstance(denoiser, UNetDenoiser):
-        return None
-    count = int(denoiser.seen(train).sum())
-    if not count:
-        return None
-    found = f"{count} of {len(train)} suspect images"
-    if not forced:
-        raise InputError(
-            "the denoiser was trained on images of the suspect set",
-            where="card of the denoiser",
-            found=found,
-            allowed="a denoiser trained on other images: it would paint triggers back in",
-            hint="use another denoiser or clean set, or set force_denoiser=true",
-        )
-    return f"the denoiser was trained on {found}, and used all the same: it may paint triggers back in"
-
-
 def provenance(denoiser: Denoiser, settings: DataElixirSettings) -> tuple[dict[str, Any], str | None]:
     """Return which data the denoiser saw, for the tables, and a note where that is not known."""
-    card: dict[str, Any] = getattr(denoiser, "card", {})
-    images = card.get("images") or {}
-    facts = {
-        "source": settings.denoiser or "trained on the reserved clean set",
-        "origin": card.get("origin", type(denoiser).__name__),
-        "images_seen": images.get("count"),
-        "data": images.get("fingerprint"),
-        "fingerprint": denoiser.fingerprint(),
-    }
-    if settings.denoiser is None or images:
-        return facts, None
-    return facts, (
-        f"what {settings.denoiser} was trained on is not on record. If it has seen the clean originals of the suspect "
-        "images (the usual CIFAR-10 denoiser has), the result rests on clean data that a defender does not have"
-    )
+    return choice.provenance(denoiser, settings.denoiser)
 
 
 def plan_walk(denoiser: Denoiser, settings: DataElixirSettings, train: ImageSet) -> Plan:

@@ -9,12 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..case import Case, ImageSet
-from ..checkpoint import Checkpoint
 from ..classifier import Classifier
 from ..context import Context
-from ..normalisation import normalisation
-from ..training import Recipe, Samples, ShuffledBatches, train
-from .dataelixir_candidates import model_fingerprint
+from ..learning import learn, untrained
+from ..training import Recipe
 from .dataelixir_settings import DataElixirSettings
 
 
@@ -52,15 +50,8 @@ class Trainer:
         plan: Recipe = self.settings.recipe
         if lr is not None:
             plan = plan.model_copy(update={"lr": lr})
-        state = None
-        if self._folder is not None:
-            identity = {"images": images.fingerprint(), "start": model_fingerprint(model)}
-            state = Checkpoint(self._folder / f"{name}.checkpoint", identity)
-        source = ShuffledBatches(
-            Samples(images, self.context.device), plan.batch_size, self.context, plan.augmentation, full
-        )
-        with self.context.stage(f"train {name}"):
-            curves = train(model, source, plan, self.context, checkpoint=state, name=full)
+        state = None if self._folder is None else self._folder / f"{name}.checkpoint"
+        curves = learn(model, images, plan, self.context, name=full, stage=f"train {name}", state=state)
         self.curves |= {f"{name}_{key}": values for key, values in curves.items()}
         return model
 
@@ -71,16 +62,5 @@ class Trainer:
 
 def fresh_classifier(case: Case, settings: DataElixirSettings, context: Context) -> Classifier:
     """Return an untrained probe: the named architecture, else that of the case's model, else preactresnet18."""
-    assert case.train is not None
     seed = context.derive_seed("dataelixir", "weights", "probe")
-    if settings.architecture is None and case.model is not None:
-        return case.model.clone().to(context.device).fresh(seed)
-    mean, std = normalisation(case.train)
-    return Classifier.build(
-        settings.architecture or "preactresnet18",
-        case.num_classes,
-        channels=case.train.image_shape[2],
-        seed=seed,
-        mean=mean,
-        std=std,
-    ).to(context.device)
+    return untrained(case, settings.architecture, seed, context.device)

@@ -49,6 +49,14 @@ SHORT: dict[str, dict[str, Any]] = {  # settings that make a run short
         "recipe": {"epochs": 1, "batch_size": 32},
         "detection": {"mode": "given", "targets": [0]},
     },
+    "image_variations": {
+        "architecture": "fast_resnet",
+        "teacher": "train",
+        "fit": {"size": "tiny", "iterations": 2, "batch_size": 4},
+        "num_inference_steps": 4,
+        "search": {"candidates": (0.1, 0.2), "images": 16, "agreement": 0.0},
+        "recipe": {"epochs": 1, "batch_size": 32},
+    },
 }
 
 
@@ -242,7 +250,7 @@ def test_an_unknown_need_is_noticed() -> None:
     class Broken(Sound):
         needs = frozenset({"train", "truth"})
 
-    assert "class attributes: needs must be among train, clean, model, denoiser" in faults_of(Broken)
+    assert "class attributes: needs must be among train, clean, model, denoiser, generator" in faults_of(Broken)
 
 
 def test_overriding_run_is_refused_when_the_class_is_made() -> None:

@@ -1,0 +1,93 @@
+"""Which denoiser a defense uses: one that is named, or one trained on the reserved clean set; and what it has seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..case import Case, ImageSet
+from ..context import Context
+from ..errors import InputError, MissingNeedError
+from .base import Denoiser
+from .denoiser import UNetDenoiser, find_denoiser
+from .fit import FitSettings, fit_denoiser
+
+
+def refuse_no_denoiser(case: Case, source: str | None, *, defense: str) -> None:
+    """Refuse a case that holds nothing to train a denoiser on, when none is named.
+
+    :param source: the denoiser that is named, or None.
+    :raises MissingNeedError: then.
+    """
+    if source is None and (case.clean is None or not len(case.clean)):
+        raise MissingNeedError(
+            f"{defense} needs a denoiser, and this case holds no reserved clean set to train one on",
+            where=f"settings of {defense}: denoiser",
+            hint="name one (--set denoiser=FOLDER, or a Hub name such as google/ddpm-cifar10-32), or give a reserved "
+            "clean set",
+        )
+
+
+def named_or_trained(
+    source: str | None,
+    clean: ImageSet | None,
+    fit: FitSettings,
+    image_shape: tuple[int, int, int],
+    context: Context,
+    *,
+    name: str = "denoiser",
+) -> Denoiser:
+    """Return the denoiser *source* on the context's device, or one trained on *clean* when none is named.
+
+    :param image_shape: ``(H, W, C)`` of the images to come.
+    :param name: of the random draws of its training, and of the folder that keeps it.
+    """
+    if source is not None:
+        height, _, channels = image_shape
+        return find_denoiser(source, image_size=height, channels=channels, device=context.device)
+    assert clean is not None
+    return fit_denoiser(clean, fit, context, name=name)
+
+
+def refuse_seen(denoiser: Denoiser, train: ImageSet, *, forced: bool) -> str | None:
+    """Refuse a denoiser that was trained on images of the suspect set: it has learned their triggers as well.
+
+    :returns: what a reader must know when it is *forced* all the same.
+    :raises InputError: naming how many images it has seen.
+    """
+    if not isinstance(denoiser, UNetDenoiser):
+        return None
+    count = int(denoiser.seen(train).sum())
+    if not count:
+        return None
+    found = f"{count} of {len(train)} suspect images"
+    if not forced:
+        raise InputError(
+            "the denoiser was trained on images of the suspect set",
+            where="card of the denoiser",
+            found=found,
+            allowed="a denoiser trained on other images: it would paint triggers back in",
+            hint="use another denoiser or clean set, or set force_denoiser=true",
+        )
+    return f"the denoiser was trained on {found}, and used all the same: it may paint triggers back in"
+
+
+def provenance(denoiser: Denoiser, source: str | None) -> tuple[dict[str, Any], str | None]:
+    """Return which data the denoiser saw, for the tables, and a note where that is not known.
+
+    :param source: the denoiser that was named, or None when it was trained on the reserved clean set.
+    """
+    card: dict[str, Any] = getattr(denoiser, "card", {})
+    images = card.get("images") or {}
+    facts = {
+        "source": source or "trained on the reserved clean set",
+        "origin": card.get("origin", type(denoiser).__name__),
+        "images_seen": images.get("count"),
+        "data": images.get("fingerprint"),
+        "fingerprint": denoiser.fingerprint(),
+    }
+    if source is None or images:
+        return facts, None
+    return facts, (
+        f"what {source} was trained on is not on record. If it has seen the clean originals of the suspect "
+        "images (the usual CIFAR-10 denoiser has), the result rests on clean data that a defender does not have"
+    )
