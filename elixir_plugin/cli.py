@@ -19,6 +19,7 @@ from . import __version__
 from .denoiser_commands import denoiser
 from .errors import ElixirError, SettingsError
 from .terminal import card_lines, demo_header, demo_line, estimate_lines, result_lines, settings_lines, shown
+from .toolkit_commands import export, toolkit
 
 if TYPE_CHECKING:
     from .config import RunSpec
@@ -47,6 +48,8 @@ def program() -> None:
 
 
 program.add_command(denoiser)
+program.add_command(toolkit)
+program.add_command(export)
 
 
 def main() -> None:

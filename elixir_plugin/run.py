@@ -66,18 +66,20 @@ class RunResult:
     already_done: bool = False
 
 
-def run_defense(spec: RunSpec, *, force: bool = False, quiet: bool = True) -> RunResult:
+def run_defense(spec: RunSpec, *, force: bool = False, quiet: bool = True, rewrite: bool = False) -> RunResult:
     """Run what *spec* says, or find it done.
 
     Under ``torchrun`` all ranks run the defense together, and rank 0 alone measures and writes; what the others return
     has an empty report.
 
     :param force: start anew in a folder beside an existing one (``NAME-2``, ``NAME-3``, …).
+    :param rewrite: write the files in the toolkit's own format again when the run is done already: another run may
+        have put its own in their place.
     :raises ElixirError: for anything wrong with settings, input or folders; the message says what to do. Nothing
         is written before settings and input have been checked.
     """
     with together(MEASURING):
-        return _run(spec, force, quiet)
+        return _run(spec, force, quiet, rewrite)
 
 
 def estimate_run(spec: RunSpec) -> dict[str, Any]:
@@ -91,7 +93,7 @@ def estimate_run(spec: RunSpec) -> dict[str, Any]:
     return defense.estimate(case, Context(seed=spec.seed, device=resolve_device(spec.device)))
 
 
-def _run(spec: RunSpec, force: bool, quiet: bool) -> RunResult:
+def _run(spec: RunSpec, force: bool, quiet: bool, rewrite: bool) -> RunResult:
     defense = get_defense(spec.defense)(spec.settings, preset=spec.preset)
     adapter = get_adapter(spec.source.adapter)(spec.source.options)
     plan = retraining_of(spec)
@@ -103,7 +105,7 @@ def _run(spec: RunSpec, force: bool, quiet: bool) -> RunResult:
     folder = _choose_folder(spec, force)
     case = adapter.read(Path(spec.source.path), spec.seed)
     if (folder / "report.json").exists():
-        return RunResult({}, folder, already_done=True) if rank else _already_done(folder, spec, case, adapter)
+        return RunResult({}, folder, already_done=True) if rank else _already_done(folder, spec, case, adapter, rewrite)
     defense.refuse(case)
     target = _write_target(spec, adapter, case)
     context = Context(seed=spec.seed, device=device, work_dir=folder / "work", quiet=quiet or rank > 0)
@@ -130,7 +132,7 @@ def _run(spec: RunSpec, force: bool, quiet: bool) -> RunResult:
     return RunResult(report, folder, tuple(written))
 
 
-def _already_done(folder: Path, spec: RunSpec, case: Case, adapter: Adapter) -> RunResult:
+def _already_done(folder: Path, spec: RunSpec, case: Case, adapter: Adapter, rewrite: bool) -> RunResult:
     """Return a finished run, after making sure it saw the same input; write native files that are missing."""
     report = read_json(folder / "report.json")
     if report["case"] != plain(describe(case)):
@@ -139,8 +141,9 @@ def _already_done(folder: Path, spec: RunSpec, case: Case, adapter: Adapter) -> 
         )
     target = _write_target(spec, adapter, case)
     written = [Path(name) for name in report["written"]]
-    complete = bool(written) and all(path.exists() and path.is_relative_to(target or "") for path in written)
-    if target is not None and not complete:
+    here = any(path.is_relative_to(target or "") for path in written)
+    complete = here and all(path.exists() for path in written)
+    if target is not None and (rewrite or not complete):
         outcome = Outcome.load(folder / "outcome")
         target.mkdir(parents=True, exist_ok=True)
         written = adapter.write(case, outcome, Evaluation.from_dict(report["metrics"]), target, spec.defense)
