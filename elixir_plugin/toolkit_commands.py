@@ -75,7 +75,7 @@ def status(name: str, root: Path) -> None:
 @click.option("--to-option", "to_options", multiple=True, metavar="KEY=VALUE", help="Of the adapter that writes.")
 @click.option("--seed", default=0, show_default=True, help="Of what the reading adapter draws.")
 def export(
-    source: str, to: str, folder: Path, options: tuple[str, ...], to_options: tuple[str, ...], seed: int
+    *, source: str, to: str, folder: Path, options: tuple[str, ...], to_options: tuple[str, ...], seed: int
 ) -> None:
     """Write a case (ADAPTER:PATH), or what a finished run left (its folder), to DIR in a toolkit's own format."""
     from .config import parse_assignments  # noqa: PLC0415
