@@ -6,7 +6,7 @@ Facts about the format were taken from the toolkits' behaviour; none of their co
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,35 +16,20 @@ from pydantic import Field
 
 from ..adapter import Adapter, existing
 from ..case import Case, ImageBacking, Images, ImageSet, Index, Origin, TriggeredSet, Truth, checked_labels
+from ..checkout import Placement
 from ..classifier import Classifier, build_module, load_by_name
-from ..config import Settings
+from ..config import Settings, Source
 from ..errors import InputError
 from ..evaluation import Evaluation
 from ..outcome import Outcome
 from ..storage import image_shape, read_image, read_torch, write_torch
+from ._backdoor_toolbox_export import CLEAN_LABEL, DATASETS, export_case
+from ._backdoor_toolbox_write import dataset_of, purified_name, write_sanitised, write_weights
 from ._files import eager_or_lazy, file_reader
+from ._placed import filled, refuse_other_folder
 from ._suspects import write_suspects
 
 EAGER_BYTES = 1 << 30
-CLEAN_LABEL = ("clean_label", "SIG")  # attacks that leave labels as they are
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """What the toolkits know about a data set by its name."""
-
-    num_classes: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-DATASETS = {
-    "cifar10": DataSet(10, (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
-    "gtsrb": DataSet(43, (0.3337, 0.3064, 0.3171), (0.2672, 0.2564, 0.2629)),
-    "imagenette": DataSet(10, *IMAGENET),
-    "imagenet": DataSet(1000, *IMAGENET),
-}
 
 
 class BackdoorToolboxOptions(Settings):
@@ -58,8 +43,9 @@ class BackdoorToolboxOptions(Settings):
     :param model: weights of the suspect model; default: ``full_base_aug_seed=<seed>.pt`` in the folder, if there.
     :param architecture: network the weights belong to.
     :param mean, std: normalisation per channel; default: the toolkits' for the data set.
-    :param trigger: image of the trigger, from the toolkit's ``triggers`` folder. The toolkits store no triggered test
-        set; with the image of a ``badnet`` or ``blend`` trigger one is made.
+    :param trigger: image of the trigger, from the toolkit's ``triggers`` folder, its mask ``mask_<name>`` beside it
+        if there is one. The toolkits store no triggered test set; with the image of a ``badnet`` or ``blend`` trigger
+        one is made.
     :param alpha: opacity of a ``blend`` trigger in test samples; default: that in the folder's name.
     """
 
@@ -90,7 +76,8 @@ class BackdoorToolbox(Adapter):
         """Read a set folder; images are decoded here, so that a damaged one shows before any work starts."""
         folder = existing(path, "set folder", "give the folder below poisoned_train_set/<dataset>/").absolute()
         notes: list[str] = []
-        known = DATASETS.get(folder.parent.name)
+        dataset, directory = dataset_of(folder)
+        known = DATASETS.get(dataset)
         labels = _read_labels(folder / "labels")
         classes = self.options.num_classes or (known.num_classes if known else None)
         if classes is None:
@@ -98,17 +85,17 @@ class BackdoorToolbox(Adapter):
             notes.append(f"number of classes taken from the highest label: {classes} (option num_classes)")
         train = _read_set(folder, labels, classes, folder / "labels")
         sets = {name: self._clean_part(folder, name, classes, notes) for name in ("clean", "test")}
-        truth = _read_truth(folder, len(train), notes)
+        truth = _read_truth(folder, directory, len(train), notes)
         mean = self.options.mean or (known.mean if known else (0.0,))
         std = self.options.std or (known.std if known else (1.0,))
         return Case(
             train=train,
             clean=sets["clean"],
             test=sets["test"],
-            test_poisoned=self._triggered(folder.name, train, sets["test"], truth, notes),
+            test_poisoned=self._triggered(directory, train, sets["test"], truth, notes),
             model=self._model(folder, classes, train.image_shape[2], mean, std),
             truth=truth,
-            origin=Origin(self.name, str(folder), {"dataset": folder.parent.name, "directory": folder.name}),
+            origin=Origin(self.name, str(folder), {"dataset": dataset, "directory": directory}),
             notes=tuple(notes),
         )
 
@@ -121,6 +108,7 @@ class BackdoorToolbox(Adapter):
 
         - ``cleansed_set_indices_other_<defense>_seed=<seed>``: remaining positions; ``cleanser.py`` and
           ``train_on_cleansed_set.py`` with ``-cleanser=<defense>`` pick it up.
+        - ``purified_<DEFENSE>/``: a purified or relabelled set, all samples of it, laid out as the sets themselves.
         - ``defended_<defense>_full_base_aug_seed=<seed>.pt``: weights of the model, for ``test_model.py``.
         - ``suspects_<defense>/suspects.csv``: score and flag of every sample.
         """
@@ -128,24 +116,45 @@ class BackdoorToolbox(Adapter):
         remaining = outcome.kept
         if remaining is None and outcome.flagged is not None:
             remaining = np.flatnonzero(~outcome.flagged)
+        if remaining is None and outcome.train is not None:
+            remaining = np.arange(len(outcome.train))
         if remaining is not None:
             written.append(folder / f"cleansed_set_indices_other_{defense}_seed={self.options.seed}")
             write_torch(written[-1], [int(position) for position in remaining])
         if outcome.model is not None:
-            written.append(folder / f"defended_{defense}_full_base_aug_seed={self.options.seed}.pt")
-            state = outcome.model.module.state_dict()
-            write_torch(written[-1], {name: value.detach().cpu().clone() for name, value in state.items()})
+            file = folder / f"defended_{defense}_full_base_aug_seed={self.options.seed}.pt"
+            written.append(write_weights(outcome.model, file))
+        if outcome.train is not None:
+            written.append(write_sanitised(case, outcome, folder / purified_name(defense)))
         return [*written, *write_suspects(case.train, outcome, folder / f"suspects_{defense}")]
+
+    def export(self, case: Case, folder: Path) -> Source:
+        """Write *case* as ``<root>/poisoned_train_set/<dataset>/<dir>/``, and ``<root>/clean_set/<dataset>/``.
+
+        The format has no place for original labels and triggered test samples. A clean set that is there already must
+        be that of the case.
+        """
+        return export_case(case, folder.absolute(), self.options, self._existing_split)
+
+    def placement(self, root: Path, defenses: Sequence[str]) -> Placement:
+        """Return ``elixir.py``, which runs the toolkit's own scripts with *defenses* among their choices."""
+        marks = ("cleanser.py", "test_model.py", "train_on_cleansed_set.py", "utils/supervisor.py")
+        refuse_other_folder(root, "backdoor-toolbox", marks)
+        return Placement(self.name, {"elixir.py": filled("backdoor_toolbox_launcher.py.tmpl")}, tuple(defenses))
+
+    def _existing_split(self, split: Path, num_classes: int) -> ImageSet:
+        file = _labels_of(split)
+        return _read_set(split, _read_labels(file), num_classes, file)
 
     def _clean_part(self, folder: Path, name: str, num_classes: int, notes: list[str]) -> ImageSet | None:
         """Read the reserved clean set or the test set: where an option says, else found by walking up."""
         given: Path | None = getattr(self.options, name)
         split = given or _walk_up(folder, f"{name}_split")
         if split is None:
-            notes.append(f"no clean_set/{folder.parent.name}/{name}_split in any parent folder (option {name})")
+            dataset, _ = dataset_of(folder)
+            notes.append(f"no clean_set/{dataset}/{name}_split in any parent folder (option {name})")
             return None
-        file = _labels_of(existing(split, f"{name} set"))
-        return _read_set(split, _read_labels(file), num_classes, file)
+        return self._existing_split(existing(split, f"{name} set"), num_classes)
 
     def _model(
         self, folder: Path, num_classes: int, channels: int, mean: tuple[float, ...], std: tuple[float, ...]
@@ -186,7 +195,9 @@ class BackdoorToolbox(Adapter):
             alpha = self.options.alpha or _alpha(directory)
             pixels += np.float32(alpha) * (trigger - pixels)
         else:
-            pixels = np.where((trigger > 0).any(2, keepdims=True), trigger, pixels)
+            mask = self.options.trigger.with_name(f"mask_{self.options.trigger.name}")  # as the toolkit looks for it
+            shown = read_image(mask) if mask.is_file() else trigger
+            pixels = np.where((shown > 0).any(2, keepdims=True), trigger, pixels)
         if train.images.dtype == np.uint8:
             pixels = np.rint(pixels * 255).astype(np.uint8)
         samples = others.replace(images=pixels, labels=np.full(len(others), targets[0]))
@@ -195,7 +206,8 @@ class BackdoorToolbox(Adapter):
 
 def _walk_up(folder: Path, split: str) -> Path | None:
     """Return ``clean_set/<dataset>/<split>`` of the nearest parent folder that has it."""
-    candidates = (parent / "clean_set" / folder.parent.name / split for parent in folder.parents)
+    dataset, _ = dataset_of(folder)
+    candidates = (parent / "clean_set" / dataset / split for parent in folder.parents)
     return next((each for each in candidates if each.is_dir()), None)
 
 
@@ -257,13 +269,13 @@ def _refuse_other_length(images: int, labels: int, where: Path, file: Path) -> N
         )
 
 
-def _read_truth(folder: Path, n: int, notes: list[str]) -> Truth | None:
+def _read_truth(folder: Path, directory: str, n: int, notes: list[str]) -> Truth | None:
     if not (folder / "poison_indices").is_file():
         notes.append("no poison_indices: TPR and FPR are not measured")
         return None
     poison = _mask(folder / "poison_indices", n)
     cover = _mask(folder / "cover_indices", n) if (folder / "cover_indices").is_file() else None
-    kind = "clean-label" if folder.name.startswith(CLEAN_LABEL) else "dirty-label"
+    kind = "clean-label" if directory.startswith(CLEAN_LABEL) else "dirty-label"
     return Truth(poison, cover, kind=kind if poison.any() else "none")
 
 

@@ -5,8 +5,7 @@ Facts about the format were taken from the toolkit's behaviour; none of its code
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,39 +14,30 @@ from pydantic import Field
 
 from ..adapter import Adapter
 from ..case import Case, ImageBacking, ImageSet, Index, LazyImages, Origin, TriggeredSet
+from ..checkout import Placement
 from ..classifier import WRAPPERS, Classifier, build_module, load_by_name
-from ..config import Settings
+from ..config import Settings, Source
 from ..context import derive_seed
 from ..errors import InputError, nearest
 from ..evaluation import Evaluation
 from ..outcome import Outcome
 from ..plugins import plugins
 from ..storage import write_csv, write_torch
+from ._backdoorbench_checkout import checkout_files
 from ._backdoorbench_data import DATASETS, EAGER_BYTES, CleanData, find_data, read_clean
 from ._backdoorbench_record import Part, Record, read_part, read_record, truth_of
+from ._backdoorbench_results import (
+    ARCHITECTURES,
+    COLUMNS,
+    VIT_PREFIX,
+    VIT_SIZE,
+    export_case,
+    measured,
+    result_of,
+    write_sanitised,
+)
+from ._backdoorbench_write import append_detection
 from ._files import eager_or_lazy, fill, in_threads
-
-# googlenet and inception_v3 return tuples in training mode, which the toolkit's own trainer cannot handle
-# fmt: off
-ARCHITECTURES = (
-    "preactresnet18", "resnet18", "resnet34", "resnet50", "vgg11", "vgg16", "vgg19", "vgg19_bn", "alexnet",
-    "squeezenet1_0", "densenet121", "densenet161", "shufflenet_v2_x1_0", "mobilenet_v2", "mobilenet_v3_large",
-    "resnext50_32x4d", "wide_resnet50_2", "mnasnet1_0", "efficientnet_b0", "efficientnet_b3", "vit_b_16", "vit_b_32",
-    "vit_l_16", "vit_l_32", "convnext_tiny",
-)
-# fmt: on
-VIT_PREFIX, VIT_SIZE = "1.", 224  # the toolkit wraps these as Sequential(Resize(224), vit)
-COLUMNS = (
-    "epoch",
-    "batch",
-    "train_epoch_loss_avg_over_batch",
-    "train_acc",
-    "clean_test_loss_avg_over_batch",
-    "bd_test_loss_avg_over_batch",
-    "test_acc",
-    "test_asr",
-    "test_ra",
-)
 
 
 class BackdoorBenchOptions(Settings):
@@ -59,6 +49,10 @@ class BackdoorBenchOptions(Settings):
         drawn from the test set, and taken out of everything that is scored.
     :param architecture: network the weights belong to, where ``model_name`` does not say it.
     :param mean, std: normalisation per channel; default: the toolkit's for the data set.
+    :param index: text file with the positions of the reserved clean set in the clean training set, one per line; in
+        place of ``clean_ratio``.
+    :param dataset: only for writing a case that did not come from a record: the toolkit's name of the data set that the
+        attack started from, e.g. ``cifar10``; needs ``data``.
     """
 
     data: Path | None = None
@@ -67,6 +61,8 @@ class BackdoorBenchOptions(Settings):
     architecture: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    index: Path | None = None
+    dataset: str | None = None
 
 
 class BackdoorBench(Adapter):
@@ -90,6 +86,8 @@ class BackdoorBench(Adapter):
         clean = read_clean(record.dataset, folder, record.num_classes, record.shape)
         notes = list(clean.notes)
         model, facts = self._model(record, notes)
+        facts |= {"data": str(folder.absolute()), "data_path": record.data_path}
+        facts |= {"train_size": len(clean.train), "test_size": len(clean.test)}
         train = truth = None
         if record.train is None:
             notes.append("the record holds no poisoned training set: defenses that need one cannot run on it")
@@ -113,21 +111,63 @@ class BackdoorBench(Adapter):
         return Path(case.origin.path) / "defense" / defense
 
     def write(self, case: Case, outcome: Outcome, evaluation: Evaluation, folder: Path, defense: str) -> list[Path]:
-        """Write ``<defense>_df.csv``, ``<defense>_df_summary.csv`` and, when there is a model, ``defense_result.pt``.
+        """Write what the outcome holds, as BackdoorBench's own defenses leave it.
 
-        The tables have one row: the state that was measured. What was not measured stays empty.
+        - ``<defense>_df.csv``, ``<defense>_df_summary.csv``: one row, the state that was measured. What was not
+          measured stays empty.
+        - ``defense_result.pt``: the model.
+        - ``sanitised/attack_result.pt``: a purified or relabelled set, as a record with the suspect model.
+        - ``detection_info.csv``: what was flagged; in ``<record>/detection/<defense>_pretrain``, where detection
+          methods keep it, unless the results go elsewhere.
         """
         written = []
         if outcome.model is not None:
             written.append(folder / "defense_result.pt")
-            write_torch(written[-1], _result(outcome.model, case.origin.facts))
-        row = _measured(evaluation)
+            write_torch(written[-1], result_of(outcome.model, case.origin.facts))
+        row = measured(evaluation)
         worst = ["" if value == "nan_value" else value for value in row]
         summary = [["last", *row], ["valid_max", *worst], ["exist_nan_value", *(value == "nan_value" for value in row)]]
         for name, rows in ((f"{defense}_df.csv", [["0", *row]]), (f"{defense}_df_summary.csv", summary)):
             written.append(folder / name)
             write_csv(written[-1], ["", *COLUMNS], rows)
+        if outcome.train is not None:
+            written.append(write_sanitised(case, outcome, folder / "sanitised"))
+        if outcome.flagged is not None and case.truth is not None:
+            at_home = folder == self.result_folder(case, defense)
+            place = Path(case.origin.path) / "detection" / f"{defense}_pretrain" if at_home else folder
+            written.append(place / "detection_info.csv")
+            append_detection(written[-1], case, outcome)
         return written
+
+    def export(self, case: Case, folder: Path) -> Source:
+        """Write *case* as a record: ``attack_result.pt`` and, below a folder ``record``, its PNG files.
+
+        Only samples that differ from the clean data are stored, so the clean data must be named: the case came from a
+        record, or options ``dataset`` and ``data`` say them. The reserved clean set has no place in a record; it is
+        drawn anew when the record is read.
+        """
+        dataset, data, data_path = self._clean_of(case)
+        options = export_case(case, folder, dataset, data, data_path)
+        return Source(adapter=self.name, path=str(folder), options=options)
+
+    def placement(self, root: Path, defenses: Sequence[str]) -> Placement:
+        """Return ``defense/<name>.py`` and ``config/defense/<name>/*.yaml`` for each of *defenses*."""
+        return checkout_files(root, defenses)
+
+    def _clean_of(self, case: Case) -> tuple[str, Path, str]:
+        """Return name, folder and recorded path of the clean data that *case* started from."""
+        facts = case.origin.facts if case.origin.adapter == self.name else {}
+        dataset = self.options.dataset or facts.get("dataset")
+        data = self.options.data or (Path(facts["data"]) if facts else None)
+        if dataset is None or data is None:
+            raise InputError(
+                "a record needs the clean data it started from",
+                where=f"case from {case.origin.adapter}",
+                found=f"data set {dataset or 'not named'}, folder {data or 'not named'}",
+                allowed="a data set of BackdoorBench, with the samples in its order",
+                hint="name them, e.g. --to-option dataset=cifar10 --to-option data=data/cifar10",
+            )
+        return dataset, data, facts.get("data_path", f"./data/{dataset}")
 
     def _model(self, record: Record, notes: list[str]) -> tuple[Classifier, dict[str, Any]]:
         architecture = self.options.architecture or _architecture(record)
@@ -169,6 +209,12 @@ class BackdoorBench(Adapter):
                 found=f"{ratio} of {len(pool)} samples",
                 allowed="at least one test sample must be left to score",
             )
+        if self.options.index is not None:
+            rows = _read_index(self.options.index, len(clean.train))
+            note = (
+                f"reserved clean set: {len(rows)} clean originals of the training set, listed in {self.options.index}"
+            )
+            return clean.train.subset(rows), None, note
         rows = np.sort(np.random.default_rng(derive_seed(seed, "backdoorbench/clean")).choice(len(pool), count, False))
         if source == "train":
             note = (
@@ -245,18 +291,13 @@ def _decode_once(part: Part) -> None:
         pass
 
 
-def _result(model: Classifier, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the three keys of ``defense_result.pt``, the weights under the toolkit's own names."""
-    name, prefix = facts["model_name"], facts["key_prefix"]
-    if model.architecture != facts["architecture"]:  # the defense trained another network
-        name = model.architecture or type(model.module).__name__
-        prefix = VIT_PREFIX if name.startswith("vit_") else ""
-    weights = {prefix + key: value.detach().cpu().clone() for key, value in model.module.state_dict().items()}
-    return {"model_name": name, "num_classes": model.num_classes, "model": weights}
-
-
-def _measured(evaluation: Evaluation) -> list[Any]:
-    """Return the values of one row; the toolkit writes NaN as ``nan_value``."""
-    names = ("clean_loss", "triggered_loss", "acc", "asr", "ra")
-    values = [None if evaluation.after is None else getattr(evaluation.after, name) for name in names]
-    return [0, "", "", "", *("" if value is None else "nan_value" if math.isnan(value) else value for value in values)]
+def _read_index(file: Path, length: int) -> Index:
+    """Read positions from a text file, as the toolkit's ``--index`` has them."""
+    try:
+        rows = np.unique(np.loadtxt(file, dtype=np.int64, ndmin=1))
+    except (OSError, ValueError) as error:
+        raise InputError("list of positions cannot be read", where=file, found=str(error)) from None
+    if not len(rows) or rows[0] < 0 or rows[-1] >= length:
+        found = f"{rows[0]}..{rows[-1]}" if len(rows) else "none"
+        raise InputError("position out of range", where=file, found=found, allowed=f"0..{length - 1}, at least one")
+    return rows

@@ -7,12 +7,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 from pydantic import Field
 
 from ..adapter import Adapter
-from ..case import Case, Images, ImageSet, Origin
+from ..case import Case, ImageSet, Origin
 from ..config import Settings
 from ..errors import InputError
 from ..evaluation import Evaluation
@@ -20,6 +18,7 @@ from ..outcome import Outcome
 from ..storage import atomic_file, image_shape, write_csv
 from ._files import Listing, eager_or_lazy, file_reader, in_threads, list_images
 from ._models import load_model, save_model
+from ._pixels import different, save_png, to_bytes
 from ._suspects import write_suspects
 
 EAGER_BYTES = 1 << 30
@@ -157,7 +156,7 @@ def _write_changes(before: ImageSet, after: ImageSet, classes: list[str], folder
     rows: list[list[Any]] = []
     for part, old in before.chunks():
         new = after.read(part)
-        repainted = _different(old, new)
+        repainted = different(old, new)
         for offset, position in enumerate(range(part.start, part.stop)):
             label, new_label = int(before.labels[position]), int(after.labels[position])
             if not repainted[offset] and label == new_label:
@@ -165,7 +164,7 @@ def _write_changes(before: ImageSet, after: ImageSet, classes: list[str], folder
             stem = _free_stem(names[position], None if label == new_label else classes[new_label], position, stems)
             written.append(folder / f"{stem}.png")
             with atomic_file(written[-1]) as temporary:
-                _save_png(_to_bytes(new[offset]), temporary)
+                save_png(to_bytes(new[offset]), temporary)
             rows.append([names[position], classes[label], classes[new_label], bool(repainted[offset]), f"{stem}.png"])
     write_csv(folder / "changes.csv", ["name", "old label", "new label", "image changed", "file"], rows)
     return [*written, folder / "changes.csv"]
@@ -186,19 +185,3 @@ def _free_stem(name: str, new_class: str | None, position: int, stems: Counter[s
         stem += f"-{position}"
     stems[stem] += 1
     return stem
-
-
-def _different(old: Images, new: Images) -> NDArray[np.bool_]:
-    """Compare image by image, in 8 bits when only one side is float; ``[n]``."""
-    if old.dtype != new.dtype:
-        old, new = _to_bytes(old), _to_bytes(new)
-    changed: NDArray[np.bool_] = (old != new).reshape(len(old), -1).any(axis=1)
-    return changed
-
-
-def _to_bytes(images: Images) -> NDArray[np.uint8]:
-    return images if images.dtype == np.uint8 else np.round(images * 255).astype(np.uint8)
-
-
-def _save_png(image: NDArray[np.uint8], path: Path) -> None:
-    Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(path, format="PNG")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import config
 from .case import Case
-from .errors import InputError
+from .config import Source
+from .errors import InputError, SettingsError
 
 if TYPE_CHECKING:
+    from .checkout import Placement
     from .evaluation import Evaluation
     from .outcome import Outcome
 
@@ -20,7 +22,8 @@ class Adapter(ABC):
     """Reads a toolkit's files into a :class:`~elixir_plugin.Case` and writes outcomes in the toolkit's own format.
 
     Subclasses set :attr:`name`, may set :attr:`Options`, and write :meth:`read`. Those that can write results back
-    also write :meth:`result_folder` and :meth:`write`.
+    also write :meth:`result_folder` and :meth:`write`; those that can write whole cases, :meth:`export`; those whose
+    toolkit has a command line of its own, :meth:`placement`.
 
     An adapter never imports the toolkit, never modifies what it reads, and puts what it knows of the attack only
     into ``case.truth``, ``case.test_poisoned`` and ``case.origin.facts``.
@@ -51,6 +54,26 @@ class Adapter(ABC):
         Each file appears only when it is complete.
         """
         return []
+
+    def export(self, case: Case, folder: Path) -> Source:
+        """Write the whole *case* to *folder* in the toolkit's format, and return how to read it back.
+
+        What the format has no place for is left out, with a warning in the log. The folder appears only when it is
+        complete.
+
+        :raises InputError: when the case lacks something the format cannot do without, or holds something it cannot
+            say.
+        """
+        raise SettingsError(f"{self.name} cannot write whole cases", where="--to", found=self.name)
+
+    def placement(self, root: Path, defenses: Sequence[str]) -> Placement:
+        """Return the files that make *defenses* callable by name inside the toolkit's checkout at *root*.
+
+        They hold none of the toolkit's code. :func:`~elixir_plugin.checkout.place` brings them there.
+
+        :raises InputError: when *root* is no checkout of the toolkit.
+        """
+        raise SettingsError(f"{self.name} has no checkout to install into", where="toolkit", found=self.name)
 
 
 def existing(path: Path, what: str, hint: str | None = None) -> Path:

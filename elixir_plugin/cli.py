@@ -20,6 +20,7 @@ from .denoiser_commands import denoiser
 from .errors import ElixirError, SettingsError
 from .report_commands import report
 from .terminal import card_lines, demo_header, demo_line, estimate_lines, result_lines, settings_lines, shown
+from .toolkit_commands import export, toolkit
 
 if TYPE_CHECKING:
     from .config import RunSpec
@@ -56,6 +57,8 @@ def program() -> None:
 
 program.add_command(denoiser)
 program.add_command(report)
+program.add_command(toolkit)
+program.add_command(export)
 
 
 def main() -> None:

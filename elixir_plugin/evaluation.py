@@ -233,6 +233,14 @@ def _spread(scores: NDArray[np.float64], groups: dict[str, NDArray[np.bool_]], *
     return Histogram(title="Scores", caption=caption, edges=edges, counts=counts, x_label="score")
 
 
+def confusion(flagged: NDArray[np.bool_], truth: Truth, *, cover_is_poison: bool = False) -> tuple[int, int, int, int]:
+    """Return ``(TN, FP, FN, TP)``; toolkits that keep one flag for both count cover samples as poison."""
+    poison = truth.poison | truth.cover if cover_is_poison and truth.cover is not None else truth.poison
+    parts = (~flagged & ~poison, flagged & ~poison, ~flagged & poison, flagged & poison)
+    tn, fp, fn, tp = (int(part.sum()) for part in parts)
+    return tn, fp, fn, tp
+
+
 def accuracy(logits: NDArray[Any], labels: Index) -> float:
     """Share of rows whose largest logit is at the label."""
     return float((logits.argmax(1) == labels).mean())

@@ -76,6 +76,7 @@ def run_defense(
     quiet: bool = True,
     preview: int = 0,
     on_preview: Callable[[Path], None] | None = None,
+    rewrite: bool = False,
 ) -> RunResult:
     """Run what *spec* says, or find it done.
 
@@ -85,11 +86,14 @@ def run_defense(
     :param force: start anew in a folder beside an existing one (``NAME-2``, ``NAME-3``, …).
     :param preview: first write a picture of what becomes of so many suspect images, ``preview.png``.
     :param on_preview: called with its path, before the run goes on.
+    :param rewrite: write the files in the toolkit's own format again when the run is done already: another run may
+        have put its own in their place.
     :raises ElixirError: for anything wrong with settings, input or folders; the message says what to do. Nothing
         is written before settings and input have been checked.
     """
     with together(MEASURING):
-        return _run(spec, force, quiet, partial(write_preview, count=preview, on_done=on_preview))
+        show = partial(write_preview, count=preview, on_done=on_preview)
+        return _run(spec, force, quiet, show, rewrite=rewrite)
 
 
 def write_preview(
@@ -129,7 +133,9 @@ def estimate_run(spec: RunSpec) -> dict[str, Any]:
     return defense.estimate(case, Context(seed=spec.seed, device=resolve_device(spec.device)))
 
 
-def _run(spec: RunSpec, force: bool, quiet: bool, show: Callable[[Defense, Case, Context, Path], None]) -> RunResult:
+def _run(
+    spec: RunSpec, force: bool, quiet: bool, show: Callable[[Defense, Case, Context, Path], None], *, rewrite: bool
+) -> RunResult:
     defense = get_defense(spec.defense)(spec.settings, preset=spec.preset)
     adapter = get_adapter(spec.source.adapter)(spec.source.options)
     plan = retraining_of(spec)
@@ -141,7 +147,7 @@ def _run(spec: RunSpec, force: bool, quiet: bool, show: Callable[[Defense, Case,
     folder = _choose_folder(spec, force)
     case = adapter.read(Path(spec.source.path), spec.seed)
     if (folder / "report.json").exists():
-        return RunResult({}, folder, already_done=True) if rank else _already_done(folder, spec, case, adapter)
+        return RunResult({}, folder, already_done=True) if rank else _already_done(folder, spec, case, adapter, rewrite)
     defense.refuse(case)
     target = _write_target(spec, adapter, case)
     context = Context(seed=spec.seed, device=device, work_dir=folder / "work", quiet=quiet or rank > 0)
@@ -171,7 +177,7 @@ def _run(spec: RunSpec, force: bool, quiet: bool, show: Callable[[Defense, Case,
     return RunResult(report, folder, tuple(written))
 
 
-def _already_done(folder: Path, spec: RunSpec, case: Case, adapter: Adapter) -> RunResult:
+def _already_done(folder: Path, spec: RunSpec, case: Case, adapter: Adapter, rewrite: bool) -> RunResult:
     """Return a finished run, after making sure it saw the same input; write native files that are missing."""
     report = read_json(folder / "report.json")
     if report["case"] != plain(describe(case)):
@@ -180,8 +186,9 @@ def _already_done(folder: Path, spec: RunSpec, case: Case, adapter: Adapter) -> 
         )
     target = _write_target(spec, adapter, case)
     written = [Path(name) for name in report["written"]]
-    complete = bool(written) and all(path.exists() and path.is_relative_to(target or "") for path in written)
-    if target is not None and not complete:
+    here = any(path.is_relative_to(target or "") for path in written)
+    complete = here and all(path.exists() for path in written)
+    if target is not None and (rewrite or not complete):
         outcome = Outcome.load(folder / "outcome")
         target.mkdir(parents=True, exist_ok=True)
         written = adapter.write(case, outcome, Evaluation.from_dict(report["metrics"]), target, spec.defense)

@@ -1,0 +1,37 @@
+"""Pixels on their way into files of 8 bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..case import Images
+
+
+def different(old: Images, new: Images) -> NDArray[np.bool_]:
+    """Compare image by image, in 8 bits when only one side is float; ``[n]``."""
+    if old.dtype != new.dtype:
+        old, new = to_bytes(old), to_bytes(new)
+    changed: NDArray[np.bool_] = (old != new).reshape(len(old), -1).any(axis=1)
+    return changed
+
+
+def to_bytes(images: Images) -> NDArray[np.uint8]:
+    """Round float pixels in [0, 1] to 8 bits."""
+    return images if images.dtype == np.uint8 else np.round(images * 255).astype(np.uint8)
+
+
+def inexact(images: Images) -> NDArray[np.bool_]:
+    """Tell which images have finer steps than 8 bits; ``[n]``."""
+    if images.dtype == np.uint8:
+        return np.zeros(len(images), bool)
+    lost: NDArray[np.bool_] = to_bytes(images).astype(np.float32) / np.float32(255) != images
+    return lost.reshape(len(images), -1).any(axis=1)
+
+
+def save_png(image: NDArray[np.uint8], path: Path) -> None:
+    """Write one image ``[H, W, C]``."""
+    Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(path, format="PNG")
