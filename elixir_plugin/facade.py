@@ -23,7 +23,7 @@ from .classifier import Classifier
 from .context import Context, resolve_device
 from .defense import Defense
 from .errors import InputError, SettingsError
-from .intake import Raw, as_classifier, read_raw
+from .intake import as_classifier, read_raw
 from .outcome import Outcome
 from .plugins import get_defense, plugins
 from .raw_arrays import Layout, Normalisation
@@ -127,22 +127,21 @@ def make_case(
     raw = {
         name: read_raw(data, layout=layout, normalised=undone, seed=seed, where=name)
         for name, data in given.items()
-        if data is not None
+        if data is not None and not isinstance(data, ImageSet)
     }
+    sets: dict[str, ImageSet] = {name: data for name, data in given.items() if isinstance(data, ImageSet)}
     known = [data.num_classes for data in (*given.values(), model) if isinstance(data, ImageSet | Classifier)]
     classes = num_classes or (known[0] if known else None)
     classifier = None
     if model is not None:
-        shown = next((each.images for each in raw.values()), None)
+        shown = next((each.images[:2] for each in raw.values()), None)
+        if shown is None:
+            shown = next((each.read(slice(0, 2)) for each in sets.values()), None)
         classifier = as_classifier(model, images=shown, num_classes=classes, mean=mean, std=std)
         classes = classifier.num_classes
     classes = classes or max((each.least_classes() for each in raw.values()), default=0)
-    sets = {name: _set(given[name], each, classes, name) for name, each in raw.items()}
+    sets |= {name: each.image_set(classes, name) for name, each in raw.items()}
     return Case(train=sets.get("train"), clean=sets.get("clean"), model=classifier)
-
-
-def _set(given: Any, raw: Raw, classes: int, where: str) -> ImageSet:
-    return given if isinstance(given, ImageSet) else raw.image_set(classes, where)
 
 
 def _of_kind(kind: str, name: str) -> type[Defense]:

@@ -152,7 +152,7 @@ def _calling(call: Callable[..., Any]) -> Callable[[str, Any], None]:
         parameters = []
     placed = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
     if len([each for each in placed if each.default is each.empty]) >= 2:
-        return lambda name, thing: call(name, thing)
+        return call
     if placed and placed[0].name in NAMING:
         return lambda name, thing: call(name)(thing)
     if placed:
