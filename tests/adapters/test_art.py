@@ -333,13 +333,16 @@ def test_a_preprocessor_returns_the_form_it_was_given(strangers: None) -> None:
 
 
 def test_preprocessors_chain_and_serve_fitting_alone(strangers: None) -> None:
-    from art.defences.preprocessor import SpatialSmoothingPyTorch
+    from art.defences.preprocessor.preprocessor import PreprocessorPyTorch
     from elixir_plugin.adapters.art import LightestPreprocessor
 
-    own = LightestPreprocessor(seed=1)
-    smoothing = SpatialSmoothingPyTorch(window_size=3, channels_first=True, device_type="cpu")
-    classifier = estimator(preprocessing_defences=[own, smoothing])
-    plain = estimator(preprocessing_defences=[smoothing])
+    class Dim(PreprocessorPyTorch):  # type: ignore[misc]
+        def forward(self, x: Any, y: Any = None) -> Any:
+            return x / 2, y
+
+    own, dim = LightestPreprocessor(seed=1), Dim()
+    classifier = estimator(preprocessing_defences=[own, dim])
+    plain = estimator(preprocessing_defences=[dim])
     assert np.array_equal(classifier.predict(X), plain.predict(X)) and own.outcome is None
     classifier.fit(X, np.eye(4, dtype=np.float32)[Y], batch_size=32, nb_epochs=1)
     assert own.outcome is not None and own.outcome.kept is not None
