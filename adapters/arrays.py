@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ..adapter import Adapter
-from ..case import Case, Images, ImageSet, Index, Origin, TriggeredSet, Truth, checked_labels
+from ..case import Case, ImageSet, Index, Origin, TriggeredSet, Truth, checked_labels
 from ..classifier import Classifier
 from ..config import Settings
 from ..errors import InputError, nearest
 from ..evaluation import Evaluation
 from ..outcome import Outcome
+from ..raw_arrays import array_images, integer_labels, is_one_hot
 from ..storage import atomic_file
 from ._models import load_model, save_model
 
@@ -113,12 +114,12 @@ class Arrays(Adapter):
         notes: list[str] = []
         labels = {name: arrays[name] for name in LABELS if name in arrays}
         classes = self.options.num_classes or _count_classes(labels, model, notes, where)
-        numbers = {name: _integers(value, classes, f"{where}: {name}") for name, value in labels.items()}
+        numbers = {name: integer_labels(value, classes, f"{where}: {name}") for name, value in labels.items()}
         sets: dict[str, ImageSet] = {}
         layouts = {}
         for x, y in PAIRS:
             if x in arrays:
-                images, layouts[x] = _images(arrays[x], self.options.layout, f"{where}: {x}")
+                images, layouts[x] = array_images(arrays[x], self.options.layout, f"{where}: {x}")
                 sets[x] = ImageSet(images, numbers[y], classes)
         if len(set(layouts.values())) > 1:
             raise InputError(
@@ -187,47 +188,10 @@ def _check_names(arrays: Mapping[str, Any], where: str) -> None:
         raise InputError("no arrays", where=where, allowed=", ".join(KEYS))
 
 
-def _images(array: NDArray[Any], layout: str, where: str) -> tuple[Images, str]:
-    """Return images ``[N, H, W, C]``, uint8 or float32 in [0, 1], and the layout they had."""
-    if array.ndim != 4:
-        raise InputError(
-            "images must have four axes", where=where, found=array.shape, allowed="[N, H, W, C] or [N, C, H, W]"
-        )
-    if layout == "auto":
-        fits = [name for name, axis in (("nchw", 1), ("nhwc", 3)) if array.shape[axis] in (1, 3)]
-        if len(fits) != 1:
-            what = "both layouts fit" if fits else "no axis has 1 or 3 channels"
-            raise InputError(
-                f"layout of the images is unclear: {what}",
-                where=where,
-                found=array.shape,
-                allowed="[N, H, W, C] or [N, C, H, W] with 1 or 3 channels",
-                hint="say which, e.g. --option layout=nhwc",
-            )
-        layout = fits[0]
-    if array.dtype.kind == "f":
-        if array.size and not (array.min() >= 0 and array.max() <= 1):  # NaN fails both
-            raise InputError(
-                "pixel value out of range",
-                where=where,
-                found=f"{array.min()}..{array.max()}",
-                allowed="float in [0, 1], or uint8 in 0..255",
-                hint="divide by 255, or undo the normalisation",
-            )
-        array = array.astype(np.float32)
-    elif array.dtype != np.uint8:
-        raise InputError("pixels of this type are not read", where=where, found=array.dtype, allowed="uint8 or float")
-    return np.ascontiguousarray(array.transpose(0, 2, 3, 1)) if layout == "nchw" else array, layout
-
-
-def _is_one_hot(array: NDArray[Any]) -> bool:
-    return array.ndim == 2 and array.shape[1] > 1
-
-
 def _count_classes(labels: Mapping[str, NDArray[Any]], model: Classifier | None, notes: list[str], where: str) -> int:
     if model is not None:
         return model.num_classes
-    widths = {name: array.shape[1] for name, array in labels.items() if _is_one_hot(array)}
+    widths = {name: array.shape[1] for name, array in labels.items() if is_one_hot(array)}
     if len(set(widths.values())) > 1:
         raise InputError("one-hot labels of different width", where=where, found=widths)
     if widths:
@@ -236,30 +200,6 @@ def _count_classes(labels: Mapping[str, NDArray[Any]], model: Classifier | None,
     count = max(highest, default=0) + 1
     notes.append(f"number of classes taken from the highest label: {count} (option num_classes)")
     return count
-
-
-def _integers(array: NDArray[Any], num_classes: int, where: str) -> Index:
-    """Return labels ``[N]`` from integers ``[N]``, a column ``[N, 1]`` or one-hot rows ``[N, K]``."""
-    if _is_one_hot(array):
-        if array.shape[1] != num_classes or not np.isin(array, (0, 1)).all() or (array.sum(axis=1) != 1).any():
-            raise InputError(
-                "labels are neither integers nor one-hot",
-                where=where,
-                found=f"{array.dtype} {array.shape}",
-                allowed=f"integers [N], or [N, {num_classes}] with a single 1 in each row",
-            )
-        rows: Index = np.argmax(array, axis=1)
-        return rows
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise InputError(
-            "labels must be integers",
-            where=where,
-            found=f"{array.dtype} {array.shape}",
-            allowed="integers [N] or one-hot [N, K]",
-        )
-    return checked_labels(array, len(array), num_classes, where)
 
 
 def _mask(array: NDArray[Any], n: int, where: str) -> NDArray[np.bool_]:

@@ -25,11 +25,16 @@ _HOME = {
     "Evaluation": "evaluation",
     "Outcome": "outcome",
     "Settings": "config",
+    "TensorImages": "intake",
     "Verdict": "outcome",
+    "detect": "facade",
     "evaluate": "evaluation",
     "get_adapter": "plugins",
     "get_defense": "plugins",
     "hookimpl": "hookspecs",
+    "purify": "facade",
+    "register_into": "registry",
+    "repair": "facade",
     "run_defense": "run",
 }
 
@@ -47,11 +52,16 @@ if TYPE_CHECKING:
     from .errors import ElixirError as ElixirError
     from .evaluation import Evaluation as Evaluation
     from .evaluation import evaluate as evaluate
+    from .facade import detect as detect
+    from .facade import purify as purify
+    from .facade import repair as repair
     from .hookspecs import hookimpl as hookimpl
+    from .intake import TensorImages as TensorImages
     from .outcome import Outcome as Outcome
     from .outcome import Verdict as Verdict
     from .plugins import get_adapter as get_adapter
     from .plugins import get_defense as get_defense
+    from .registry import register_into as register_into
     from .run import run_defense as run_defense
 
 

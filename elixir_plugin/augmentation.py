@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from .case import ImageSet
 from .config import Settings
 
 
@@ -86,6 +88,18 @@ def draw_noise(
 ) -> dict[str, Tensor]:
     """Draw the noise of one batch; a whole epoch's would not fit into memory."""
     return {"noise": torch.randn(shape, generator=generator).to(device)} if settings.noise else {}
+
+
+def augmented_once(images: ImageSet, settings: Augmentation, generator: torch.Generator) -> ImageSet:
+    """Return *images*, each changed by one draw: for whoever trains without drawing anew."""
+    draws = draw_augmentation(settings, len(images), generator, torch.device("cpu"))
+    parts = []
+    for rows, pixels in images.chunks():
+        chunk = torch.from_numpy(pixels)
+        chosen = {name: draw[rows] for name, draw in draws.items()}
+        chosen |= draw_noise(settings, chunk.shape, generator, torch.device("cpu"))
+        parts.append(augment(chunk, settings, chosen).numpy())
+    return images.replace(images=np.concatenate(parts))
 
 
 def _rotate(pixels: Tensor, degrees: Tensor) -> Tensor:

@@ -40,16 +40,19 @@ class Retraining(Recipe):
     augmentation: Augmentation = Augmentation(crop=4, flip=True)
 
 
-def retrain(case: Case, outcome: Outcome, plan: Retraining, context: Context) -> Classifier:
+def retrain(
+    case: Case, outcome: Outcome, plan: Retraining, context: Context, *, start: Classifier | None = None
+) -> Classifier:
     """Return a model trained on what *outcome* keeps.
 
     These are the samples at ``outcome.kept``, else those not flagged; images and labels are those of
     ``outcome.train``, else of the suspect set. ``outcome.augmentation`` comes on top of the plan's own.
 
+    :param start: the classifier to train, in place, for networks that have no name; default: a fresh one by name.
     :raises InputError: when the case holds no suspect set, or nothing is kept.
     """
     images = (outcome.train or _suspects(case)).subset(kept_rows(case, outcome))
-    return _trained(images, case, _with(plan, outcome.augmentation), context, "retrain on kept")
+    return _trained(images, case, _with(plan, outcome.augmentation), context, "retrain on kept", start=start)
 
 
 def retrain_and_measure(
@@ -157,11 +160,21 @@ def _as_many_steps(plan: Retraining, suspects: int, clean: int) -> Retraining:
     return plan.model_copy(update={"epochs": min(10 * plan.epochs, max(1, round(plan.epochs * suspects / clean)))})
 
 
-def _trained(images: ImageSet, case: Case, plan: Retraining, context: Context, stage: str) -> Classifier:
+def _trained(
+    images: ImageSet, case: Case, plan: Retraining, context: Context, stage: str, *, start: Classifier | None = None
+) -> Classifier:
+    model = _fresh(images, case, plan, context) if start is None else start
+    source = ShuffledBatches(Samples(images, context.device), plan.batch_size, context, plan.augmentation, "retrain")
+    with context.stage(stage):
+        train(model, source, plan, context, name="retrain")
+    return model
+
+
+def _fresh(images: ImageSet, case: Case, plan: Retraining, context: Context) -> Classifier:
     pixels = images.read(slice(0, min(len(images), CHUNK))).reshape(-1, images.image_shape[2])
     scale = 255 if pixels.dtype == np.uint8 else 1
     known = None if case.model is None else case.model.architecture
-    model = Classifier.build(
+    return Classifier.build(
         plan.architecture or known or "small_resnet",
         images.num_classes,
         channels=images.image_shape[2],
@@ -169,7 +182,3 @@ def _trained(images: ImageSet, case: Case, plan: Retraining, context: Context, s
         mean=(pixels.mean(0, np.float64) / scale).tolist(),
         std=(np.maximum(pixels.std(0, dtype=np.float64), 1e-3) / scale).tolist(),
     ).to(context.device)
-    source = ShuffledBatches(Samples(images, context.device), plan.batch_size, context, plan.augmentation, "retrain")
-    with context.stage(stage):
-        train(model, source, plan, context, name="retrain")
-    return model

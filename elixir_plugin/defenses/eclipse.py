@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from ..augmentation import Augmentation, augment, draw_augmentation, draw_noise
+from ..augmentation import Augmentation, augmented_once
 from ..case import Case, ImageSet
 from ..comparison import rms_changes
 from ..config import Settings
@@ -112,7 +112,12 @@ class Eclipse(Defense):
         if settings.gray_p and images.image_shape[2] == 1:
             context.note("images have one channel: module B (grayscale) changes nothing")
         if settings.mode == "static":
-            return Outcome(train=compensated(images, added, context), noise_level=level, curves=curves, tables=tables)
+            return Outcome(
+                train=augmented_once(images, added, context.generator("eclipse", "static")),
+                noise_level=level,
+                curves=curves,
+                tables=tables,
+            )
         return Outcome(train=images, augmentation=added, noise_level=level, curves=curves, tables=tables)
 
     def panels(self, outcome: Outcome) -> list[Panel]:
@@ -180,16 +185,3 @@ def refuse_untrained(level: NoiseLevel, settings: FitSettings) -> None:
             allowed=f"t* ≤ {settings.trained_steps} of {settings.length}",
             hint="raise fit.t_train_max, or lower the level",
         )
-
-
-def compensated(images: ImageSet, added: Augmentation, context: Context) -> ImageSet:
-    """Return *images* with modules B and C applied once, as Algorithm 1 of the paper has it."""
-    generator = context.generator("eclipse", "static")
-    draws = draw_augmentation(added, len(images), generator, torch.device("cpu"))
-    parts = []
-    for rows, pixels in images.chunks():
-        chunk = torch.from_numpy(pixels)
-        chosen = {name: draw[rows] for name, draw in draws.items()}
-        chosen |= draw_noise(added, chunk.shape, generator, torch.device("cpu"))
-        parts.append(augment(chunk, added, chosen).numpy())
-    return images.replace(images=np.concatenate(parts))

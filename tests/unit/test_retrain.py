@@ -90,7 +90,7 @@ def seen_by(monkeypatch, act):
     """Run *act*, and return (images, plan) of every training in it."""
     seen = []
 
-    def note(images, case, plan, context, stage):
+    def note(images, case, plan, context, stage, *, start=None):
         seen.append((images, plan))
         return case.model
 
