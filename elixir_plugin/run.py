@@ -66,18 +66,21 @@ class RunResult:
     already_done: bool = False
 
 
-def run_defense(spec: RunSpec, *, force: bool = False, quiet: bool = True) -> RunResult:
+def run_defense(
+    spec: RunSpec, *, force: bool = False, quiet: bool = True, cache: Path | None = None
+) -> RunResult:
     """Run what *spec* says, or find it done.
 
     Under ``torchrun`` all ranks run the defense together, and rank 0 alone measures and writes; what the others return
     has an empty report.
 
     :param force: start anew in a folder beside an existing one (``NAME-2``, ``NAME-3``, …).
+    :param cache: where the adapter may keep what several runs share, e.g. a suspect model trained for a testbed case.
     :raises ElixirError: for anything wrong with settings, input or folders; the message says what to do. Nothing
         is written before settings and input have been checked.
     """
     with together(MEASURING):
-        return _run(spec, force, quiet)
+        return _run(spec, force, quiet, cache)
 
 
 def estimate_run(spec: RunSpec) -> dict[str, Any]:
@@ -91,9 +94,10 @@ def estimate_run(spec: RunSpec) -> dict[str, Any]:
     return defense.estimate(case, Context(seed=spec.seed, device=resolve_device(spec.device)))
 
 
-def _run(spec: RunSpec, force: bool, quiet: bool) -> RunResult:
+def _run(spec: RunSpec, force: bool, quiet: bool, cache: Path | None) -> RunResult:
     defense = get_defense(spec.defense)(spec.settings, preset=spec.preset)
     adapter = get_adapter(spec.source.adapter)(spec.source.options)
+    adapter.cache = cache
     plan = retraining_of(spec)
     device = local_device(resolve_device(spec.device))
     spec = resolved(spec, defense, adapter, plan)
@@ -193,9 +197,8 @@ def retraining_of(spec: RunSpec) -> Retraining | None:
 
 def resolved(spec: RunSpec, defense: Defense, adapter: Adapter, plan: Retraining | None = None) -> RunSpec:
     """Return *spec* with every setting spelled out, so that it says the same under other defaults."""
-    source = spec.source.model_copy(
-        update={"path": str(Path(spec.source.path).absolute()), "options": adapter.options.dump()}
-    )
+    path = str(Path(spec.source.path).absolute()) if adapter.reads_disk else spec.source.path
+    source = spec.source.model_copy(update={"path": path, "options": adapter.options.dump()})
     values = {"settings": defense.settings.dump(), "preset": None, "source": source}
     return spec.model_copy(update=values | {"retrain": None if plan is None else plan.dump()})
 
