@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import __version__
+from .compare_commands import compare
 from .denoiser_commands import denoiser
 from .errors import ElixirError, SettingsError
 from .terminal import card_lines, demo_header, demo_line, estimate_lines, result_lines, settings_lines, shown
@@ -46,6 +47,7 @@ def program() -> None:
     """Strong defenses against poisoned training data, drop-in for the toolkits people already use."""
 
 
+program.add_command(compare)
 program.add_command(denoiser)
 
 

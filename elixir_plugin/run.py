@@ -66,9 +66,7 @@ class RunResult:
     already_done: bool = False
 
 
-def run_defense(
-    spec: RunSpec, *, force: bool = False, quiet: bool = True, cache: Path | None = None
-) -> RunResult:
+def run_defense(spec: RunSpec, *, force: bool = False, quiet: bool = True, cache: Path | None = None) -> RunResult:
     """Run what *spec* says, or find it done.
 
     Under ``torchrun`` all ranks run the defense together, and rank 0 alone measures and writes; what the others return
