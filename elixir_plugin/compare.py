@@ -174,10 +174,8 @@ def _run_cell(cell: Cell, root: Path, quiet: bool) -> tuple[dict[str, Any], bool
         result = run_defense(spec, quiet=quiet, cache=root / "cases")
     except (Exception, SystemExit) as error:  # a defense of a stranger may fail in any way; the others go on
         logger = logging.getLogger(__name__)
-        if isinstance(error, ElixirError):
-            logger.info("%s on %s, seed %s failed: %s", cell.defense, cell.case, cell.seed, error)
-        else:
-            logger.info("%s on %s, seed %s failed", cell.defense, cell.case, cell.seed, exc_info=True)
+        name = f"{cell.defense} on {cell.case}, seed {cell.seed}"
+        logger.error("%s failed: %s", name, error, exc_info=not isinstance(error, ElixirError))
         return _record(cell, root, state="failed", reason=reason_of(error)), False
     return _record(cell, root, state="done", report=result.report), result.already_done
 

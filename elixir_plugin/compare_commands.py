@@ -6,6 +6,7 @@ Everything slow is imported inside the commands, so that ``--help`` answers at o
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def compare(*, file: Path, out: Path | None, device: str | None, dry_run: bool, 
             state = "done" if done else f"cannot run: {cell.reason}" if place is None else "missing"
             click.echo(shown(f"{cell.defense} on {cell.case}, seed {cell.seed}: {state}"))
         return
+    logging.getLogger(__package__).setLevel(logging.INFO)  # for log.txt; the terminal gets lines of its own
     say = None if quiet or as_json else lambda line: click.echo(shown(line), err=True)
     found = run_compare(spec, folder, quiet=quiet or as_json, on_line=say)
     if as_json:

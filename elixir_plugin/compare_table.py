@@ -233,7 +233,7 @@ def _line(text: str) -> str:
 
 def _md(text: str) -> str:
     """Return *text* so that Markdown shows it as it is, in one cell of a table."""
-    return re.sub(r"([\\`*_{}\[\]()#+!|~$^-])", r"\\\1", html.escape(_line(text), quote=False))
+    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", html.escape(_line(text), quote=False))
 
 
 def _csv(text: str) -> str:
