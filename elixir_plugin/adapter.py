@@ -27,11 +27,20 @@ class Adapter(ABC):
 
     An adapter never imports the toolkit, never modifies what it reads, and puts what it knows of the attack only
     into ``case.truth``, ``case.test_poisoned`` and ``case.origin.facts``.
+
+    :cvar reads_disk: True when the path of a source names a file or folder; a run then spells it out from the root.
+    :ivar cache: a folder for what is costly to make and the same whenever it is made, or None: keep nothing.
+
+    >>> from elixir_plugin import get_adapter
+    >>> get_adapter("testbed")({"model": False}).read(Path("badnets"), seed=1).origin.path
+    'badnets'
     """
 
     name: ClassVar[str]
+    reads_disk: ClassVar[bool] = True
     Options: ClassVar[type[config.Settings]] = config.Settings
     options: config.Settings
+    cache: Path | None = None
 
     def __init__(self, options: Mapping[str, Any] | None = None) -> None:
         self.options = self.Options.build(options, where=f"options of adapter {self.name}")

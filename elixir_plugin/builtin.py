@@ -37,6 +37,17 @@ def elixir_defenses() -> list[Entry]:
 
 
 @hookimpl
+def elixir_adapters() -> list[Entry]:
+    return [
+        Entry(
+            "testbed",
+            "elixir_plugin.testbed.adapter:Testbed",
+            summary="embedded digits under a poison: testbed:badnets; made on the spot, nothing is read",
+        ),
+    ]
+
+
+@hookimpl
 def elixir_architectures() -> list[Entry]:
     return [
         Entry("preactresnet18", "elixir_plugin.networks:preactresnet18", summary="pre-activation ResNet-18, 3×3 stem"),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import __version__
+from .compare_commands import compare
 from .denoiser_commands import denoiser
 from .errors import ElixirError, SettingsError
 from .report_commands import report
@@ -55,6 +56,7 @@ def program() -> None:
     """Strong defenses against poisoned training data, drop-in for the toolkits people already use."""
 
 
+program.add_command(compare)
 program.add_command(denoiser)
 program.add_command(report)
 program.add_command(toolkit)

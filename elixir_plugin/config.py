@@ -222,12 +222,17 @@ def _settings_in(cls: type[Settings], key: str) -> type[Settings] | None:
 def _readable(error: ValidationError, cls: type[Settings], where: str) -> SettingsError:
     """Turn pydantic's report into one message that names each key, the value found and what is allowed."""
     rows, allowed, hints = [], [], []
-    for fault in error.errors(include_url=False):
+    faults = error.errors(include_url=False)
+    for fault in faults:
+        if fault["type"] == "too_short" and any(
+            each["loc"][:-1][: len(fault["loc"])] == fault["loc"] for each in faults
+        ):
+            continue  # its items were refused, and pydantic counts the others
         key = ".".join(str(part) for part in fault["loc"]) or "(all)"
         if fault["type"] == "extra_forbidden":
             known = _keys_beside(cls, fault["loc"])
             rows.append(f"{key}: unknown key")
-            group = "".join(f" of {part}" for part in reversed(fault["loc"][:-1]))
+            group = "".join(f" of {part}" for part in reversed(fault["loc"][:-1]) if isinstance(part, str))
             allowed.append(f"keys{group}: {', '.join(known)}")
             if (hint := nearest(str(fault["loc"][-1]), known)) is not None:
                 hints.append(f"{key}: {hint}")
@@ -249,6 +254,8 @@ def _keys_beside(cls: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
     """Return the keys allowed where *loc* points to, also inside nested settings."""
     model = cls
     for part in loc[:-1]:
+        if isinstance(part, int):  # an item of a list: its model is found with the list
+            continue
         field = model.model_fields.get(str(part))
         types = () if field is None else (field.annotation, *get_args(field.annotation))
         inner = [each for each in types if isinstance(each, type) and issubclass(each, BaseModel)]

@@ -11,7 +11,6 @@ from typing import Any
 
 from . import __version__
 from .case import Case
-from .classifier import Classifier
 from .config import RunSpec, Source
 from .context import Context
 from .defense import Defense
@@ -26,10 +25,9 @@ from .storage import plain, write_json
 from .testbed.cases import poisoned_case
 from .testbed.digits import digits
 from .testbed.poisons import Poison
-from .training import Recipe, Samples, ShuffledBatches, train
+from .testbed.suspect import SuspectRecipe, train_suspect
 
-SUSPECT_RECIPE = Recipe(epochs=30, batch_size=64, lr=0.05, schedule="cosine")
-RETRAINING = Retraining(**SUSPECT_RECIPE.dump())
+RETRAINING = Retraining(**SuspectRecipe().dump())
 
 
 @dataclass(frozen=True)
@@ -45,15 +43,7 @@ class Row:
 def suspect_case(poison: Poison, size: int, context: Context) -> Case:
     """Return digits poisoned by *poison*, with a suspect classifier trained on them."""
     case = poisoned_case(poison, digits(size=size, seed=context.seed), context.seed)
-    assert case.train is not None
-    model = Classifier.build("small_resnet", case.num_classes, seed=context.derive_seed("demo", "model"))
-    model = model.to(context.device)
-    source = ShuffledBatches(
-        Samples(case.train, context.device), SUSPECT_RECIPE.batch_size, context, SUSPECT_RECIPE.augmentation, "suspect"
-    )
-    with context.stage("train suspect model"):
-        train(model, source, SUSPECT_RECIPE, context, name="suspect")
-    return dataclasses.replace(case, model=model)
+    return dataclasses.replace(case, model=train_suspect(case, SuspectRecipe(), context))
 
 
 def run_demo(

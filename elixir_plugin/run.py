@@ -77,6 +77,7 @@ def run_defense(
     preview: int = 0,
     on_preview: Callable[[Path], None] | None = None,
     rewrite: bool = False,
+    cache: Path | None = None,
 ) -> RunResult:
     """Run what *spec* says, or find it done.
 
@@ -88,12 +89,13 @@ def run_defense(
     :param on_preview: called with its path, before the run goes on.
     :param rewrite: write the files in the toolkit's own format again when the run is done already: another run may
         have put its own in their place.
+    :param cache: where the adapter may keep what several runs share, e.g. a suspect model trained for a testbed case.
     :raises ElixirError: for anything wrong with settings, input or folders; the message says what to do. Nothing
         is written before settings and input have been checked.
     """
     with together(MEASURING):
         show = partial(write_preview, count=preview, on_done=on_preview)
-        return _run(spec, force, quiet, show, rewrite=rewrite)
+        return _run(spec, force, quiet, show, rewrite=rewrite, cache=cache)
 
 
 def write_preview(
@@ -134,10 +136,17 @@ def estimate_run(spec: RunSpec) -> dict[str, Any]:
 
 
 def _run(
-    spec: RunSpec, force: bool, quiet: bool, show: Callable[[Defense, Case, Context, Path], None], *, rewrite: bool
+    spec: RunSpec,
+    force: bool,
+    quiet: bool,
+    show: Callable[[Defense, Case, Context, Path], None],
+    *,
+    rewrite: bool,
+    cache: Path | None,
 ) -> RunResult:
     defense = get_defense(spec.defense)(spec.settings, preset=spec.preset)
     adapter = get_adapter(spec.source.adapter)(spec.source.options)
+    adapter.cache = cache
     plan = retraining_of(spec)
     device = local_device(resolve_device(spec.device))
     spec = resolved(spec, defense, adapter, plan)
@@ -246,9 +255,8 @@ def retraining_of(spec: RunSpec) -> Retraining | None:
 
 def resolved(spec: RunSpec, defense: Defense, adapter: Adapter, plan: Retraining | None = None) -> RunSpec:
     """Return *spec* with every setting spelled out, so that it says the same under other defaults."""
-    source = spec.source.model_copy(
-        update={"path": str(Path(spec.source.path).absolute()), "options": adapter.options.dump()}
-    )
+    path = str(Path(spec.source.path).absolute()) if adapter.reads_disk else spec.source.path
+    source = spec.source.model_copy(update={"path": path, "options": adapter.options.dump()})
     values = {"settings": defense.settings.dump(), "preset": None, "source": source}
     return spec.model_copy(update=values | {"retrain": None if plan is None else plan.dump()})
 

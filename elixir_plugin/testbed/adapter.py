@@ -1,0 +1,77 @@
+"""The testbed as a source of cases: ``--from testbed:badnets`` is embedded digits under that poison."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from ..adapter import Adapter
+from ..case import Case
+from ..classifier import Classifier
+from ..config import Settings, fingerprint
+from ..context import Context
+from ..plugins import plugins
+from ..storage import atomic_folder
+from .base import Poison
+from .cases import poisoned_case
+from .digits import digits
+from .suspect import SuspectRecipe, train_suspect
+
+
+class TestbedOptions(Settings):
+    """What to make; the path of the source is the name of the poison."""
+
+    __test__ = False  # not a test class, whatever pytest thinks of its name
+
+    poison: dict[str, Any] = Field({}, description="settings of the poison, e.g. rate; see 'show POISON'")
+    size: int = Field(16, ge=8, le=64, multiple_of=8, description="edge length of the digits in pixels")
+    clean: int = Field(150, ge=0, description="images of the reserved clean set")
+    test: int = Field(497, ge=0, description="images of the test set; what is left is the suspect set")
+    model: bool = Field(True, description="train a suspect model, on the CPU")
+    architecture: str = Field("small_resnet", description="of the suspect model")
+    recipe: SuspectRecipe = SuspectRecipe()
+
+
+class Testbed(Adapter):
+    """A poisoned case made on the spot; nothing is read and nothing is downloaded.
+
+    >>> case = Testbed({"poison": {"rate": 0.05}, "size": 8, "model": False}).read(Path("badnets"))
+    >>> len(case.train), int(case.truth.poison.sum()), case.model
+    (1150, 58, None)
+    """
+
+    __test__ = False
+    name = "testbed"
+    reads_disk = False
+    Options = TestbedOptions
+    options: TestbedOptions
+
+    def read(self, path: Path, seed: int = 0) -> Case:
+        """Make the case of the poison called *path*.
+
+        :param seed: decides split, poisoned samples, and the suspect model.
+        :raises SettingsError: for an unknown poison, or settings that do not fit the data.
+        """
+        options = self.options
+        poison: Poison = plugins().get("poison", str(path))(options.poison)
+        splits = digits(size=options.size, seed=seed, clean=options.clean, test=options.test)
+        case = poisoned_case(poison, splits, seed)
+        case = dataclasses.replace(case, origin=dataclasses.replace(case.origin, path=str(path)))
+        return dataclasses.replace(case, model=self._model(case, seed)) if options.model else case
+
+    def _model(self, case: Case, seed: int) -> Classifier:
+        """Return the suspect model, from the cache when it is there."""
+        assert case.train is not None
+        context = Context(seed=seed)
+        if self.cache is None:
+            return train_suspect(case, self.options.recipe, context, self.options.architecture)
+        facts = [case.train.fingerprint(), seed, self.options.architecture, self.options.recipe.dump()]
+        folder = self.cache / f"suspect-{fingerprint(facts)}"
+        if not folder.is_dir():
+            model = train_suspect(case, self.options.recipe, context, self.options.architecture)
+            with atomic_folder(folder) as part:
+                model.save(part)
+        return Classifier.load(folder)
