@@ -1,8 +1,8 @@
-"""What trojanvision's defense classes do here: read its data and model, run the defense, write back. Imports none of it.
+"""What trojanvision's defense classes do here: read its data and model, run the defense, write back.
 
-In trojanvision, poison samples are copies appended to the clean training set: the suspect set is the clean part followed
-by the poison part. The clean part is read without the augmentation of training; the poison copies were taken with it
-and stay as they are.
+In trojanvision, poison samples are copies appended to the clean training set: the suspect set is the clean part, then
+the poison part. The clean part is read without the augmentation of training; the poison copies were taken with it and
+stay as they are.
 """
 
 from __future__ import annotations

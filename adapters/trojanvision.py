@@ -3,8 +3,7 @@
 .. code-block:: sh
 
     # a script of yours, or of trojanzoo's examples, that parses its arguments itself
-    python -m elixir_plugin.adapters.trojanvision examples/backdoor_defense.py --dataset cifar10 \\
-        --model resnet18_comp --attack badnet --defense d3 --d3_epochs 20
+    python -m elixir_plugin.adapters.trojanvision examples/backdoor_defense.py --attack badnet --defense d3 --d3_lam 0.5
     # the same without a script: all parts created from the command line, then the defense
     python -m elixir_plugin.adapters.trojanvision --dataset cifar10 --model resnet18_comp --attack badnet --defense d3
 

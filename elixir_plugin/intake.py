@@ -47,7 +47,13 @@ class Raw:
 
 
 def read_raw(
-    data: Any, *, layout: Layout = "auto", normalised: Normalisation | None = None, seed: int = 0, where: str = "data"
+    data: Any,
+    *,
+    layout: Layout = "auto",
+    normalised: Normalisation | None = None,
+    changing: bool = False,
+    seed: int = 0,
+    where: str = "data",
 ) -> Raw:
     """Read what a host calls a data set, in its own order.
 
@@ -55,6 +61,7 @@ def read_raw(
         (``(image, label)``, or longer: the rest is not looked at); a ``DataLoader`` over one; or an :class:`ImageSet`.
     :param layout: of array images and of array items; see :func:`array_images`.
     :param normalised: what float pixels went through; it is undone.
+    :param changing: take one look at images that change from one access to the next, instead of refusing them.
     :param seed: for transforms that draw random numbers; the host's streams are left as they were.
     :raises InputError: for anything else, for images that change from one access to the next (augmentation), that
         differ in size or leave [0, 1], and for datasets that put the true label in the label's place.
@@ -67,7 +74,7 @@ def read_raw(
         pixels, found = array_images(images, layout, f"{where}: images", normalised=normalised, prefer=prefer)
         return Raw(_owned(pixels, images), labels, found)
     with streams_aside(seed):
-        return _read_dataset(data, layout, normalised, where)
+        return _read_dataset(data, layout, normalised, where, changing=changing)
 
 
 def as_image_set(data: Any, num_classes: int | None = None, *, where: str = "data", **options: Any) -> ImageSet:
@@ -154,14 +161,15 @@ def streams_aside(seed: int) -> Iterator[None]:
             random.setstate(python_state)
 
 
-def _read_dataset(data: Any, layout: Layout, normalised: Normalisation | None, where: str) -> Raw:
+def _read_dataset(data: Any, layout: Layout, normalised: Normalisation | None, where: str, *, changing: bool) -> Raw:
     batches, dataset = _batches(data, where)
     if getattr(dataset, "getitem_all_switch", False):
         raise InputError(
             "the dataset puts the true label where the label belongs", where=f"{where}.getitem_all_switch", found=True,
             allowed="False: (image, label, …)",
         )  # fmt: skip
-    _refuse_changing(dataset, where)
+    if not changing:
+        _refuse_changing(dataset, where)
     images: Images | None = None
     labels: list[NDArray[Any]] = []
     filled = 0
