@@ -154,9 +154,7 @@ class ConfusionSettings(Settings):
     shifted_from: int = Field(5, ge=0, description="first round whose base model learns shifted clean labels too")
 
     confusion_steps: tuple[Size, ...] = Field((6000, 6000, 6000, 6000, 2000, 2000), description="steps on wrong labels")
-    confusion_batch: int = Field(
-        32, ge=2, le=4096, description="images per step of confusion"
-    )
+    confusion_batch: int = Field(32, ge=2, le=4096, description="images per step of confusion")
     confusion_lr: tuple[Rate, ...] = Field(
         (0.001, 0.001, 0.001, 0.01, 0.01, 0.01), description="learning rate of confusion"
     )
