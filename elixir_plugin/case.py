@@ -31,10 +31,14 @@ class ImageBacking(Protocol):
     """What can stand behind an :class:`ImageSet`: an array, a memory map, or a lazy reader."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """``(N, H, W, C)``."""
+        ...
 
     @property
-    def dtype(self) -> np.dtype[Any]: ...
+    def dtype(self) -> np.dtype[Any]:
+        """uint8, or float32 in [0, 1]."""
+        ...
 
     def __getitem__(self, index: Any, /) -> Any: ...
 
@@ -193,6 +197,11 @@ class TriggeredSet:
 
     :param samples: ``samples.labels`` is the label the attacker wants.
     :param original_labels: ``[N]`` the true labels.
+    :raises InputError: when there is not one true label per image, or one is out of range.
+
+    >>> wanted = ImageSet(np.zeros((2, 8, 8, 3), np.uint8), [0, 0], num_classes=2)
+    >>> TriggeredSet(wanted, original_labels=[1, 1]).original_labels.tolist()
+    [1, 1]
     """
 
     samples: ImageSet
@@ -211,6 +220,11 @@ class Truth:
     :param cover: ``[N]`` bool, samples that carry the trigger under their true label; never counted as poison.
     :param original_labels: ``[N]`` labels before the attack, or None when unknown.
     :param kind: ``"dirty-label"``, ``"clean-label"``, ``"indiscriminate"`` or ``"none"``.
+    :raises InputError: for another kind, or parts of different length.
+
+    >>> truth = Truth([True, False, True], original_labels=[1, 0, 1])
+    >>> int(truth.poison.sum()), truth.cover.tolist(), truth.kind
+    (2, [False, False, False], 'dirty-label')
     """
 
     poison: NDArray[np.bool_]
@@ -255,6 +269,12 @@ class Case:
     :param test_poisoned: triggered test samples; for evaluation only.
     :param truth: what the attacker did; for evaluation only.
     :param notes: what a reader of the report should know about this case, e.g. where ``clean`` was drawn from.
+    :raises InputError: when the parts disagree about the number of classes, the image shape, or the length.
+
+    >>> train = ImageSet(np.zeros((3, 8, 8, 3), np.uint8), [0, 1, 1], num_classes=2)
+    >>> case = Case(train=train, truth=Truth([False, False, True]))
+    >>> case.num_classes, case.visible().truth
+    (2, None)
     """
 
     train: ImageSet | None = None

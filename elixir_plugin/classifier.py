@@ -31,6 +31,11 @@ class Classifier(nn.Module):
     :param mean, std: per-channel normalisation, applied inside; one value serves all channels.
     :param architecture: name under which :func:`build_module` can make ``module`` anew.
     :param input_size: edge length to resize to (bilinear) before the module, for networks with a fixed input.
+    :raises InputError: for a standard deviation that is not positive.
+
+    >>> model = Classifier.build("small_resnet", num_classes=10, seed=0)
+    >>> model.logits(torch.zeros(2, 3, 8, 8)).shape
+    torch.Size([2, 10])
     """
 
     mean: Tensor
@@ -68,9 +73,11 @@ class Classifier(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the model is."""
         return self.mean.device
 
     def forward(self, images: Tensor) -> Tensor:
+        """Resize if need be, normalise, and return logits ``[B, num_classes]``; see :meth:`logits`."""
         size = self.input_size
         if size is not None and images.shape[-2:] != (size, size):
             images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)

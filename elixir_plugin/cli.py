@@ -20,6 +20,7 @@ from .compare_commands import compare
 from .denoiser_commands import denoiser
 from .errors import ElixirError, SettingsError
 from .report_commands import report
+from .results_commands import results
 from .terminal import card_lines, demo_header, demo_line, estimate_lines, result_lines, settings_lines, shown
 from .toolkit_commands import export, toolkit
 
@@ -61,6 +62,7 @@ program.add_command(denoiser)
 program.add_command(report)
 program.add_command(toolkit)
 program.add_command(export)
+program.add_command(results)
 
 
 def main() -> None:
@@ -210,6 +212,14 @@ def show(name: str) -> None:
 
     known = [each for kind in PART for each in offers[kind]]
     raise SettingsError("unknown name", found=name, allowed="see 'elixir-plugin list'", hint=nearest(name, known))
+
+
+@program.command()
+def reference() -> None:
+    """Print every setting of everything built in, as Markdown; docs/settings.md is made this way."""
+    from .reference import reference as text
+
+    click.echo(text(), nl=False)
 
 
 @program.command()

@@ -115,9 +115,9 @@ class Settings(BaseModel):
 class Source(Settings):
     """Where a case comes from: an adapter's name, a path, and the adapter's own options."""
 
-    adapter: str
-    path: str
-    options: dict[str, Any] = {}
+    adapter: str = Field(description="name of the adapter")
+    path: str = Field(description="what it reads: a file, a folder, or a name")
+    options: dict[str, Any] = Field({}, description="options of the adapter")
 
     @classmethod
     def parse(cls, text: str, options: Mapping[str, Any] | None = None, *, where: str = "--from") -> Source:
@@ -131,17 +131,17 @@ class Source(Settings):
 class RunSpec(Settings):
     """Everything that defines a run; the content of a run file and of ``run.yaml`` in a run folder."""
 
-    defense: str
-    source: Source
-    preset: str | None = None
-    settings: dict[str, Any] = {}
+    defense: str = Field(description="name of the defense")
+    source: Source = Field(description="where the case is; ADAPTER:PATH is the short form")
+    preset: str | None = Field(None, description="named settings below `settings`")
+    settings: dict[str, Any] = Field({}, description="settings of the defense")
     retrain: dict[str, Any] | None = Field(None, description="train a model on the sanitised set; see Retraining")
     controls: bool = Field(False, description="also train models without the denoiser, and on the clean set alone")
-    seed: int = 0
-    device: str = "auto"
-    out: str | None = None
-    write_back: bool = True
-    write_to: str | None = None
+    seed: int = Field(0, description="the one seed of the run")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
+    out: str | None = Field(None, description="run folder; default: runs/DEFENSE-CASE-HASH")
+    write_back: bool = Field(True, description="also write files in the toolkit's own format, where it looks for them")
+    write_to: str | None = Field(None, description="write them there instead")
 
     @classmethod
     def from_yaml(cls, path: Path) -> RunSpec:

@@ -56,7 +56,13 @@ class Evaluation:
 
     :param before: the suspect model.
     :param after: the outcome's model.
+    :param der: defense effectiveness rating in [0, 1], see :func:`der`.
+    :param detection: how well poison was found; None without truth, or when nothing was scored or flagged.
     :param controls: models trained as the outcome's was, but without one part of the defense; see ``retraining``.
+
+    >>> measured = Evaluation(after=ModelMetrics(acc=0.9, asr=0.02))
+    >>> Evaluation.from_dict(measured.as_dict()) == measured
+    True
     """
 
     before: ModelMetrics | None = None
@@ -82,6 +88,11 @@ def evaluate(case: Case, outcome: Outcome, *, before: ModelMetrics | None = None
     """Measure *outcome* against the test data and the truth of *case*.
 
     :param before: metrics of the suspect model when they are known already; else measured here.
+
+    >>> from elixir_plugin.testing import tiny_case
+    >>> case = tiny_case()
+    >>> evaluate(case, Outcome(scores=case.truth.poison.astype(float))).detection.auroc
+    1.0
     """
     if before is None and case.model is not None:
         before = model_metrics(case.model, case.test, case.test_poisoned)

@@ -27,6 +27,9 @@ class Verdict:
     :param poisoned: True, False, or None for "this defense does not say".
     :param score: the statistic behind it.
     :param meaning: what the statistic is, and which values to expect on clean data.
+
+    >>> Verdict(poisoned=True, score=4.2, meaning="−log10 p; clean data stay below 3").poisoned
+    True
     """
 
     poisoned: bool | None
@@ -53,6 +56,10 @@ class Outcome:
     :param tables: further results in JSON types.
     :param timings: stage -> seconds.
     :param notes: what a reader must know.
+
+    >>> outcome = Outcome(scores=np.array([0.1, 0.9]), flagged=np.array([False, True]))
+    >>> outcome.summary()["flagged"]
+    1
     """
 
     scores: NDArray[np.float64] | None = None

@@ -204,12 +204,29 @@ def plugins() -> Plugins:
 
 
 def get_defense(name: str) -> type[Defense]:
-    """Return a defense class by name: ``get_defense("d3")(epochs=20).run(case)``."""
+    """Return a defense class by name.
+
+    :raises SettingsError: for an unknown name, with the nearest known one.
+    :raises PluginError: when it cannot be imported.
+
+    >>> defense = get_defense("d3")(epochs=20)
+    >>> defense.kind, sorted(defense.needs), defense.settings.epochs
+    ('repair', ['clean', 'model'], 20)
+    """
     cls: type[Defense] = plugins().get("defense", name)
     return cls
 
 
 def get_adapter(name: str) -> type[Adapter]:
-    """Return an adapter class by name."""
+    """Return an adapter class by name.
+
+    :raises SettingsError: for an unknown name, with the nearest known one.
+    :raises PluginError: when it cannot be imported.
+
+    >>> from pathlib import Path
+    >>> case = get_adapter("testbed")({"size": 8, "model": False}).read(Path("badnets"), seed=0)
+    >>> case.train
+    ImageSet(1150 × (8, 8, 3), uint8, 10 classes)
+    """
     cls: type[Adapter] = plugins().get("adapter", name)
     return cls

@@ -92,6 +92,15 @@ def run_defense(
     :param cache: where the adapter may keep what several runs share, e.g. a suspect model trained for a testbed case.
     :raises ElixirError: for anything wrong with settings, input or folders; the message says what to do. Nothing
         is written before settings and input have been checked.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from elixir_plugin.config import Source
+    >>> digits = Source(adapter="testbed", path="badnets", options={"size": 8, "recipe": {"epochs": 1}})
+    >>> with TemporaryDirectory() as folder:
+    ...     spec = RunSpec(defense="d3", source=digits, settings={"epochs": 1}, out=f"{folder}/run")
+    ...     first, second = run_defense(spec), run_defense(spec)
+    >>> first.already_done, second.already_done, sorted(first.report["metrics"]["after"])
+    (False, True, ['acc', 'asr', 'clean_loss', 'ra', 'triggered_loss'])
     """
     with together(MEASURING):
         show = partial(write_preview, count=preview, on_done=on_preview)

@@ -37,16 +37,16 @@ IN_MEMORY = 4 << 30  # bytes of pixels kept as one tensor; larger sets are read 
 class Recipe(Settings):
     """How to optimise. Defaults are those of an ordinary CIFAR classifier."""
 
-    epochs: int = Field(100, ge=0)
-    batch_size: int = Field(128, ge=1)
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    lr: float = Field(0.1, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(5e-4, ge=0)
+    epochs: int = Field(100, ge=0, description="passes over the set")
+    batch_size: int = Field(128, ge=1, description="images per step")
+    optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="which optimiser")
+    lr: float = Field(0.1, gt=0, description="learning rate at the start")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
+    weight_decay: float = Field(5e-4, ge=0, description="L2 penalty (decoupled with adamw)")
     schedule: Literal["constant", "cosine", "step"] = Field("cosine", description="stepped once per epoch")
     milestones: tuple[int, ...] = Field((), description="epochs after which `step` multiplies the rate by `gamma`")
-    gamma: float = Field(0.1, gt=0, le=1)
-    augmentation: Augmentation = Augmentation()
+    gamma: float = Field(0.1, gt=0, le=1, description="what `step` multiplies the rate by")
+    augmentation: Augmentation = Field(Augmentation(), description="random changes to each image, each time it is seen")
     precision: Literal["auto", "float32", "bf16"] = Field("auto", description="auto: bf16 autocast on CUDA only")
     channels_last: bool = Field(True, description="memory layout of weights and images; does not change the method")
 

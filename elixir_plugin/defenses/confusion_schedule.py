@@ -129,7 +129,7 @@ class ConfusionSettings(Settings):
     architecture: str | None = Field(None, description="default: that of the case's model, else cifar_resnet18")
     input_size: int | None = Field(None, ge=8, le=1024, description="resize images to this edge length")
     mean: tuple[float, ...] | None = Field(None, description="normalisation; default: of the reserved clean set")
-    std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    std: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(None, description="normalisation; see `mean`")
 
     suspect_size: int | None = Field(50_000, ge=1, description="N the epochs are stated for; null: never scale")
     reserved_size: int | None = Field(2_000, ge=1, description="M the steps are stated for; null: never scale")
@@ -141,34 +141,40 @@ class ConfusionSettings(Settings):
     reference: Literal["model", "base0", "labels"] = Field(
         "model", description="whose predictions on the clean set are confused: the case's model (else one is trained)"
     )
-    reference_epochs: int = Field(100, ge=1, le=1000)
-    reference_lr: float = Field(0.1, gt=0, le=10)
+    reference_epochs: int = Field(100, ge=1, le=1000, description="of a reference model trained here")
+    reference_lr: float = Field(0.1, gt=0, le=10, description="of a reference model trained here")
 
-    pretrain_epochs: tuple[Count, ...] = (100, 100, 40, 40, 40, 40)
-    pretrain_lr: tuple[Rate, ...] = (0.01,)
-    pretrain_batch: tuple[Size, ...] = (32,)
-    pretrain_momentum: float = Field(0.9, ge=0, lt=1)
+    pretrain_epochs: tuple[Count, ...] = Field(
+        (100, 100, 40, 40, 40, 40), description="of the base model, on the suspects distilled so far"
+    )
+    pretrain_lr: tuple[Rate, ...] = Field((0.01,), description="learning rate of the base model")
+    pretrain_batch: tuple[Size, ...] = Field((32,), description="images per step of the base model")
+    pretrain_momentum: float = Field(0.9, ge=0, lt=1, description="of the base model")
     warm_start: bool = Field(True, description="start a base model from that of the round before")
     shifted_from: int = Field(5, ge=0, description="first round whose base model learns shifted clean labels too")
 
-    confusion_steps: tuple[Size, ...] = (6000, 6000, 6000, 6000, 2000, 2000)
-    confusion_batch: int = Field(32, ge=2, le=4096)
-    confusion_lr: tuple[Rate, ...] = (0.001, 0.001, 0.001, 0.01, 0.01, 0.01)
-    confusion_momentum: tuple[Momentum, ...] = (0.7,)
+    confusion_steps: tuple[Size, ...] = Field((6000, 6000, 6000, 6000, 2000, 2000), description="steps on wrong labels")
+    confusion_batch: int = Field(32, ge=2, le=4096, description="images per step of confusion")
+    confusion_lr: tuple[Rate, ...] = Field(
+        (0.001, 0.001, 0.001, 0.01, 0.01, 0.01), description="learning rate of confusion"
+    )
+    confusion_momentum: tuple[Momentum, ...] = Field((0.7,), description="of confusion")
     lam: tuple[Weight, ...] = Field((20, 20, 20, 30, 30, 15), description="λ, weight of the clean part")
     factor: tuple[Size, ...] = Field((2,), description="q, steps per inspected batch")
     class_weights: bool = Field(True, description="weigh inspected classes against their frequency, but in the end")
     offsets: Offsets = Field("cyclic", description="how confusion labels move away from the reference")
-    bn_mode: Literal["joint", "split"] = "joint"
-    weight_decay: float = Field(1e-4, ge=0, le=0.1)
-    precision: Literal["auto", "float32", "bf16"] = "float32"
-    channels_last: bool = True
+    bn_mode: Literal["joint", "split"] = Field(
+        "joint", description="batch norm sees clean and inspected images together, or apart"
+    )
+    weight_decay: float = Field(1e-4, ge=0, le=0.1, description="L2 penalty in all trainings")
+    precision: Literal["auto", "float32", "bf16"] = Field("float32", description="auto: bf16 autocast on CUDA only")
+    channels_last: bool = Field(True, description="memory layout of weights and images; does not change the method")
 
     decision: Literal["gated", "ungated"] = Field("gated", description="ungated: report all isolated samples")
     threshold: float = Field(2.0, ge=1, le=100, description="likelihood ratio that flags a class")
     top_threshold: float = Field(1.5, ge=1, le=100, description="the same for the class with the largest ratio")
-    pca_dims: int = Field(2, ge=1, le=64)
-    pca_eps: float = Field(0.001, gt=0, le=1)
+    pca_dims: int = Field(2, ge=1, le=64, description="principal components of the features that the ratio test sees")
+    pca_eps: float = Field(0.001, gt=0, le=1, description="added to the diagonal of covariances")
     rule: Literal["ratio", "held_out", "both", "guarded"] = Field(
         "guarded",
         description="what flags a class: the likelihood ratio (the reference rule), being fitted better than held-out "

@@ -63,16 +63,16 @@ class D3Settings(Settings):
     project: bool = Field(True, description="hold the norm of the selected weights; off only for ablation")
     distance: bool = Field(True, description="pull away from the received weights; off only for ablation")
     bn_eval: bool = Field(False, description="freeze batch-norm statistics")
-    epochs: int = Field(100, ge=1)
+    epochs: int = Field(100, ge=1, description="passes over the reserved clean set")
     batch_size: int | None = Field(
         None, ge=2, description="default: 256, or less so that an epoch has 8 steps (at least 32)"
     )
-    lr: float = Field(0.01, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
+    lr: float = Field(0.01, gt=0, description="learning rate at the start; falls along a cosine")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
     weight_decay: float = Field(0.0, ge=0, le=5e-4, description="not applied to the selected weights")
-    augmentation: Augmentation = Augmentation(crop=4, flip=True)
-    precision: Literal["auto", "float32", "bf16"] = "float32"
-    channels_last: bool = True
+    augmentation: Augmentation = Field(Augmentation(crop=4, flip=True), description="of the reserved clean images")
+    precision: Literal["auto", "float32", "bf16"] = Field("float32", description="auto: bf16 autocast on CUDA only")
+    channels_last: bool = Field(True, description="memory layout of weights and images; does not change the method")
 
 
 @dataclass

@@ -71,14 +71,14 @@ class FitSettings(Settings):
     )
 
     size: UNetSize = Field("eclipse", description="the network: tiny for CPUs and 16 to 32 px, small, ddpm, eclipse")
-    schedule: ScheduleName = "cosine"
+    schedule: ScheduleName = Field("cosine", description="noise schedule of the chain")
     length: int = Field(4000, ge=2, le=100_000, description="T, steps of the chain")
     learn_sigma: bool = Field(True, description="learn the variance too, with the hybrid loss")
     t_train_max: int | None = Field(
         None, ge=1, description="train on indices below this alone; noise levels above it cannot be used; None: all"
     )
-    iterations: int = Field(250_000, ge=1)
-    batch_size: int = Field(128, ge=1)
+    iterations: int = Field(250_000, ge=1, description="optimiser steps")
+    batch_size: int = Field(128, ge=1, description="images per step")
     lr: float = Field(1e-4, gt=0, description="of AdamW with betas 0.9 and 0.999 and no weight decay; constant")
     ema_decay: float = Field(0.9999, ge=0, lt=1, description="of the averaged weights, which are the result")
     ema_warmup: bool = Field(False, description="after n updates use at most (1 + n)/(10 + n); better for short runs")
