@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ..case import Case, ImageSet
 from ..config import Source
@@ -35,18 +35,13 @@ DATASETS = {
 }
 
 
-class _Options(Protocol):
-    """What matters here of the adapter's options."""
-
-    @property
-    def seed(self) -> int: ...
-    @property
-    def architecture(self) -> str: ...
+ARCHITECTURE, SEED = "cifar_resnet18", 2333  # the toolkit's defaults
 
 
-def export_case(case: Case, folder: Path, options: _Options, read_split: Callable[[Path, int], ImageSet]) -> Source:
+def export_case(case: Case, folder: Path, seed: int, read_split: Callable[[Path, int], ImageSet]) -> Source:
     """Write *case* to the set folder *folder*, and say how to read it back; see ``BackdoorToolbox.export``.
 
+    :param seed: the toolkit's ``-seed``, part of the name of the model file.
     :param read_split: reads a clean set or test set that is there already: folder, number of classes -> set.
     :raises InputError: when *case* holds no suspect set or no truth, or other clean data are in the way.
     """
@@ -65,10 +60,12 @@ def export_case(case: Case, folder: Path, options: _Options, read_split: Callabl
     with atomic_folder(folder) as part:
         write_set(case.train, case.truth, part)
         if case.model is not None:
-            write_weights(case.model, part / f"full_base_aug_seed={options.seed}.pt")
-            found = _how_to_read(case, dataset, options)
+            write_weights(case.model, part / f"full_base_aug_seed={seed}.pt")
+            found = _how_to_read(case, dataset)
     for images, split, labels in splits:
         write_split(images, split, labels)
+    if seed != SEED:
+        found["seed"] = seed
     if dataset not in DATASETS or DATASETS[dataset].num_classes != case.num_classes:
         found["num_classes"] = case.num_classes
     return Source(adapter="backdoor_toolbox", path=str(folder), options=found)
@@ -93,10 +90,10 @@ def _splits(case: Case, folder: Path, read_split: Callable[[Path, int], ImageSet
     return left
 
 
-def _how_to_read(case: Case, dataset: str, options: _Options) -> dict[str, Any]:
+def _how_to_read(case: Case, dataset: str) -> dict[str, Any]:
     assert case.model is not None
     found: dict[str, Any] = {}
-    if case.model.architecture != options.architecture:
+    if case.model.architecture != ARCHITECTURE:
         found["architecture"] = case.model.architecture
         _log("the toolkit builds the network named in its config.py; this model is a %s", case.model.architecture)
     known = DATASETS.get(dataset, DataSet(0, (0.0,), (1.0,)))

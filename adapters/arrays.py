@@ -13,16 +13,17 @@ from pydantic import Field
 from ..adapter import Adapter
 from ..case import Case, ImageSet, Index, Origin, TriggeredSet, Truth, checked_labels
 from ..classifier import Classifier
-from ..config import Settings
+from ..config import Settings, Source
 from ..errors import InputError, nearest
 from ..evaluation import Evaluation
 from ..outcome import Outcome
 from ..raw_arrays import array_images, integer_labels, is_one_hot
-from ..storage import atomic_file
+from ..storage import atomic_file, atomic_folder
 from ._models import load_model, save_model
 
 PAIRS = (("x_train", "y_train"), ("x_clean", "y_clean"), ("x_test", "y_test"), ("x_test_poisoned", "y_test_poisoned"))
 LABELS = (*(y for _, y in PAIRS), "y_test_original", "y_original")
+FILE = "case.npz"
 MASKS = ("is_poison", "is_cover")
 KEYS = (*(x for x, _ in PAIRS), *LABELS, *MASKS)
 
@@ -108,6 +109,18 @@ class Arrays(Adapter):
             written.append(save_model(outcome.model, folder))
         return written
 
+    def export(self, case: Case, folder: Path) -> Source:
+        """Write everything the case holds: ``case.npz``, and ``model/`` beside it."""
+        options: dict[str, Any] = {"layout": "nhwc", "num_classes": case.num_classes}
+        with atomic_folder(folder) as part:
+            with (part / FILE).open("wb") as file:
+                np.savez(file, **_arrays_of(case))
+            if case.model is not None:
+                options["model"] = str(folder / save_model(case.model, part).name)
+        if case.truth is not None and case.truth.kind != "none":
+            options["kind"] = case.truth.kind
+        return Source(adapter=self.name, path=str(folder / FILE), options=options)
+
     def _case(self, arrays: Mapping[str, NDArray[Any]], model: Classifier | None, path: str) -> Case:
         where = path or "arrays"
         _check_names(arrays, where)
@@ -148,6 +161,25 @@ class Arrays(Adapter):
         relabelled = original is None or bool((original != numbers["y_train"])[poison].any())
         kind = self.options.kind or ("dirty-label" if relabelled else "clean-label")
         return Truth(poison, masks.get("is_cover"), original, kind if poison.any() else "none")
+
+
+def _arrays_of(case: Case) -> dict[str, NDArray[Any]]:
+    """Return the arrays of *case* under their names; see :class:`Arrays`."""
+    triggered = case.test_poisoned
+    sets = {"train": case.train, "clean": case.clean, "test": case.test}
+    sets["test_poisoned"] = None if triggered is None else triggered.samples
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, images in sets.items():
+        if images is not None:
+            arrays |= {f"x_{name}": images.read(slice(0, len(images))), f"y_{name}": images.labels}
+    if triggered is not None:
+        arrays["y_test_original"] = triggered.original_labels
+    if case.truth is not None:
+        found = {"is_poison": case.truth.poison, "is_cover": case.truth.cover, "y_original": case.truth.original_labels}
+        arrays |= {name: value for name, value in found.items() if value is not None}
+    if not arrays:
+        raise InputError("nothing to write", where="case", allowed="a case with at least one set")
+    return arrays
 
 
 def _load(path: Path) -> dict[str, NDArray[Any]]:

@@ -23,7 +23,7 @@ from ..errors import InputError
 from ..evaluation import Evaluation
 from ..outcome import Outcome
 from ..storage import image_shape, read_image, read_torch, write_torch
-from ._backdoor_toolbox_export import CLEAN_LABEL, DATASETS, export_case
+from ._backdoor_toolbox_export import ARCHITECTURE, CLEAN_LABEL, DATASETS, SEED, export_case
 from ._backdoor_toolbox_write import dataset_of, purified_name, write_sanitised, write_weights
 from ._files import eager_or_lazy, file_reader
 from ._placed import filled, refuse_other_folder
@@ -52,9 +52,9 @@ class BackdoorToolboxOptions(Settings):
     clean: Path | None = None
     test: Path | None = None
     num_classes: int | None = Field(None, ge=2)
-    seed: int = Field(2333, ge=0)
+    seed: int = Field(SEED, ge=0)
     model: Path | None = None
-    architecture: str = "cifar_resnet18"
+    architecture: str = ARCHITECTURE
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     trigger: Path | None = None
@@ -134,7 +134,7 @@ class BackdoorToolbox(Adapter):
         The format has no place for original labels and triggered test samples. A clean set that is there already must
         be that of the case.
         """
-        return export_case(case, folder.absolute(), self.options, self._existing_split)
+        return export_case(case, folder.absolute(), self.options.seed, self._existing_split)
 
     def placement(self, root: Path, defenses: Sequence[str]) -> Placement:
         """Return ``elixir.py``, which runs the toolkit's own scripts with *defenses* among their choices."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -11,14 +12,14 @@ from pydantic import Field
 
 from ..adapter import Adapter
 from ..case import Case, ImageSet, Origin
-from ..config import Settings
+from ..config import Settings, Source
 from ..errors import InputError
 from ..evaluation import Evaluation
 from ..outcome import Outcome
-from ..storage import atomic_file, image_shape, write_csv
+from ..storage import atomic_file, atomic_folder, image_shape, write_csv
 from ._files import Listing, eager_or_lazy, file_reader, in_threads, list_images
 from ._models import load_model, save_model
-from ._pixels import different, save_png, to_bytes
+from ._pixels import different, inexact, save_png, to_bytes
 from ._suspects import write_suspects
 
 EAGER_BYTES = 1 << 30
@@ -92,6 +93,27 @@ class ImageFolder(Adapter):
             classes = case.origin.facts.get("classes") or [str(label) for label in range(case.num_classes)]
             written += _write_changes(case.train, outcome.train, list(classes), folder)
         return [*written, *write_suspects(case.train, outcome, folder)]
+
+    def export(self, case: Case, folder: Path) -> Source:
+        """Write ``train/<class>/<file>.png``, ``clean`` and ``test`` likewise, and the model as a saved Classifier.
+
+        Files keep their names where these keep their order; else they are numbered, so that reading them gives the
+        samples class by class. The format has no place for the truth and for triggered test samples.
+        """
+        classes = _class_names(case)
+        with atomic_folder(folder) as part:
+            for name, images in (("train", case.train), ("clean", case.clean), ("test", case.test)):
+                if images is not None:
+                    _write_images(images, classes, part / name)
+            options: dict[str, Any] = {}
+            if case.model is not None:
+                options["model"] = str(folder / save_model(case.model, part).name)
+        if case.truth is not None or case.test_poisoned is not None:
+            logging.getLogger(__name__).warning("truth and triggered test samples have no place in image folders")
+        channels = next((each.image_shape[2] for each in (case.train, case.clean, case.test) if each is not None), 3)
+        if channels == 1:
+            options["channels"] = 1
+        return Source(adapter=self.name, path=str(folder), options=options)
 
     def _set(self, listing: Listing, size: tuple[int, int], notes: list[str]) -> ImageSet:
         if listing.ignored:
@@ -168,6 +190,50 @@ def _write_changes(before: ImageSet, after: ImageSet, classes: list[str], folder
             rows.append([names[position], classes[label], classes[new_label], bool(repainted[offset]), f"{stem}.png"])
     write_csv(folder / "changes.csv", ["name", "old label", "new label", "image changed", "file"], rows)
     return [*written, folder / "changes.csv"]
+
+
+def _class_names(case: Case) -> list[str]:
+    """Return folder names whose sorted order is that of the labels."""
+    if case.train is None:
+        raise InputError("no suspect set", where="case", allowed="a case with a suspect set")
+    given = [str(name) for name in case.origin.facts.get("classes", ())]
+    if len(given) == case.num_classes and given == sorted(given):
+        return given
+    digits = len(str(case.num_classes - 1))
+    return [f"{label:0{digits}}" for label in range(case.num_classes)]
+
+
+def _write_images(images: ImageSet, classes: list[str], folder: Path) -> None:
+    names = _file_names(images, classes)
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+    rounded = 0
+    for part, pixels in images.chunks():
+        rounded += int(inexact(pixels).sum())
+        for name, image in zip(names[part], to_bytes(pixels), strict=True):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            save_png(image, folder / name)
+    if rounded:
+        logging.getLogger(__name__).warning(
+            "%s: %d images had finer steps than the 8 bits of this format, and were rounded", folder.name, rounded
+        )
+
+
+def _file_names(images: ImageSet, classes: list[str]) -> list[str]:
+    """Return the samples' own names where reading them back gives the same order, else numbers."""
+    own = [f"{_stem(name)}.png" for name in images.names or ()]
+    at_home = all(name.startswith(f"{classes[label]}/") for name, label in zip(own, images.labels, strict=False))
+    plain = not any(part.startswith(".") for name in own for part in PurePosixPath(name).parts)
+    if own and at_home and plain and len(set(own)) == len(own) and own == sorted(own, key=_reading_order):
+        return own
+    digits = len(str(max(0, len(images) - 1)))
+    return [f"{classes[label]}/{position:0{digits}}.png" for position, label in enumerate(images.labels)]
+
+
+def _reading_order(name: str) -> tuple[str, str]:
+    """Return what ``list_images`` sorts by: the folder, then the file."""
+    folder, _, file = name.rpartition("/")
+    return folder, file
 
 
 def _stem(name: str) -> str:

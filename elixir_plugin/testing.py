@@ -1,10 +1,14 @@
-"""The conformance suite: what every defense must hold, for built-in ones and for those of third parties.
+"""The conformance suite: what every defense and every adapter must hold, built-in or from third parties.
 
 .. code-block:: python
 
     from elixir_plugin.testing import check_defense
     def test_my_defense_conforms():
         check_defense(MyDefense, epochs=2)
+
+    from elixir_plugin.testing import check_adapter
+    def test_my_adapter_conforms():
+        check_adapter(MyAdapter)
 """
 
 from __future__ import annotations
@@ -13,20 +17,23 @@ import dataclasses
 import random
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from .adapter import Adapter
+from .adapter_checks import adapter_faults
+from .adapter_checks import collecting as _collecting
+from .adapter_checks import expect as _expect
 from .case import Case, ImageSet, Origin, TriggeredSet, Truth
 from .classifier import Classifier
-from .config import Settings
+from .config import Settings, Source
 from .context import Context
 from .defense import Card, Defense
-from .errors import ElixirError, MissingNeedError, SettingsError
+from .errors import MissingNeedError, SettingsError
 from .outcome import Outcome, same_outcome
 
 KINDS = ("detect", "purify", "train", "repair")
@@ -67,6 +74,34 @@ def check_defense(cls: type[Defense], *, case: Case | None = None, **values: Any
         with _collecting(faults, "round trip"), tempfile.TemporaryDirectory() as folder:
             outcome.save(Path(folder) / "outcome")
             _expect_same(outcome, Outcome.load(Path(folder) / "outcome"))
+    if faults:
+        raise ConformanceError(f"{cls.__name__} does not conform:\n- " + "\n- ".join(faults))
+
+
+def check_adapter(
+    cls: type[Adapter],
+    *,
+    source: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    case: Case | None = None,
+    place: str = "case",
+) -> None:
+    """Hold an adapter class against the rules.
+
+    :param source: a valid case in the adapter's format; default: *case* is written by the adapter itself.
+    :param options: adapter options that *source* is read with.
+    :param case: a case that the format can hold; default :func:`tiny_case`.
+    :param place: folder below a temporary one that cases are written to, for formats in which folder names count.
+    :raises ConformanceError: naming every broken rule: the class attributes; options that accept unknown keys or can
+        be changed; missing or foreign input not refused with an ElixirError; reading that changes files or differs
+        under one seed; a truth that shows in what a defense sees; a case that is another one after it was written
+        and read; results that are not named, not complete, or outside their folder.
+    """
+    given = None if source is None else Source(adapter=cls.name, path=str(source), options=dict(options or {}))
+    faults: list[str] = []
+    with _collecting(faults, "options"):
+        check_settings(cls.Options)
+    faults += adapter_faults(cls, given, case or tiny_case(), place)
     if faults:
         raise ConformanceError(f"{cls.__name__} does not conform:\n- " + "\n- ".join(faults))
 
@@ -155,7 +190,7 @@ def _required(settings: type[Settings]) -> list[str]:
 
 
 def _check_range(settings: type[Settings], base: Mapping[str, Any], name: str, option: Mapping[str, Any]) -> None:
-    if option.get("type") not in ("integer", "number"):
+    if option.get("type") not in ("integer", "number") or "enum" in option or "const" in option:
         return
     bounds = [
         (key, option[key])
@@ -224,11 +259,6 @@ def _host_random_state() -> tuple[Any, ...]:
     return torch.get_rng_state().numpy().tobytes(), kind, np.asarray(keys).tobytes(), *rest, random.getstate()
 
 
-def _expect(condition: bool, fault: str) -> None:
-    if not condition:
-        raise AssertionError(fault)
-
-
 def _expect_refused(action: Callable[[], Any], fault: str) -> None:
     try:
         action()
@@ -240,15 +270,3 @@ def _expect_refused(action: Callable[[], Any], fault: str) -> None:
 def _expect_same(first: Outcome, second: Outcome) -> None:
     different = same_outcome(first, second)
     _expect(not different, f"differs in {', '.join(different)}")
-
-
-@contextmanager
-def _collecting(faults: list[str], rule: str) -> Iterator[None]:
-    try:
-        yield
-    except AssertionError as error:
-        faults.append(f"{rule}: {error}")
-    except ElixirError as error:
-        faults.append(f"{rule}: {' '.join(str(error).split())}")
-    except Exception as error:  # a stranger's class may fail in any way
-        faults.append(f"{rule}: {type(error).__name__}: {error}")
