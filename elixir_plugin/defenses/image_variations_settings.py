@@ -84,11 +84,11 @@ class ImageVariationsSettings(GeneratorSettings):
         },
         "demo": {
             "backend": "sdedit",
-            "num_inference_steps": 10,
+            "num_inference_steps": 6,
             "sampler": "ddpm",
-            "fit": {**CPU_FIT, "iterations": 250, "batch_size": 16, "lr": 1e-3, "ema_decay": 0.98},
-            "search": {"candidates": (0.1, 0.2, 0.3, 0.4, 0.5), "images": 64},
-            "recipe": {"epochs": 20, "batch_size": 64, "lr": 2e-3, "augmentation": {"flip": False, "crop": 1}},
+            "fit": {**CPU_FIT, "iterations": 150, "batch_size": 16, "lr": 1e-3, "ema_decay": 0.98},
+            "search": {"candidates": (0.2, 0.3, 0.4, 0.5), "images": 48},
+            "recipe": {"epochs": 12, "batch_size": 64, "lr": 2e-3, "augmentation": {"flip": False, "crop": 1}},
         },
     }
 
