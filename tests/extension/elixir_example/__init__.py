@@ -1,0 +1,1 @@
+"""An elixir_plugin extension: one defense, one adapter, one poison."""
