@@ -147,9 +147,8 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser(cls: type[Defense], root: Path) -> argparse.ArgumentParser:
     parser = _Parser(prog=f"defense/{cls.name}.py", description=cls.card.title, allow_abbrev=False)
-    parser.add_argument(
-        "--yaml_path", default=f"./config/defense/{cls.name}/config.yaml", help="defaults for all flags"
-    )
+    default = root / "config" / "defense" / cls.name / "config.yaml"
+    parser.add_argument("--yaml_path", default=str(default), help="defaults for all flags")
     shared = parser.add_argument_group("flags of the toolkit")
     for name in TEXT:
         shared.add_argument(f"--{name}")

@@ -294,8 +294,8 @@ def _decode_once(part: Part) -> None:
 def _read_index(file: Path, length: int) -> Index:
     """Read positions from a text file, as the toolkit's ``--index`` has them."""
     try:
-        rows = np.unique(np.loadtxt(file, dtype=np.int64, ndmin=1))
-    except (OSError, ValueError) as error:
+        rows = np.unique(np.array([int(word) for word in file.read_text(encoding="utf-8").split()], np.int64))
+    except (OSError, ValueError, OverflowError) as error:
         raise InputError("list of positions cannot be read", where=file, found=str(error)) from None
     if not len(rows) or rows[0] < 0 or rows[-1] >= length:
         found = f"{rows[0]}..{rows[-1]}" if len(rows) else "none"
