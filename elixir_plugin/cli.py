@@ -19,6 +19,7 @@ from . import __version__
 from .compare_commands import compare
 from .denoiser_commands import denoiser
 from .errors import ElixirError, SettingsError
+from .report_commands import report
 from .results_commands import results
 from .terminal import card_lines, demo_header, demo_line, estimate_lines, result_lines, settings_lines, shown
 
@@ -32,6 +33,7 @@ class _Program(click.Group):
     """Turns every error raised on purpose into a message and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        _tell_progress()
         try:
             return super().invoke(ctx)
         except ElixirError as error:
@@ -50,6 +52,7 @@ def program() -> None:
 
 program.add_command(compare)
 program.add_command(denoiser)
+program.add_command(report)
 program.add_command(results)
 
 
@@ -157,7 +160,7 @@ def demo(*, poison: str, size: int, only: tuple[str, ...], seed: int, device: st
     _say(demo_header())
     context = Context(seed=seed, device=resolve_device(device), quiet=False)
     run_demo(chosen, context, out, size=size, only=only, on_row=lambda row: _say([demo_line(row)]))
-    click.echo(f"report: {out / 'report.json'}")
+    click.echo(shown(f"reports: {out / '*' / 'report.html'}, {out / 'report.json'}"))
 
 
 @program.command("list")
@@ -241,6 +244,15 @@ def env(as_json: bool) -> None:
 def _say(lines: Iterable[str]) -> None:
     for line in lines:
         click.echo(shown(line))
+
+
+def _tell_progress() -> None:
+    """Print the lines of progress that are logged where there is no terminal to draw a bar on."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger(f"{__package__}.progress")
+    logger.setLevel(logging.INFO)
+    logger.handlers = [handler]
 
 
 def _log_to_terminal(level: int) -> None:

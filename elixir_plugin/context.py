@@ -7,7 +7,7 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from tqdm import tqdm
 from .errors import SettingsError
 
 T = TypeVar("T")
+EVERY = 60.0  # seconds between two lines of progress where no bar can be drawn
 
 
 @dataclass
@@ -28,7 +29,7 @@ class Context:
     :param seed: the one seed of the run; never used directly, see :meth:`generator`.
     :param device: where tensors live; :func:`resolve_device` turns ``"auto"`` into one.
     :param work_dir: a folder for intermediate files that a later run may pick up, or None: keep nothing.
-    :param quiet: no progress bars.
+    :param quiet: no progress, neither bars nor lines.
     :param on_stage: called with ``(stage, seconds)`` after each stage.
 
     >>> context = Context(seed=3)
@@ -71,9 +72,13 @@ class Context:
                 self.on_stage(name, seconds)
 
     def progress(self, items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
-        """Iterate with a progress bar on a terminal, and plainly otherwise."""
-        if self.quiet or not sys.stderr.isatty():
+        """Iterate with a progress bar on a terminal; elsewhere, log a line every minute (logger ``….progress``)."""
+        if self.quiet:
             return items
+        if total is None and isinstance(items, Sized):
+            total = len(items)
+        if not sys.stderr.isatty():
+            return _told(items, description, total)
         width = shutil.get_terminal_size().columns  # 80 where the terminal does not say
         return tqdm(items, desc=description, total=total, leave=False, ncols=width)
 
@@ -82,6 +87,25 @@ class Context:
         if text not in self.notes:
             self.notes.append(text)
             logging.getLogger(__name__).warning(text)
+
+
+def _told(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
+    """Yield *items*, and say now and then how many are done and how long the others will take."""
+    started = said = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if now - said >= EVERY and done != total:
+            said = now
+            left = "" if total is None else f" of {total}, {_spoken((now - started) / done * (total - done))} left"
+            logging.getLogger(f"{__package__}.progress").info("%s: %d%s", description, done, left)
+
+
+def _spoken(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return "less than a minute"
+    return f"about {minutes} min" if minutes < 60 else f"about {minutes // 60} h {minutes % 60} min"
 
 
 def derive_seed(*parts: object) -> int:

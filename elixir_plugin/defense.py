@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, final
 
@@ -14,6 +14,7 @@ from .context import Context
 from .errors import MissingNeedError
 from .outcome import Outcome
 from .overlap import refuse_scored_clean
+from .panels import Panel
 
 Kind = Literal["detect", "purify", "train", "repair"]
 
@@ -129,6 +130,13 @@ class Defense(ABC):
         """
         self.refuse(case)
         return {}
+
+    def panels(self, outcome: Outcome) -> Sequence[Panel]:
+        """Return what the report should show of *outcome*, beside what it shows of every defense. Optional.
+
+        Made from tables and curves alone: the outcome may have been read back from disk. See :mod:`.panels`.
+        """
+        return ()
 
     @abstractmethod
     def defend(self, case: Case, context: Context) -> Outcome:

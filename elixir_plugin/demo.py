@@ -11,14 +11,17 @@ from typing import Any
 
 from . import __version__
 from .case import Case
+from .config import RunSpec, Source
 from .context import Context
 from .defense import Defense
 from .errors import ElixirError, MissingNeedError
 from .evaluation import Evaluation
 from .plugins import plugins
+from .record import describe, make_report, versions
+from .report.single import write_pages
 from .retraining import Retraining
-from .run import describe, execute, versions
-from .storage import write_json
+from .run import execute
+from .storage import plain, write_json
 from .testbed.cases import poisoned_case
 from .testbed.digits import digits
 from .testbed.poisons import Poison
@@ -54,6 +57,8 @@ def run_demo(
 ) -> list[Row]:
     """Run every registered defense on one poisoned case, and write ``report.json`` to *folder*.
 
+    The report of each defense, as a page too, is in a folder of its name beside it.
+
     :param only: names of the defenses to run; default all.
 
     A defense with a preset called ``demo`` runs with it, all others with their defaults. On what a purifying defense
@@ -63,7 +68,8 @@ def run_demo(
     rows: list[Row] = []
     runs: dict[str, Any] = {}
     for name in only or plugins().offers()["defense"]:
-        row, facts = _run_one(name, case, context)
+        source = Source(adapter="testbed", path=poison.name, options={"size": size, **poison.settings.dump()})
+        row, facts = _run_one(name, case, context, source, folder / name)
         rows.append(row)
         runs[name] = facts
         if on_row is not None:
@@ -80,7 +86,7 @@ def run_demo(
     return rows
 
 
-def _run_one(name: str, case: Case, context: Context) -> tuple[Row, dict[str, Any]]:
+def _run_one(name: str, case: Case, context: Context, source: Source, folder: Path) -> tuple[Row, dict[str, Any]]:
     started = time.perf_counter()
     try:
         cls: type[Defense] = plugins().get("defense", name)
@@ -90,6 +96,13 @@ def _run_one(name: str, case: Case, context: Context) -> tuple[Row, dict[str, An
     except ElixirError as error:
         remark = "skipped: " if isinstance(error, MissingNeedError) else "failed: "
         return Row(name, None, time.perf_counter() - started, remark + error.what), {"error": str(error)}
+    spec = RunSpec(defense=name, source=source, settings=defense.settings.dump(), seed=context.seed)
+    report = make_report(spec, defense, case, outcome, evaluation, device=inner.device, written=[])
+    size = source.options["size"]
+    report["command"] = f"elixir-plugin demo --poison {source.path} --size {size} --only {name} --seed {context.seed}"
+    report = plain(report)
+    write_json(folder / "report.json", report)
+    write_pages(report, folder)
     seconds = outcome.timings["total"]
     facts = {"settings": defense.settings.dump(), "metrics": evaluation.as_dict(), "outcome": outcome.summary()}
     return Row(name, evaluation, seconds), facts

@@ -6,7 +6,9 @@
     log.txt        what was logged
     events.jsonl   one line per event: started, stage, finished
     outcome/       what the defense returned (safetensors + JSON)
-    report.json    everything measured; written last, so its presence means "done"
+    report.json    everything measured, and what the page shows; its presence means "done"
+    report.html    the same to look at, in one file made from report.json alone
+    figures/       its figures as PNG files
 
 A rerun of the same command finds ``report.json`` and says "already done"; without it, it starts over in the same
 folder with the intermediate files (``work/``) that are there. A folder that belongs to another run is refused.
@@ -17,7 +19,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import platform
 import shutil
 import time
 from collections.abc import Iterator
@@ -25,7 +26,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,12 @@ from .errors import ElixirError, RunError, SettingsError
 from .evaluation import Evaluation, ModelMetrics, evaluate, model_metrics
 from .outcome import Outcome
 from .plugins import get_adapter, get_defense, plugins
+from .record import describe, make_report
+from .report.single import write_pages
 from .retraining import Retraining, judge_denoiser, retrain, run_control, run_controls
 from .storage import atomic_file, plain, read_json, refuse_unwritable, remove_leftovers, write_json
 
 MEASURING = timedelta(days=7)  # how long the other ranks stay while rank 0 trains and measures models
-PACKAGES = ("torch", "torchvision", "numpy", "diffusers", "scikit-learn", "safetensors", "pydantic", "pluggy")
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ def _run(spec: RunSpec, force: bool, quiet: bool, cache: Path | None) -> RunResu
         report = plain(make_report(spec, defense, case, outcome, evaluation, device=device, written=written))
         write_json(folder / "report.json", report)
         shutil.rmtree(folder / "work", ignore_errors=True)
+        write_pages(report, folder)
         append_event(folder, "finished", seconds=outcome.timings["total"])
     plugins().manager.hook.elixir_run_finished(report=report, folder=str(folder))
     return RunResult(report, folder, tuple(written))
@@ -157,6 +159,8 @@ def _already_done(folder: Path, spec: RunSpec, case: Case, adapter: Adapter) -> 
         written = adapter.write(case, outcome, Evaluation.from_dict(report["metrics"]), target, spec.defense)
         report = {**report, "written": [str(path) for path in written]}
         write_json(folder / "report.json", report)
+    if not (folder / "report.html").exists():  # killed before, or made by an older version
+        write_pages(report, folder)
     return RunResult(report, folder, tuple(written), already_done=True)
 
 
@@ -208,60 +212,6 @@ def resolved(spec: RunSpec, defense: Defense, adapter: Adapter, plan: Retraining
     source = spec.source.model_copy(update={"path": path, "options": adapter.options.dump()})
     values = {"settings": defense.settings.dump(), "preset": None, "source": source}
     return spec.model_copy(update=values | {"retrain": None if plan is None else plan.dump()})
-
-
-def make_report(
-    spec: RunSpec,
-    defense: Defense,
-    case: Case,
-    outcome: Outcome,
-    evaluation: Evaluation,
-    *,
-    device: torch.device,
-    written: list[Path],
-) -> dict[str, Any]:
-    """Return the content of ``report.json``."""
-    return {
-        "elixir_plugin": __version__,
-        "run": spec.dump(),
-        "identity": spec.identity(),
-        "defense": {"name": defense.name, "kind": defense.kind, "paper": defense.card.paper},
-        "case": describe(case),
-        "metrics": evaluation.as_dict(),
-        "outcome": outcome.summary(),
-        "notes": [*case.notes, *outcome.notes],
-        "written": [str(path) for path in written],
-        "environment": {"device": _device_name(device), "python": platform.python_version(), **versions()},
-    }
-
-
-def describe(case: Case) -> dict[str, Any]:
-    """Return sizes, shapes and content hashes of the parts of *case*."""
-    parts = {"train": case.train, "clean": case.clean, "test": case.test}
-    if case.test_poisoned is not None:
-        parts["test_poisoned"] = case.test_poisoned.samples
-    facts: dict[str, Any] = {
-        name: {"samples": len(part), "shape": list(part.image_shape), "fingerprint": part.fingerprint()}
-        for name, part in parts.items()
-        if part is not None
-    }
-    if case.model is not None:
-        facts["model"] = case.model.architecture or type(case.model.module).__name__
-    return facts | {
-        "num_classes": case.num_classes,
-        "origin": {"adapter": case.origin.adapter, "path": case.origin.path},
-    }
-
-
-def versions() -> dict[str, str | None]:
-    """Return the versions of the packages that may change a result."""
-    found: dict[str, str | None] = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    return found
 
 
 def _choose_folder(spec: RunSpec, force: bool) -> Path:
@@ -332,12 +282,6 @@ def _stage_finished(folder: Path, stage: str, seconds: float) -> None:
     append_event(folder, "stage", stage=stage, seconds=seconds)
     logging.getLogger(__name__).info("%s: %.1f s", stage, seconds)
     plugins().manager.hook.elixir_stage_finished(stage=stage, seconds=seconds)
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
 def append_event(folder: Path, event: str, **facts: Any) -> None:

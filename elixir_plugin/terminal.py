@@ -58,7 +58,7 @@ def result_lines(result: RunResult) -> Iterator[str]:
     yield f"seconds: {seconds}"
     for note in report["notes"]:
         yield f"note: {note}"
-    yield f"report:  {result.folder / 'report.json'}"
+    yield f"report:  {result.folder / 'report.html'}, made from report.json beside it"
     for line in _listed(result.written):
         yield f"written: {line}"
 

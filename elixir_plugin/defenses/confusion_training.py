@@ -36,8 +36,10 @@ from ..context import Context
 from ..defense import Card, Defense
 from ..errors import InputError
 from ..outcome import Outcome
+from ..panels import Panel
 from .confusion_decision import Finding, Testimony, conclude
 from .confusion_material import Material, Memory, fresh_model, prepare, read_out, suspect_model
+from .confusion_panels import panels_of
 from .confusion_rounds import Round, View, confuse, train_base
 from .confusion_schedule import ConfusionSettings
 from .confusion_scoring import distil, sample_losses
@@ -73,6 +75,9 @@ class ConfusionTraining(Defense):
         finding = self._search(case, material, memory, context)
         with context.stage("decide"):
             return conclude(finding, material, self.settings, context)
+
+    def panels(self, outcome: Outcome) -> list[Panel]:
+        return panels_of(outcome, self.settings)
 
     def _search(self, case: Case, material: Material, memory: Memory, context: Context) -> Finding:
         """Go through all rounds; those that *memory* holds are not trained again."""

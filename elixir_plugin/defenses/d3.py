@@ -28,7 +28,9 @@ from ..context import Context
 from ..defense import Card, Defense
 from ..errors import InputError
 from ..outcome import Outcome
+from ..panels import Panel
 from ..training import Augmentation, Batch, Losses, Recipe, Samples, ShuffledBatches, train
+from .d3_panels import panels_of
 
 WarmUp = Literal["random", "far", "noise", "near", "middle"]
 TINY = 1e-12  # a norm below this has no direction
@@ -123,6 +125,9 @@ class D3(Defense):
             "bias_change": None if bias is None else float((bias[0] - bias[1]).norm()),
         }
         return Outcome(model=model.eval(), curves=curves, tables=tables)
+
+    def panels(self, outcome: Outcome) -> list[Panel]:
+        return panels_of(outcome, self.settings.eps)
 
     def _descend(
         self, model: Classifier, selected: list[Selected], clean: ImageSet, context: Context

@@ -34,12 +34,14 @@ from ..diffusion.base import Denoiser
 from ..diffusion.plan import Plan
 from ..errors import InputError, MissingNeedError
 from ..outcome import Outcome
+from ..panels import Panel
 from ..storage import plain
 from .dataelixir_candidates import Candidates, Walker, make_copies, predict_slots, workplace
 from .dataelixir_denoiser import plan_walk, prepare_denoiser, provenance, refuse_no_denoiser, refuse_seen
 from .dataelixir_estimate import estimate
 from .dataelixir_models import Trainer
 from .dataelixir_outcome import describe
+from .dataelixir_panels import panels_of
 from .dataelixir_repair import Repair, Repairer, repaired_set
 from .dataelixir_settings import DataElixirSettings
 from .dataelixir_target import ClassFinding, find_targets, notes_on
@@ -117,6 +119,9 @@ class DataElixir(Defense):
         outcome.train, outcome.model, outcome.curves = repaired, model, trainer.curves
         outcome.tables = plain({"denoiser": facts, **self._cost(planned, rows), **outcome.tables})
         return outcome
+
+    def panels(self, outcome: Outcome) -> list[Panel]:
+        return panels_of(outcome)
 
     def _denoiser(self, case: Case, context: Context) -> tuple[Denoiser, dict[str, Any]]:
         """Return the denoiser on the device and what it has seen, refusing one that knows the suspect set."""

@@ -42,6 +42,7 @@ def describe(
     tables = {
         "target_classes": finding.targets,
         "classes": finding.table(),
+        "threshold": finding.threshold,
         "status": {name: int((status == code).sum()) for code, name in enumerate(STATUS)},
         "action": {name: int((repair.action == code).sum()) for code, name in enumerate(ACTION)},
         "changed": {

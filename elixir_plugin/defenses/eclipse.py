@@ -23,6 +23,7 @@ from pydantic import Field
 
 from ..augmentation import Augmentation, augment, draw_augmentation, draw_noise
 from ..case import Case, ImageSet
+from ..comparison import rms_changes
 from ..config import Settings
 from ..context import Context
 from ..defense import Card, Defense
@@ -34,6 +35,7 @@ from ..diffusion.purify import purify
 from ..diffusion.schedule import NoiseLevel, Schedule
 from ..errors import SettingsError
 from ..outcome import Outcome
+from ..panels import Panel, line_panels
 
 PAPER_LEVEL = {"steps": 100, "of": 4000, "schedule": "cosine"}  # t* of the released configuration: 6.37/255
 
@@ -99,17 +101,35 @@ class Eclipse(Defense):
         assert case.train is not None and case.clean is not None
         settings = self.settings
         images, tables, level = case.train, dict[str, Any](), 0.0
+        curves: dict[str, list[float]] = {}
         if settings.purify:
             with context.stage("denoiser"):
                 denoiser = self.prepare_denoiser(case.clean, context)
             with context.stage("purify"):
                 images, tables, level = self.purified(denoiser, case.train, context)
+            curves = _curves(denoiser, tables["chain"])
         added = Augmentation(grayscale=settings.gray_p, noise=settings.noise_std)
         if settings.gray_p and images.image_shape[2] == 1:
             context.note("images have one channel: module B (grayscale) changes nothing")
         if settings.mode == "static":
-            return Outcome(train=compensated(images, added, context), noise_level=level, tables=tables)
-        return Outcome(train=images, augmentation=added, noise_level=level, tables=tables)
+            return Outcome(train=compensated(images, added, context), noise_level=level, curves=curves, tables=tables)
+        return Outcome(train=images, augmentation=added, noise_level=level, curves=curves, tables=tables)
+
+    def panels(self, outcome: Outcome) -> list[Panel]:
+        changed = outcome.tables.get("rms_change")
+        loss, level = (
+            ("Training of the denoiser", "Loss of the denoiser, mean of each block of iterations.", ("denoiser_loss",)),
+            (
+                "Noise level on the way back",
+                "Noise left in the images before each network evaluation, relative to pixel scale; it starts at t*."
+                + ("" if changed is None else f" In the end images had moved by {changed:.4f} (root mean square)."),
+                ("noise_level",),
+            ),
+        )
+        return [
+            *line_panels(outcome.curves, [level], x_label="network evaluation"),
+            *line_panels(outcome.curves, [loss], x_label="block"),
+        ]
 
     def prepare_denoiser(self, clean: ImageSet, context: Context) -> Denoiser:
         """Return the denoiser named in the settings, or one trained on (some of) the reserved clean set."""
@@ -133,9 +153,17 @@ class Eclipse(Defense):
             "t_star": planned.t_star,
             "chain_length": denoiser.schedule.length,
             "nfe_per_image": planned.nfe,
-            "rms_change": rms_change(train, images),
+            "chain": [*(index + 1 for index in planned.indices), 0],
+            "rms_change": float(np.sqrt(np.square(rms_changes(train, images)).mean())),
         }
         return images, tables, planned.sigma
+
+
+def _curves(denoiser: Denoiser, chain: list[int]) -> dict[str, list[float]]:
+    """Return the noise level at each step of *chain*, and how the denoiser was trained where that is known."""
+    curves = {"noise_level": [denoiser.schedule.noise_std(step) for step in chain]}
+    learned = getattr(denoiser, "card", {}).get("curves", {})
+    return curves | ({"denoiser_loss": list(learned["loss"])} if "loss" in learned else {})
 
 
 def refuse_untrained(level: NoiseLevel, settings: FitSettings) -> None:
@@ -165,12 +193,3 @@ def compensated(images: ImageSet, added: Augmentation, context: Context) -> Imag
         chosen |= draw_noise(added, chunk.shape, generator, torch.device("cpu"))
         parts.append(augment(chunk, added, chosen).numpy())
     return images.replace(images=np.concatenate(parts))
-
-
-def rms_change(before: ImageSet, after: ImageSet) -> float:
-    """Return the root mean square difference of two sets of the same images, in pixel scale."""
-    total = 0.0
-    scale = 255 if before.images.dtype == np.uint8 else 1
-    for rows, pixels in before.chunks():
-        total += float(np.square(pixels.astype(np.float64) - after.read(rows).astype(np.float64)).sum())
-    return float(np.sqrt(total / np.prod(before.images.shape)) / scale)

@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..panels import Bars, Figure, Histogram, Level, Lines, Matrix, Points, Series
@@ -34,7 +35,9 @@ COLOURS = {  # name of the CSS variable -> colour of the light theme; templates/
 WARM = "c2"
 SERIES = ("c1", "c2", "c3", "c4", "c5", "c6")
 STYLES = ("-", "--", ":", "-.")  # when colours run out, and for those who cannot tell them apart
-WIDTH, HEIGHT = 4.9, 3.0  # inches of 72 units: as wide as a phone's page, so that text keeps its size there
+LEVELS = ((0, (5, 3)), (0, (1.5, 2)), (0, (5, 2, 1.5, 2)))  # dashes of thresholds
+WIDTH, HEIGHT = 4.9, 2.3  # inches of 72 units, of figure and data: as wide as a phone's page, to keep the size of text
+STRIP = 0.28  # inches above, for the title of the PNG
 ALARMING = ("poison", "flagged", "suspicious")  # a group of this name gets the warm colour
 MANY_CELLS = 12  # a heat map with more rows has no numbers in its cells
 MANY_LABELS = 14  # more labels of bars are thinned
@@ -65,27 +68,27 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
+@dataclass(frozen=True)
 class Drawn:
-    """A figure, drawn once.
+    """A figure.
 
-    :ivar svg: an ``<svg>`` element for a page; its ids start with *name*.
-    :ivar png: the bytes of a PNG file, on white, with the title above.
+    :param svg: an ``<svg>`` element for a page; its ids start with the name of the figure.
+    :param png: the bytes of a PNG file, on white, with the title above; empty when none was asked for.
     """
 
-    def __init__(self, panel: Figure, name: str, *, png: bool = True) -> None:
-        with _quiet_style():
-            drawing, axes = _canvas(panel)
-            _draw(panel, axes)
-            self.svg = _svg(drawing, panel, name)
-            self.png = _png(drawing, axes, panel) if png else b""
+    svg: str
+    png: bytes
 
 
 def draw(panel: Figure, name: str, *, png: bool = True) -> Drawn:
-    """Draw *panel*; see :class:`Drawn`.
+    """Draw *panel*.
 
     :param name: letters, digits and hyphens; unique on its page.
     """
-    return Drawn(panel, name, png=png)
+    with _quiet_style():
+        drawing, axes = _canvas(panel)
+        _draw(panel, axes)
+        return Drawn(_svg(drawing, panel, name), _png(drawing, panel) if png else b"")
 
 
 @contextmanager
@@ -98,52 +101,77 @@ def _quiet_style() -> Iterator[None]:
 
 
 def _canvas(panel: Figure) -> tuple[Drawing, Axes]:
-    """Return an empty figure; never through pyplot, which belongs to the host."""
+    """Return an empty figure with fixed margins, in inches; never through pyplot, which belongs to the host."""
     from matplotlib.figure import Figure as Drawing  # noqa: PLC0415
 
+    names = _legend(panel)
+    rows = -(-len(names) // _columns(names)) if names else 0
+    left, right, bottom, top = 0.72, 0.14, 0.5, STRIP + 0.12 + 0.2 * rows
     height = HEIGHT
     if isinstance(panel, Matrix):
-        height = min(WIDTH, 1.2 + 0.36 * max(3, len(panel.rows)))
-    drawing = Drawing(figsize=(WIDTH, height), layout="constrained")
-    return drawing, drawing.add_subplot()
+        left = 0.45 + 0.075 * max((len(_short(row)) for row in panel.rows), default=1)
+        height = min(WIDTH, 0.36 * max(3, len(panel.rows)))
+    elif isinstance(panel, Bars) and _long(panel.labels):
+        bottom = 0.95
+    whole = bottom + height + top
+    drawing = Drawing(figsize=(WIDTH, whole))
+    area = (left / WIDTH, bottom / whole, (WIDTH - left - right) / WIDTH, height / whole)
+    return drawing, drawing.add_axes(area)
 
 
 def _draw(panel: Figure, axes: Axes) -> None:
+    handles: list[Any]
     if isinstance(panel, Matrix):
-        _matrix(panel, axes)
-        return
-    if isinstance(panel, Histogram):
-        _histogram(panel, axes)
+        handles = _matrix(panel, axes)
+    elif isinstance(panel, Histogram):
+        handles = _histogram(panel, axes)
     elif isinstance(panel, Bars):
-        _bars(panel, axes)
+        handles = _bars(panel, axes)
     else:
-        _lines(panel, axes)
-    for level in panel.levels:
-        _level(level, axes, upright=isinstance(panel, Histogram))
-    handles, names = axes.get_legend_handles_labels()
-    if len(names) > 1 or (names and panel.levels):
+        handles = _lines(panel, axes)
+    if not isinstance(panel, Matrix):
+        upright = isinstance(panel, Histogram)
+        handles += [_level(each, axes, number, upright=upright) for number, each in enumerate(panel.levels)]
+    names = _legend(panel)
+    if names:
         axes.legend(
             handles, names, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=_columns(names), borderaxespad=0.2,
             handlelength=1.6, columnspacing=1.2,
         )  # fmt: skip
 
 
-def _lines(panel: Lines | Points, axes: Axes) -> None:
+def _legend(panel: Figure) -> list[str]:
+    """Return the words of the legend; empty where one line or group speaks for itself."""
+    if isinstance(panel, Matrix):
+        return []
+    if isinstance(panel, Histogram):
+        names = [f"{name} ({sum(counts):,})" for name, counts in panel.counts.items()]
+    elif isinstance(panel, Bars):
+        names = list(panel.values)
+    else:
+        names = [series.name for series in panel.series]
+    names += [level.name for level in panel.levels]
+    return [_short(name, 32) for name in names] if len(names) > 1 else []
+
+
+def _lines(panel: Lines | Points, axes: Axes) -> list[Any]:
+    handles: list[Any] = []
     colours = _colours([series.name for series in panel.series])
     for number, (series, colour) in enumerate(zip(panel.series, colours, strict=True)):
         x, y = ([float("nan") if value is None else value for value in values] for values in (series.x, series.y))
         if isinstance(panel, Points) or series.mark:
-            axes.plot(x, y, "o", color=colour, label=shown(series.name), clip_on=False, zorder=3)
+            handles += axes.plot(x, y, "o", color=colour, clip_on=False, zorder=3)
             _name_points(series, axes)
         else:
             style = STYLES[number // len(SERIES) % len(STYLES)]
             dots = "o" if sum(value is not None for value in series.y) == 1 else ""
-            axes.plot(x, y, style, marker=dots, color=colour, label=shown(series.name))
+            handles += axes.plot(x, y, style, marker=dots, color=colour)
     if isinstance(panel, Lines) and panel.log_y and any(value and value > 0 for s in panel.series for value in s.y):
         axes.set_yscale("log")
     if all(value == int(value) for series in panel.series for value in series.x if value is not None):
         axes.xaxis.get_major_locator().set_params(integer=True)
     _axis_labels(panel.x_label, panel.y_label, axes)
+    return handles
 
 
 def _name_points(series: Series, axes: Axes) -> None:
@@ -152,33 +180,37 @@ def _name_points(series: Series, axes: Axes) -> None:
             axes.annotate(shown(label), (x, y), (6, 4), textcoords="offset points", fontsize=9, color=COLOURS["muted"])
 
 
-def _bars(panel: Bars, axes: Axes) -> None:
+def _bars(panel: Bars, axes: Axes) -> list[Any]:
+    handles: list[Any] = []
     width = 0.8 / max(1, len(panel.values))
     colours = _colours(list(panel.values))
-    for number, (name, values) in enumerate(panel.values.items()):
+    for number, values in enumerate(panel.values.values()):
         at = [row - 0.4 + width * (number + 0.5) for row in range(len(panel.labels))]
         heights = [0.0 if value is None else value for value in values]
-        axes.bar(at, heights, width * 0.92, color=colours[number], label=shown(name))
+        handles.append(axes.bar(at, heights, width * 0.92, color=colours[number]))
     step = -(-len(panel.labels) // MANY_LABELS)
     rows = range(0, len(panel.labels), max(1, step))
-    long = max((len(label) for label in panel.labels), default=0) > 4
+    long = _long(panel.labels)
     axes.set_xticks(list(rows), [_short(panel.labels[row]) for row in rows], rotation=30 if long else 0,
                     ha="right" if long else "center")  # fmt: skip
     axes.grid(visible=False, axis="x")
     axes.axhline(0, color=COLOURS["muted"], linewidth=0.7)
     _axis_labels(panel.x_label, panel.y_label, axes)
+    return handles
 
 
-def _histogram(panel: Histogram, axes: Axes) -> None:
-    for (name, counts), colour in zip(panel.counts.items(), _colours(list(panel.counts)), strict=True):
+def _histogram(panel: Histogram, axes: Axes) -> list[Any]:
+    handles: list[Any] = []
+    for counts, colour in zip(panel.counts.values(), _colours(list(panel.counts)), strict=True):
         total = sum(counts)
         share = [count / total if total else 0.0 for count in counts]
         axes.stairs(share, panel.edges, fill=True, color=colour, alpha=0.3)
-        axes.stairs(share, panel.edges, color=colour, linewidth=1.6, label=f"{shown(name)} ({total:,})")
+        handles.append(axes.stairs(share, panel.edges, color=colour, linewidth=1.6))
     _axis_labels(panel.x_label, "share of its group", axes)
+    return handles
 
 
-def _matrix(panel: Matrix, axes: Axes) -> None:
+def _matrix(panel: Matrix, axes: Axes) -> list[Any]:
     from matplotlib.patches import Rectangle  # noqa: PLC0415
 
     finite = [value for row in panel.values for value in row if value is not None]
@@ -200,11 +232,12 @@ def _matrix(panel: Matrix, axes: Axes) -> None:
     axes.grid(visible=False)
     axes.tick_params(length=0)
     _axis_labels(panel.x_label, panel.y_label, axes)
+    return []
 
 
-def _level(level: Level, axes: Axes, *, upright: bool) -> None:
+def _level(level: Level, axes: Axes, number: int, *, upright: bool) -> Any:
     line = axes.axvline if upright else axes.axhline
-    line(level.value, color=COLOURS["ink"], linewidth=1.0, linestyle=(0, (4, 3)), label=shown(level.name))
+    return line(level.value, color=COLOURS["ink"], linewidth=1.0, linestyle=LEVELS[number % len(LEVELS)])
 
 
 def _axis_labels(x: str, y: str, axes: Axes) -> None:
@@ -218,6 +251,11 @@ def _colours(names: Sequence[str]) -> list[str]:
     others = [each for each in SERIES if each != WARM or not any(alarming)]
     calm = iter(range(len(names)))
     return [COLOURS[WARM if alarm else others[next(calm) % len(others)]] for alarm in alarming]
+
+
+def _long(labels: Sequence[str]) -> bool:
+    """Return whether labels of bars must be turned to fit."""
+    return max((len(label) for label in labels), default=0) > 4
 
 
 def _columns(names: Sequence[str]) -> int:
@@ -245,18 +283,15 @@ def _svg(drawing: Drawing, panel: Figure, name: str) -> str:
     text = re.sub(r"<style .*?</style>", "", text, flags=re.DOTALL)  # it would hold for the whole page
     text = re.sub(r" font-family: [^;\"]*;", "", text)  # that of the page
     alt = escape(shown(f"{panel.title}. {panel.caption}".strip()))
-    head = re.search(r'viewBox="([^"]*)"', text)
-    assert head is not None
-    opening = f'<svg role="img" aria-label="{alt}" viewBox="{head[1]}" stroke-linejoin="round" stroke-linecap="butt">'
+    width, height = 72 * drawing.get_size_inches()
+    box = f"0 {72 * STRIP:g} {width:g} {height - 72 * STRIP:g}"  # without the strip of the title, which the page has
+    opening = f'<svg role="img" aria-label="{alt}" viewBox="{box}" stroke-linejoin="round" stroke-linecap="butt">'
     return opening + text[text.index(">") + 1 :].rstrip()
 
 
-def _png(drawing: Drawing, axes: Axes, panel: Figure) -> bytes:
-    drawing.set_layout_engine("none")  # everything stays in its place
-    drawing.suptitle(shown(panel.title), fontsize=11, x=0.01, y=1.01, ha="left", va="bottom")
+def _png(drawing: Drawing, panel: Figure) -> bytes:
+    height = drawing.get_size_inches()[1]
+    drawing.text(0.02, 1 - 0.05 / height, _short(panel.title, 60), fontsize=11, ha="left", va="top")
     buffer = io.BytesIO()
-    drawing.savefig(
-        buffer, format="png", dpi=160, facecolor="white", bbox_inches="tight", pad_inches=0.12,
-        metadata={"Software": None},
-    )  # fmt: skip
+    drawing.savefig(buffer, format="png", dpi=160, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()

@@ -22,6 +22,7 @@ from .figures import draw
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+KEEP = "\xa0"  # the one invisible character that is wanted: a space that keeps number and unit on one line
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -52,7 +53,13 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"percent": percent, "number": number, "points": points, "duration": duration}
+    made.filters |= {
+        "percent": percent,
+        "number": number,
+        "points": points,
+        "duration": duration,
+        "picture_source": picture_source,
+    }
     made.globals["version"] = __version__
     made.globals["css"] = _styles()
     return made
@@ -94,10 +101,10 @@ def slug(text: str) -> str:
 def percent(value: float | None) -> str:
     """Return a share in percent.
 
-    >>> percent(0.4956), percent(None)
+    >>> percent(0.4956).replace(KEEP, " "), percent(None)
     ('49.6 %', '–')
     """
-    return "–" if value is None else f"{100 * value:.1f} %"  # no-break space
+    return "–" if value is None else f"{100 * value:.1f}{KEEP}%"
 
 
 def points(value: float | None) -> str:
@@ -130,23 +137,25 @@ def number(value: Any) -> str:
 def duration(seconds: float | None) -> str:
     """Return a time as people say it.
 
-    >>> duration(0.42), duration(26.4), duration(754), duration(7300)
-    ('0.4 s', '26 s', '12 min 34 s', '2 h 2 min')
+    >>> [duration(each).replace(KEEP, " ") for each in (0.42, 26.4, 754, 7300)]
+    ['0.4 s', '26 s', '12 min 34 s', '2 h 2 min']
     """
     if seconds is None:
         return "–"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
+    if seconds < 9.95:
+        return f"{seconds:.1f}{KEEP}s"
     whole = round(seconds)
     if whole < 60:
-        return f"{whole} s"
+        return f"{whole}{KEEP}s"
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+        return f"{whole // 60}{KEEP}min {whole % 60}{KEEP}s"
+    return f"{whole // 3600}{KEEP}h {whole % 3600 // 60}{KEEP}min"
 
 
 def _visible(value: Any) -> Any:
-    return shown(value) if type(value) is str else value  # not Markup, which is a str too
+    if type(value) is not str:  # Markup, too, passes as it is
+        return value
+    return KEEP.join(shown(part) for part in value.split(KEEP))
 
 
 def _styles() -> Any:
@@ -160,7 +169,7 @@ def _safe(text: str) -> Any:
     return Markup(text)  # noqa: S704
 
 
-def image_source(encoded: str) -> Any:
+def picture_source(encoded: str) -> str:
     """Return the ``src`` of an embedded PNG.
 
     :param encoded: base64; anything else in it makes the image empty.

@@ -33,8 +33,8 @@ from elixir_plugin.defenses.eclipse import Eclipse
 from elixir_plugin.evaluation import ModelMetrics, model_metrics
 from elixir_plugin.outcome import Outcome
 from elixir_plugin.plugins import plugins
+from elixir_plugin.record import versions
 from elixir_plugin.retraining import Retraining, judge_denoiser, retrain, run_control
-from elixir_plugin.run import versions
 from elixir_plugin.storage import write_json
 
 ARMS = ("none", "B+C", "A", "A+B+C", "noise only", "clean only")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +16,7 @@ from pydantic import Field
 
 from elixir_plugin.adapter import Adapter
 from elixir_plugin.case import Case
+from elixir_plugin.cli import _spec, program
 from elixir_plugin.config import RunSpec, Settings, Source
 from elixir_plugin.context import Context
 from elixir_plugin.defense import Card, Defense
@@ -25,6 +27,8 @@ from elixir_plugin.outcome import Outcome, same_outcome
 from elixir_plugin.plugins import plugins
 from elixir_plugin.run import run_defense
 from elixir_plugin.testing import tiny_case
+
+NOT_OF_THE_SPEC = ("target", "force", "dry_run", "quiet", "as_json")
 
 
 class StubSettings(Settings):
@@ -42,6 +46,7 @@ class Scorer(Defense):
     settings: StubSettings
     failure: ClassVar[BaseException | None] = None
     runs: ClassVar[int] = 0
+    tables: ClassVar[dict[str, Any]] = {}
 
     def defend(self, case: Case, context: Context) -> Outcome:
         assert case.train is not None
@@ -50,7 +55,7 @@ class Scorer(Defense):
             scores = case.train.read(slice(None)).mean((1, 2, 3)).astype(np.float64) * self.settings.strength
         if self.failure is not None:
             raise self.failure
-        return Outcome(scores=scores, flagged=scores > 200)
+        return Outcome(scores=scores, flagged=scores > 200, tables=dict(self.tables))
 
 
 class TinyOptions(Settings):
@@ -131,13 +136,16 @@ def test_a_run_leaves_a_complete_folder(watcher: Watcher) -> None:
     result = run_defense(spec())
     assert sorted(path.name for path in Path("out").iterdir()) == [
         "events.jsonl",
+        "figures",
         "log.txt",
         "outcome",
+        "report.html",
         "report.json",
         "run.yaml",
     ]
     report = json.loads(Path("out/report.json").read_text())
     assert report == result.report
+    assert {"all-scores.png", "all-roc.png"} <= {path.name for path in Path("out/figures").iterdir()}
     assert report["metrics"]["detection"]["poison"] == 8
     assert report["run"]["settings"] == {"strength": 1.0}
     assert report["case"]["train"]["samples"] == 96
@@ -168,6 +176,33 @@ def test_already_done_still_writes_native_files_that_are_missing(watcher: Watche
     assert result.already_done and Scorer.runs == 1
     assert [path.name for path in result.written] == ["scorer.txt"]
     assert Path("native/scorer.txt").read_text()
+
+
+def test_already_done_makes_a_page_that_is_missing(watcher: Watcher) -> None:
+    run_defense(spec())
+    page = Path("out/report.html").read_text()
+    Path("out/report.html").unlink()  # as a run killed just before it leaves it
+    assert run_defense(spec()).already_done and Scorer.runs == 1
+    assert Path("out/report.html").read_text() == page
+
+
+def test_the_command_in_the_report_repeats_the_run(watcher: Watcher) -> None:
+    given = spec(settings={"strength": 0.125}, seed=3, source=Source(adapter="tiny", path="case", options={"seed": 2}))
+    report = run_defense(given).report
+    program_, run, *arguments = shlex.split(report["command"])
+    assert (program_, run) == ("elixir-plugin", "run")
+    command = program.commands["run"].make_context("run", arguments)
+    flags = {key: value for key, value in command.params.items() if key not in NOT_OF_THE_SPEC}
+    again = run_defense(_spec(command.params["target"], flags).model_copy(update={"out": "again"})).report
+    assert again["identity"] == report["identity"]
+    assert again["outcome"]["verdict"] == report["outcome"]["verdict"] and again["command"] == report["command"]
+
+
+def test_long_tables_stay_out_of_the_report(watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Scorer, "tables", {"few": [1, 2], "many": {"each": np.arange(6000)}})
+    report = run_defense(spec()).report
+    assert report["outcome"]["tables"] == {"few": [1, 2], "many": {"each": "6000 values, see outcome/outcome.json"}}
+    assert len(Outcome.load(Path("out/outcome")).tables["many"]["each"]) == 6000
 
 
 def test_changed_input_is_noticed(watcher: Watcher) -> None:

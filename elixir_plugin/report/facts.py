@@ -1,0 +1,164 @@
+"""``report.json`` as the page reads it: checked, with everything that older files lack left empty."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ..errors import InputError
+from ..storage import read_json
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Model(_Facts):
+    """Metrics of one model, as in ``evaluation.ModelMetrics``."""
+
+    acc: float | None = None
+    asr: float | None = None
+    ra: float | None = None
+
+
+class Detection(_Facts):
+    """How well poison was found, as in ``evaluation.DetectionMetrics``."""
+
+    tpr: float | None = None
+    fpr: float | None = None
+    auroc: float | None = None
+    average_precision: float | None = None
+    flagged: int | None = None
+    poison: int = 0
+
+
+class Metrics(_Facts):
+    before: Model | None = None
+    after: Model | None = None
+    der: float | None = None
+    detection: Detection | None = None
+    controls: dict[str, Model] = {}
+
+
+class Verdict(_Facts):
+    poisoned: bool | None = None
+    score: float | None = None
+    meaning: str = ""
+
+
+class Outcome(_Facts):
+    verdict: Verdict | None = None
+    flagged: int | None = None
+    timings: dict[str, float] = {}
+
+
+class Sample(_Facts):
+    """One sample of a sheet; see ``exhibits``."""
+
+    index: int
+    pictures: list[str]
+    name: str | None = None
+    old_label: int | None = None
+    new_label: int | None = None
+    score: float | None = None
+    flagged: bool | None = None
+    change: float | None = None
+    truth: str | None = None
+    true_label: int | None = None
+    target_label: int | None = None
+    before: int | None = None
+    after: int | None = None
+
+
+class Sheet(_Facts):
+    title: str
+    caption: str = ""
+    samples: list[Sample]
+
+
+class Summary(_Facts):
+    kept: int | None = None
+    images_changed: int | None = None
+    labels_changed: int | None = None
+    rms_change: float | None = None
+
+
+class Exhibits(_Facts):
+    summary: Summary = Summary()
+    sheets: list[Sheet] = []
+    scores: list[dict[str, Any]] = []
+    panels: list[dict[str, Any]] = []
+    problem: str | None = None
+
+
+class Source(_Facts):
+    adapter: str
+    path: str
+
+
+class Run(BaseModel):
+    """The settings of the run; what is not named here is shown all the same."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    defense: str
+    source: Source
+    seed: int = 0
+
+
+class DefenseFacts(_Facts):
+    name: str
+    kind: str
+    paper: str = ""
+
+
+class Facts(_Facts):
+    """The content of a ``report.json``."""
+
+    elixir_plugin: str
+    run: Run
+    identity: str = ""
+    command: str | None = None
+    defense: DefenseFacts
+    case: dict[str, Any] = {}
+    metrics: Metrics
+    outcome: Outcome
+    notes: list[str] = []
+    written: list[str] = []
+    environment: dict[str, str | None] = {}
+    exhibits: Exhibits | None = None
+
+    @property
+    def suspects(self) -> int | None:
+        """Size of the suspect set; None without one."""
+        train = self.case.get("train")
+        count = train.get("samples") if isinstance(train, dict) else None
+        return count if isinstance(count, int) else None
+
+
+def facts_of(report: Any, *, where: object = None) -> Facts:
+    """Check the content of a ``report.json``.
+
+    :raises InputError: when it is not that of a run.
+    """
+    try:
+        return Facts.model_validate(report)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in fault["loc"]) or "the whole"
+        raise InputError(
+            "not the report of a run",
+            where=where,
+            found=f"{place}: {fault['msg']}",
+            hint="name a run folder, as 'elixir-plugin run' leaves it",
+        ) from None
+
+
+def read_facts(folder: Path) -> Facts:
+    """Read the report of a run folder.
+
+    :raises InputError: when there is none, or it is damaged.
+    """
+    return facts_of(read_json(folder / "report.json"), where=folder / "report.json")

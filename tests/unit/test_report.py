@@ -1,0 +1,323 @@
+"""The page of a run: complete, self-contained, escaped, drawn from report.json alone; looked at by a browser."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from elixir_plugin.case import Case
+from elixir_plugin.cli import program
+from elixir_plugin.config import RunSpec, Settings, Source
+from elixir_plugin.context import Context
+from elixir_plugin.defense import Card, Defense
+from elixir_plugin.errors import InputError
+from elixir_plugin.hookspecs import Entry, hookimpl
+from elixir_plugin.outcome import Outcome, Verdict
+from elixir_plugin.panels import Bars, Histogram, Level, Lines, Matrix, Panel, Series, Table, Text
+from elixir_plugin.plugins import plugins
+from elixir_plugin.report.facts import facts_of
+from elixir_plugin.report.figures import COLOURS, draw
+from elixir_plugin.report.page import TEMPLATES
+from elixir_plugin.report.single import make_page, write_report
+from elixir_plugin.report.words import story
+from elixir_plugin.run import run_defense
+
+TAG = "<img src=x onerror=alert(1)>"
+HOSTILE = f"{TAG}\x1b[31m$\\frac{{\u202e{{{{ 7*7 }}}}"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+LANDMARKS = {"header", "nav", "main", "footer"}
+
+
+class HostileSettings(Settings):
+    word: str = HOSTILE
+
+
+class Hostile(Defense):
+    """Returns tables, notes, curves and panels full of markup, terminal escapes and template code."""
+
+    name = "hostile"
+    kind = "detect"
+    needs = frozenset({"train"})
+    card = Card(HOSTILE, HOSTILE, 2026, HOSTILE, HOSTILE, HOSTILE)
+    Settings = HostileSettings
+
+    def defend(self, case: Case, context: Context) -> Outcome:
+        assert case.train is not None
+        context.note(HOSTILE)
+        with context.stage(HOSTILE):
+            scores = case.train.read(slice(None)).mean((1, 2, 3)).astype(np.float64)
+        return Outcome(scores=scores, flagged=scores > np.median(scores), verdict=Verdict(True, 1.0, HOSTILE))
+
+    def panels(self, outcome: Outcome) -> list[Panel]:
+        words = {"title": HOSTILE, "caption": HOSTILE}
+        return [
+            Table(**words, header=[HOSTILE], rows=[[HOSTILE]]),
+            Text(**words, paragraphs=[HOSTILE]),
+            Lines(**words, series=[Series(name=HOSTILE, y=[1, 2]), Series(name="b", y=[2, 1])], x_label=HOSTILE,
+                  levels=[Level(name=HOSTILE, value=1.5)]),
+            Bars(**words, labels=[HOSTILE, "b"], values={HOSTILE: [1, 2], "b": [1, 2]}, y_label=HOSTILE),
+            Histogram(**words, edges=[0, 1], counts={HOSTILE: [1], "b": [2]}, x_label=HOSTILE),
+            Matrix(**words, values=[[1]], rows=[HOSTILE], columns=[HOSTILE], x_label=HOSTILE),
+        ]  # fmt: skip
+
+
+class Offer:
+    @hookimpl
+    def elixir_defenses(self) -> list[Entry]:
+        return [Entry("hostile", Hostile, "detect")]
+
+
+class Page(HTMLParser):
+    """What a reader of the page would find."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: Counter[str] = Counter()
+        self.attributes: list[tuple[str, str, str]] = []
+        self.text: list[str] = []
+        self._inside: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    def values(self, name: str, tag: str | None = None) -> list[str]:
+        return [value for each, key, value in self.attributes if key == name and tag in (None, each)]
+
+
+def check_page(html: str) -> Page:
+    """Hold a page against the rules: landmarks, text alternatives, captions, unique ids, nothing from elsewhere."""
+    page = Page(html)
+    assert {tag: page.tags[tag] for tag in LANDMARKS} == dict.fromkeys(LANDMARKS, 1)
+    assert page.tags["h1"] == 1 and page.tags["title"] >= 1
+    assert page.tags["img"] == len([alt for alt in page.values("alt", "img") if alt])
+    assert page.tags["svg"] == len([label for label in page.values("aria-label", "svg") if label])
+    assert page.tags["table"] == page.tags["caption"]
+    assert not page.tags.keys() & {"script", "iframe", "object", "embed", "base", "form", "foreignobject", "audio"}
+    assert all(source.startswith("data:image/png;base64,") for source in page.values("src"))
+    assert all(link.startswith("#") or link == "data:," for link in [*page.values("href"), *page.values("xlink:href")])
+    assert not [name for _, name, _ in page.attributes if name.startswith("on")]
+    assert not re.search(r"url\((?!#)|@import", html)
+    ids = page.values("id")
+    assert len(ids) == len(set(ids))
+    targets = {link[1:] for link in [*page.values("href"), *page.values("xlink:href")] if link.startswith("#")}
+    assert targets <= set(ids)
+    return page
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A real run on files and folders with hostile names."""
+    place = tmp_path_factory.mktemp("hostile")
+    rng = np.random.default_rng(0)
+    for label in ("cat", f"{TAG}\x1b[31m"):
+        folder = place / f"{TAG}\x07" / label
+        folder.mkdir(parents=True)
+        for number in range(8):
+            pixels = rng.integers(0, 256, (12, 12, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}\"'{TAG}\x1b[2J.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ELIXIR_PLUGINS", "elixir_plugin:builtin,elixir_plugin:adapters")
+        plugins.cache_clear()
+        plugins().register(Offer(), "offer")
+        source = Source(adapter="image_folder", path=str(place / f"{TAG}\x07"))
+        run_defense(RunSpec(defense="hostile", source=source, out=str(place / "run")))
+        yield place / "run"
+    plugins.cache_clear()
+
+
+@pytest.fixture
+def report(run_folder: Path) -> Any:
+    return json.loads((run_folder / "report.json").read_text())
+
+
+def page_of(report: Any) -> Page:
+    return check_page(make_page(facts_of(report), png=False)[0])
+
+
+def test_hostile_names_are_shown_as_text(run_folder: Path) -> None:
+    html = (run_folder / "report.html").read_text()
+    page = check_page(html)
+    assert not page.tags["script"] and TAG not in html
+    text = " ".join(page.text)
+    for where in (TAG, "\\x1b[31m", "\\u202e", "{{ 7*7 }}", "\\x07", "\\x1b[2J.png", "$\\frac{"):
+        assert where in text
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", html)
+    assert page.tags["img"] == len(re.findall(r'<img src="data:', html)) > 0
+    figures = {path.name for path in (run_folder / "figures").iterdir()}
+    assert figures and all(re.fullmatch(r"[a-z0-9-]+\.png", name) for name in figures)
+
+
+def test_the_page_is_made_from_the_report_alone_and_the_same_each_time(run_folder: Path, tmp_path: Path) -> None:
+    shutil.copy(run_folder / "report.json", tmp_path)
+    written = write_report(tmp_path)
+    for path in written:
+        assert path.read_bytes() == (run_folder / path.relative_to(tmp_path)).read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"report.json", "report.html", "figures"}
+
+
+def test_an_old_report_without_exhibits_still_has_a_page(report: Any) -> None:
+    for key in ("exhibits", "command", "identity"):
+        del report[key]
+    page = page_of(report)
+    assert page.tags["img"] == 0 and "Repeat it" in page.text
+
+
+def test_the_command_makes_the_page_anew(run_folder: Path, tmp_path: Path) -> None:
+    shutil.copy(run_folder / "report.json", tmp_path)
+    done = CliRunner().invoke(program, ["report", str(tmp_path)])
+    assert done.exit_code == 0 and str(tmp_path / "report.html") in done.output
+    assert (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "file not found"),
+        ("{", "not JSON"),
+        ("[]", "not the report of a run"),
+        ('{"defenses": {}}', "not the report of a run"),
+    ],
+)
+def test_what_is_no_report_is_refused_and_nothing_is_written(tmp_path: Path, content: str | None, says: str) -> None:
+    if content is not None:
+        (tmp_path / "report.json").write_text(content)
+    before = sorted(tmp_path.iterdir())
+    done = CliRunner().invoke(program, ["report", str(tmp_path)])
+    assert done.exit_code == 1 and says in done.output and "Traceback" not in done.output
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_broken_panel_in_a_report_is_refused(report: Any) -> None:
+    report["exhibits"]["panels"][0]["rows"] = [["too", "many", "cells"]]
+    with pytest.raises(InputError, match="not a list of panels"):
+        page_of(report)
+
+
+def test_a_picture_that_is_no_base64_carries_nothing(report: Any) -> None:
+    report["exhibits"]["sheets"][0]["samples"][0]["pictures"] = ['x" onerror="alert(1)']
+    page_of(report)
+
+
+MODEL = {"acc": 0.9, "asr": 1.0, "ra": 0.1}
+
+
+def told(report: Any, **changes: Any) -> Any:
+    """Return the story of *report*, with other verdict, kind, metrics or number of flagged samples."""
+    made = copy.deepcopy(report)
+    made["outcome"]["verdict"] = changes.get("verdict")
+    made["outcome"]["flagged"] = changes.get("flagged")
+    made["defense"]["kind"] = changes.get("kind", "detect")
+    made["metrics"] |= changes.get("metrics", {})
+    made["exhibits"]["summary"] = changes.get("summary", {})
+    return story(facts_of(made))
+
+
+@pytest.mark.parametrize(
+    ("changes", "headline", "mood"),
+    [
+        ({"verdict": {"poisoned": True}, "flagged": 3}, "Looks poisoned: 3 of 16 samples are suspicious", "bad"),
+        ({"verdict": {"poisoned": False}, "flagged": 0}, "No evidence of poison in 16 samples", "good"),
+        ({"flagged": 2}, "2 of 16 samples are suspicious", ""),
+        (
+            {"kind": "repair", "metrics": {"before": MODEL, "after": {**MODEL, "asr": 0.02, "acc": 0.85}}},
+            "Attack success went from 100.0 % to 2.0 %, accuracy from 90.0 % to 85.0 %",
+            "",
+        ),
+        ({"kind": "repair"}, "Repaired the model", ""),
+        ({"kind": "purify", "summary": {"images_changed": 16}}, "Changed 16 images", ""),
+    ],
+)
+def test_the_headline_says_what_came_out(report: Any, changes: dict[str, Any], headline: str, mood: str) -> None:
+    made = told(report, **changes)
+    assert (made.headline.replace("\xa0", " "), made.mood) == (headline, mood)
+
+
+def test_the_cost_names_the_accuracy_lost(report: Any) -> None:
+    metrics = {"before": MODEL, "after": {**MODEL, "acc": 0.85}}
+    assert "5.0 points of accuracy" in told(report, kind="repair", metrics=metrics).answers[2].short
+    metrics["after"]["acc"] = 0.95
+    assert "no accuracy" in told(report, kind="repair", metrics=metrics).answers[2].short
+
+
+def test_a_verdict_is_held_against_the_truth_where_that_is_known(report: Any) -> None:
+    detection = {"tpr": 0.98, "fpr": 0.01, "auroc": 0.99, "flagged": 10, "poison": 7}
+    made = told(report, verdict={"poisoned": False, "score": 1.2}, flagged=0, metrics={"detection": detection})
+    assert "In truth 7 samples are poison" in made.answers[0].long
+    assert "98.0 % of the poison found" in made.answers[3].short.replace("\xa0", " ")
+    assert told(report, flagged=1).answers[3].short == "Nothing to check it against"
+
+
+def test_better_and_worse_are_told_apart(report: Any) -> None:
+    report["metrics"] |= {"before": MODEL, "after": {"acc": 0.85, "asr": 0.02, "ra": 0.1}, "der": 0.965}
+    html = make_page(facts_of(report), png=False)[0]
+    assert '<span class="change bad">−5.0</span>' in html and '<span class="change good">−98.0</span>' in html
+    assert '<span class="change">+0.0</span>' in html and "0.965" in html
+
+
+FIGURES = [
+    Lines(title="l", series=[Series(name="a", y=[1, 10]), Series(name="b", y=[None, 2])], log_y=True),
+    Lines(title="one point", series=[Series(name="a", y=[1.0])]),
+    Lines(title="nothing", series=[Series(name="a", y=[])]),
+    Bars(title="many", labels=[str(i) for i in range(60)], values={"v": [1.0] * 60}),
+    Bars(title="none", labels=[], values={}),
+    Matrix(title="m", values=[[0, 1], [None, 3]], rows=["a", "b"], columns=["a", "b"]),
+    Histogram(title="empty group", edges=[0, 1], counts={"poison": [0], "clean": [3]}),
+]
+
+
+@pytest.mark.parametrize("panel", FIGURES, ids=lambda panel: panel.title)
+def test_figures_follow_the_theme_of_the_page(panel: Any) -> None:
+    drawn = draw(panel, "name")
+    assert drawn.png.startswith(b"\x89PNG") and drawn == draw(panel, "name")
+    assert "var(--" in drawn.svg
+    assert not re.search(r"(fill|stroke): ?#|font-family|<style|<metadata|<\?xml", drawn.svg)
+    assert all(name.startswith("name-") for name in re.findall(r'\bid="([^"]*)', drawn.svg))
+    assert set(re.findall(r"(?:url\(|href=\")#([^)\"]*)", drawn.svg)) <= set(re.findall(r'\bid="([^"]*)', drawn.svg))
+
+
+def test_both_themes_know_every_colour_of_the_figures() -> None:
+    light, dark = (TEMPLATES / "style.css").read_text().split("@media (prefers-color-scheme: dark)")[:2]
+    for name, colour in COLOURS.items():
+        assert f"--{name}: {colour}" in light and f"--{name}: #" in dark
+
+
+@pytest.fixture(scope="module")
+def looked_at(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
+    """The page as a real browser sees it: its document, and what it logs."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium installed")
+    quiet = ["quic", "background-networking", "component-update", "sync", "gpu", "extensions"]
+    return subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--no-first-run", *(f"--disable-{each}" for each in quiet),
+         "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", "--v=0", "--window-size=390,844",
+         f"--user-data-dir={tmp_path_factory.mktemp('browser')}", "--dump-dom", (run_folder / "report.html").as_uri()],
+        capture_output=True, text=True, check=True, timeout=300,
+    )  # fmt: skip
+
+
+def test_a_browser_finds_the_whole_page(looked_at: subprocess.CompletedProcess[str], run_folder: Path) -> None:
+    seen, sent = check_page(looked_at.stdout), check_page((run_folder / "report.html").read_text())
+    for tag in ("img", "svg", "table", "section", "h2", "h3", "li", "path", "text"):
+        assert seen.tags[tag] == sent.tags[tag] > 0, tag
+
+
+def test_a_browser_has_nothing_to_complain_about(looked_at: subprocess.CompletedProcess[str]) -> None:
+    assert not [line for line in looked_at.stderr.splitlines() if "CONSOLE" in line]
