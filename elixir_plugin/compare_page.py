@@ -11,7 +11,7 @@ import yaml
 from .compare_table import UNDEFENDED, Row, cell_text, explanation, remark, seconds_of, title, used_columns
 from .panels import Panel, Points, Series
 from .report.page import Shown, prepare, render
-from .storage import atomic_file
+from .report.single import write_page
 
 PAGE = "compare.html"
 Measure = Callable[[Row], float | None]
@@ -25,14 +25,7 @@ def write_compare_page(folder: Path, results: Mapping[str, Any], timings: Mappin
     :raises RunError: when *folder* cannot be written.
     """
     figures = prepare(panels(results["table"], timings), "compare")
-    written = [folder / PAGE]
-    with atomic_file(written[0]) as temporary:
-        temporary.write_text(page(results, timings, figures), encoding="utf-8")
-    for figure in figures:
-        written.append(folder / "figures" / f"{figure.name}.png")
-        with atomic_file(written[-1]) as temporary:
-            temporary.write_bytes(figure.png)
-    return written
+    return write_page(folder, PAGE, page(results, timings, figures), figures)
 
 
 def page(results: Mapping[str, Any], timings: Mapping[str, Any], figures: list[Shown]) -> str:
