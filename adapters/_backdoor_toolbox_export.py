@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..case import Case, ImageSet
 from ..config import Source
 from ..errors import InputError
@@ -98,8 +100,8 @@ def _how_to_read(case: Case, dataset: str) -> dict[str, Any]:
         _log("the toolkit builds the network named in its config.py; this model is a %s", case.model.architecture)
     known = DATASETS.get(dataset, DataSet(0, (0.0,), (1.0,)))
     for name, usual in (("mean", known.mean), ("std", known.std)):
-        values = getattr(case.model, name).flatten()
-        if values.tolist() != type(values)(usual).expand_as(values).tolist():
+        values = getattr(case.model, name).flatten().numpy()
+        if not np.array_equal(*np.broadcast_arrays(values, np.float32(usual))):
             found[name] = values.tolist()
             _log("the toolkit normalises %s with %s %s; this model expects %s", dataset, name, usual, found[name])
     return found
