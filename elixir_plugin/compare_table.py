@@ -78,11 +78,13 @@ def _row(case: str, defense: str, cells: Sequence[Mapping[str, Any]], when: str)
 def _metric(cell: Mapping[str, Any], metric: str, when: str) -> float | None:
     metrics = cell["metrics"]
     if metric in ("acc", "asr", "ra"):
-        return (metrics[when] or {}).get(metric)
+        value: float | None = (metrics[when] or {}).get(metric)
+        return value
     if when == "before":
         return None
     found = metrics if metric == "der" else metrics["detection"] or {}
-    return found.get(metric)  # type: ignore[no-any-return]
+    value = found.get(metric)
+    return value
 
 
 def _spread(by_seed: Mapping[int, float]) -> dict[str, Any]:
