@@ -77,12 +77,14 @@ def _row(case: str, defense: str, cells: Sequence[Mapping[str, Any]], when: str)
 
 def _metric(cell: Mapping[str, Any], metric: str, when: str) -> float | None:
     metrics = cell["metrics"]
+    found: Mapping[str, float | None] = metrics
     if metric in ("acc", "asr", "ra"):
-        return (metrics[when] or {}).get(metric)
-    if when == "before":
-        return None
-    found = metrics if metric == "der" else metrics["detection"] or {}
-    return found.get(metric)  # type: ignore[no-any-return]
+        found = metrics[when] or {}
+    elif when == "before":
+        found = {}
+    elif metric != "der":
+        found = metrics["detection"] or {}
+    return found.get(metric)
 
 
 def _spread(by_seed: Mapping[int, float]) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def type_text(about: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
         return json.dumps(about["const"])
     kind = about.get("type")
     if kind == "array":
-        items = about.get("items") or next(iter(about.get("prefixItems", [])), {})
+        items: Mapping[str, Any] = about.get("items") or next(iter(about.get("prefixItems", [])), {})
         return f"list of {type_text(items, schema)}"
     if kind == "object":
         inner = about.get("additionalProperties")
@@ -171,8 +171,9 @@ def _classes_in(annotation: Any) -> Iterator[Model]:
 
 def _description(model: Model, name: str) -> str:
     """Return the description of a field, from the class that gave one last."""
-    fields = [cls.model_fields[name] for cls in model.__mro__ if name in getattr(cls, "model_fields", {})]
-    return next((field.description for field in fields if field.description), "")
+    classes = [cls for cls in model.__mro__ if issubclass(cls, config.Settings) and name in cls.model_fields]
+    fields = [cls.model_fields[name] for cls in classes]
+    return next((field.description for field in fields if field.description), None) or ""
 
 
 def _docstring_params(model: Model) -> dict[str, str]:
