@@ -30,11 +30,13 @@ from ..defense import Card, Defense
 from ..diffusion.generators import AdjustableGenerator, ImageGenerator
 from ..errors import InputError, MissingNeedError
 from ..outcome import Outcome
+from ..panels import Panel
 from ..storage import plain
 from .image_variations_generator import Loaded, choose_backend, load_generator, refuse_store
 from .image_variations_making import Maker, Variations, make_variations, workplace
 from .image_variations_models import Trainer, mixed
 from .image_variations_outcome import compare, notes_on
+from .image_variations_panels import panels_of
 from .image_variations_preview import sheet
 from .image_variations_settings import ImageVariationsSettings
 from .image_variations_strength import Strength, find_strength
@@ -83,6 +85,9 @@ class ImageVariations(Defense):
     def prepare_generator(self, case: Case, context: Context) -> Loaded:
         """Return the generator of the settings."""
         return load_generator(case, self.settings, context)
+
+    def panels(self, outcome: Outcome) -> list[Panel]:
+        return panels_of(outcome, self.settings.search.agreement)
 
     def preview(self, case: Case, context: Context, count: int) -> list[Tensor]:
         """Return rows of an image and its variations, the very ones that a run makes.

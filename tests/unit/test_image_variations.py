@@ -409,6 +409,14 @@ def test_classes_are_compared_in_the_teachers_eyes() -> None:
     assert all(0 <= row[key] <= 1 for row in rows for key in ("agreement", "relabelled"))
 
 
+def test_the_report_shows_the_search_the_classes_and_the_training() -> None:
+    outcome = run()
+    titles = [panel.title for panel in stubbed().panels(outcome)]
+    assert titles == ["Variations in the teacher's eyes", "Student"]  # the teacher was not trained here
+    outcome.curves |= {"strength": [0.2, 0.4], "strength_agreement": [0.9, 0.6]}
+    assert stubbed().panels(outcome)[0].title == "Search of the strength"
+
+
 def test_the_teacher_stands_in_as_before() -> None:
     case = dataclasses.replace(tiny_case(), model=None)
     _, evaluation = execute(stubbed(), case, Context())
