@@ -100,7 +100,7 @@ class Detector(Configured):
         if outcome.flagged is not None:
             return [int(not flag) for flag in outcome.flagged]
         if outcome.kept is not None:
-            return np.isin(np.arange(len(self.x_train)), outcome.kept).astype(int).tolist()
+            return [int(kept) for kept in np.isin(np.arange(len(self.x_train)), outcome.kept)]
         raise OutcomeError(
             "this defense ranks samples and flags none", where=self.defense.name,
             hint="choose a threshold for .outcome.scores yourself",

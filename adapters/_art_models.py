@@ -45,7 +45,7 @@ class Transformer(Configured):
         for defence in estimator.preprocessing_defences or []:  # what the classifier will see
             if defence.apply_predict:
                 x, y = defence(x, y)
-        clean = frame_of(estimator).image_set(x, y, int(estimator.nb_classes), "x")  # type: ignore[arg-type]
+        clean = frame_of(estimator).image_set(x, y, int(estimator.nb_classes), "x")
         self._run(Case(clean=clean, model=classifier_of(estimator)), estimator.device)
         self._is_fitted = True
 

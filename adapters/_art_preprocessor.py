@@ -57,7 +57,7 @@ class Preprocessor(Configured):
                 hint="there are no labels when a classifier predicts",
             )  # fmt: skip
         super().__init__(device_type="gpu", is_fitted=True, apply_fit=apply_fit, apply_predict=False)  # type: ignore[call-arg]
-        own = {"x_clean": x_clean, "y_clean": y_clean, "preset": preset, "seed": seed, "device": device}
+        own: dict[str, Any] = {"x_clean": x_clean, "y_clean": y_clean, "preset": preset, "seed": seed, "device": device}
         own |= {"clip_values": tuple(clip_values), "channels_first": channels_first}
         self._configure({**own, "nb_classes": nb_classes, "augment": augment}, settings)
 

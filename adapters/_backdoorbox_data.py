@@ -57,6 +57,9 @@ class Swapped(nn.Module):
 class Adapted(nn.Module):
     """A classifier for images as a host's datasets give them: normalised, maybe with blue first."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, model: Classifier, mean: Sequence[float], std: Sequence[float], swap: bool) -> None:
         super().__init__()
         self.model, self.swap = model, swap

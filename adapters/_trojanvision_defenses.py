@@ -159,7 +159,7 @@ class Behaviour:
         load_by_name(self.model._model, model.module.state_dict(), where=f"model {self.model.name}")
         self.model.eval()
         self.say("after the defense:")
-        self.attack.validate_fn()  # type: ignore[attr-defined]
+        self.attack.validate_fn()
         path = Path(self.folder_path) / f"{self.get_filename()}.pth"  # type: ignore[attr-defined]
         path.parent.mkdir(parents=True, exist_ok=True)
         self.model.save(str(path))

@@ -25,7 +25,7 @@ class Normalisation:
 
     def undo(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """Return images ``[..., C]`` in [0, 1]; what arithmetic leaves just outside is clipped."""
-        pixels = (images * np.asarray(self.std) + np.asarray(self.mean)).astype(np.float32)
+        pixels: NDArray[np.float32] = (images * np.asarray(self.std) + np.asarray(self.mean)).astype(np.float32)
         near = pixels.size == 0 or (pixels.min() >= -TOLERANCE and pixels.max() <= 1 + TOLERANCE)
         return np.clip(pixels, 0, 1) if near else pixels
 

@@ -99,6 +99,23 @@ def test_adapters_import_by_relative_names(path):
     assert not starts(set(absolute), PACKAGE, "adapters")  # "adapters" would be a second copy of every class
 
 
+HOSTS = {"art": "art", "trojanvision": "trojanvision", "trojanzoo": "trojanvision"}  # package -> its adapter
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=ids(SOURCES))
+def test_a_toolkit_is_imported_by_its_own_adapter_alone_and_late(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    late = {id(node) for each in ast.walk(tree) if isinstance(each, ast.FunctionDef) for node in ast.walk(each)}
+    for node in ast.walk(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [node.module]
+        for name in {each.split(".")[0] for each in names} & set(HOSTS):
+            assert path in ADAPTERS and path.stem.lstrip("_").startswith(HOSTS[name])
+            assert id(node) in late, f"{name} is imported before it is needed"
+        assert not {each.split(".")[0] for each in names} & {"core", "backdoorbox"}  # read by what its objects have
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=ids(SOURCES))
 def test_nobody_imports_the_command_line(path):
     if path.name != "__main__.py":

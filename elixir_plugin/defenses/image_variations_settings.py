@@ -19,7 +19,7 @@ CPU_FIT: dict[str, Any] = {**FitSettings.presets["cpu"], **CHAIN, "t_train_max":
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class Training(Recipe):
+class Learning(Recipe):
     """How teacher and student are trained; defaults are those of the released code."""
 
     epochs: int = Field(100, ge=1)
@@ -121,7 +121,7 @@ class ImageVariationsSettings(GeneratorSettings):
         None, description="of teacher and student; default: that of the case's model, else preactresnet18"
     )
     normalize: bool = Field(False, description="networks made here normalise with mean and spread of the suspect set")
-    recipe: Training = Training()
+    recipe: Learning = Learning()
     temperature: float = Field(10.0, ge=1, le=100, description="T, of the teacher's soft labels")
     alpha: float = Field(0.5, ge=0, le=1, description="share of the soft labels in the loss")
     ce_temperature: float | None = Field(
