@@ -35,6 +35,12 @@ def detect(data: Any, *, defense: str = "confusion_training", **options: Any) ->
     :param data: the suspect set.
     :param defense: the name of a detector.
     :param options: of :func:`defend`; ``clean=``, a reserved clean set, is usual.
+
+    >>> from elixir_plugin.testing import tiny_case
+    >>> case = tiny_case()
+    >>> outcome = detect(case.train, clean=case.clean, preset="demo")
+    >>> outcome.flagged.shape == (len(case.train),)
+    True
     """
     return defend(_of_kind("detect", defense), train=data, **options)
 
@@ -47,6 +53,12 @@ def purify(data: Any, *, defense: str = "dataelixir", **options: Any) -> Outcome
     :param data: the suspect set.
     :param defense: the name of a purifier.
     :param options: of :func:`defend`.
+
+    >>> from elixir_plugin.testing import tiny_case
+    >>> case = tiny_case()
+    >>> outcome = purify(case.train, clean=case.clean, defense="eclipse", purify=False)  # grayscale and noise alone
+    >>> len(outcome.train) == len(case.train)
+    True
     """
     return defend(_of_kind("purify", defense), train=data, **options)
 
@@ -58,6 +70,12 @@ def repair(model: Any, clean: Any, *, defense: str = "d3", **options: Any) -> Ou
     :param clean: the reserved clean set.
     :param defense: the name of a defense that repairs models.
     :param options: of :func:`defend`; ``mean=`` and ``std=``, what the host normalises with, are usual.
+
+    >>> from elixir_plugin.testing import tiny_case
+    >>> case = tiny_case()
+    >>> repaired = repair(case.model, case.clean, epochs=1).model
+    >>> repaired.num_classes == case.num_classes
+    True
     """
     return defend(_of_kind("repair", defense), clean=clean, model=model, **options)
 

@@ -127,6 +127,11 @@ class TensorImages(Dataset[tuple[Any, int]]):
     """An image set as a torch dataset: items ``(float32 [C, H, W] in [0, 1], int label)``.
 
     :param transform: applied to the image.
+
+    >>> from elixir_plugin.testing import tiny_case
+    >>> image, label = TensorImages(tiny_case().train)[0]
+    >>> float(image.max()) <= 1, type(label)
+    (True, <class 'int'>)
     """
 
     def __init__(self, images: ImageSet, transform: Any = None) -> None:
