@@ -28,6 +28,7 @@ from .context import Context
 from .defense import Card, Defense
 from .errors import ElixirError, MissingNeedError, SettingsError
 from .outcome import Outcome, same_outcome
+from .panels import dump_panels, load_panels
 
 KINDS = ("detect", "purify", "train", "repair")
 PARTS = ("train", "clean", "model", "denoiser")
@@ -45,7 +46,8 @@ def check_defense(cls: type[Defense], *, case: Case | None = None, **values: Any
     :param values: settings that make a run short, e.g. ``epochs=2``.
     :raises ConformanceError: naming every broken rule: the class attributes; settings that accept unknown keys, take
         numbers without a range, or can be changed; input that is modified; outcomes that differ under one seed,
-        depend on the sealed truth, break the shape or index rules, or do not survive being saved; the host's
+        depend on the sealed truth, break the shape or index rules, or do not survive being saved; panels that
+        cannot be made, or not again from a saved outcome; the host's
         random state being touched; missing needs not refused before work starts.
     """
     case = case or tiny_case()
@@ -66,7 +68,12 @@ def check_defense(cls: type[Defense], *, case: Case | None = None, **values: Any
             _expect_same(outcome, _run(cls, _with_other_truth(case), values))
         with _collecting(faults, "round trip"), tempfile.TemporaryDirectory() as folder:
             outcome.save(Path(folder) / "outcome")
-            _expect_same(outcome, Outcome.load(Path(folder) / "outcome"))
+            loaded = Outcome.load(Path(folder) / "outcome")
+            _expect_same(outcome, loaded)
+        with _collecting(faults, "panels"):
+            made = dump_panels(cls(**values).panels(outcome))
+            _expect(load_panels(made) == load_panels(dump_panels(cls(**values).panels(loaded))),
+                    "differ for an outcome that was read back from disk")  # fmt: skip
     if faults:
         raise ConformanceError(f"{cls.__name__} does not conform:\n- " + "\n- ".join(faults))
 

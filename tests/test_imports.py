@@ -52,7 +52,7 @@ SOURCES = sorted([*(ROOT / PACKAGE).rglob("*.py"), *(ROOT / "adapters").rglob("*
 CORE = [path for path in SOURCES if path.parent.name == PACKAGE and path.stem not in FRONT]
 DEFENSES = [path for path in SOURCES if "defenses" in path.parts]
 ADAPTERS = [path for path in SOURCES if "adapters" in path.relative_to(ROOT).parts]
-INNER = [path for path in SOURCES if path.parent.name in ("testbed", "diffusion")]
+INNER = [path for path in SOURCES if path.parent.name in ("testbed", "diffusion", "report")]
 
 
 def test_the_reader_of_imports_works():

@@ -41,7 +41,7 @@ STRIP = 0.28  # inches above, for the title of the PNG
 ALARMING = ("poison", "flagged", "suspicious")  # a group of this name gets the warm colour
 MANY_CELLS = 12  # a heat map with more rows has no numbers in its cells
 MANY_LABELS = 14  # more labels of bars are thinned
-_SETTINGS: dict[str, Any] = {
+_SETTINGS: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "elixir_plugin",
     "text.parse_math": False,  # a "$" in a label is a dollar
@@ -155,6 +155,8 @@ def _legend(panel: Figure) -> list[str]:
 
 
 def _lines(panel: Lines | Points, axes: Axes) -> list[Any]:
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
+
     handles: list[Any] = []
     colours = _colours([series.name for series in panel.series])
     for number, (series, colour) in enumerate(zip(panel.series, colours, strict=True)):
@@ -169,7 +171,7 @@ def _lines(panel: Lines | Points, axes: Axes) -> list[Any]:
     if isinstance(panel, Lines) and panel.log_y and any(value and value > 0 for s in panel.series for value in s.y):
         axes.set_yscale("log")
     if all(value == int(value) for series in panel.series for value in series.x if value is not None):
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     _axis_labels(panel.x_label, panel.y_label, axes)
     return handles
 

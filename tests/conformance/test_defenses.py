@@ -18,6 +18,7 @@ from elixir_plugin.case import Case, ImageSet
 from elixir_plugin.context import Context
 from elixir_plugin.defense import Card, Defense
 from elixir_plugin.outcome import Outcome, Verdict
+from elixir_plugin.panels import Panel, Table
 from elixir_plugin.plugins import get_defense, plugins
 from elixir_plugin.testing import ConformanceError, check_defense, check_settings, tiny_case
 
@@ -378,6 +379,30 @@ def test_peeking_at_test_data_is_noticed() -> None:
             return Outcome(scores=brightness(case) + labels[0])
 
     assert faults_of(Broken) == ["sealed truth: differs in scores"]
+
+
+# panels
+
+
+def test_panels_that_cannot_be_made_are_noticed() -> None:
+    class Broken(Sound):
+        def panels(self, outcome: Outcome) -> list[Panel]:
+            return [Table(title="t", header=["a"], rows=[[outcome.tables["no such table"]]])]
+
+    assert faults_of(Broken) == ["panels: KeyError: 'no such table'"]
+
+
+def test_panels_that_need_what_is_not_saved_are_noticed() -> None:
+    class Broken(Sound):
+        def panels(self, outcome: Outcome) -> list[Panel]:
+            return [Table(title="t", header=["a"], rows=[[hasattr(outcome, "fresh")]])]
+
+        def defend(self, case: Case, context: Context) -> Outcome:
+            outcome = super().defend(case, context)
+            outcome.fresh = True  # type: ignore[attr-defined]
+            return outcome
+
+    assert faults_of(Broken) == ["panels: differ for an outcome that was read back from disk"]
 
 
 # outcome
