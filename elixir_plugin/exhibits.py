@@ -75,7 +75,8 @@ def _summary(case: Case, outcome: Outcome, moved: NDArray[np.float64] | None) ->
 def _class_panels(case: Case, outcome: Outcome) -> list[Panel]:
     """Return a table of all classes, and where labels went."""
     train, changed = case.train, outcome.train
-    if train is None or (outcome.scores is None and outcome.flagged is None and changed is None):
+    relabelled = train is not None and changed is not None and bool((changed.labels != train.labels).any())
+    if train is None or (outcome.scores is None and outcome.flagged is None and not relabelled):
         return []
     count = train.num_classes
     sizes = train.class_counts()
@@ -93,7 +94,7 @@ def _class_panels(case: Case, outcome: Outcome) -> list[Panel]:
     if poison is not None:
         columns["poison (truth)"] = poison
     panels: list[Panel] = []
-    if changed is not None and (changed.labels != train.labels).any():
+    if changed is not None and relabelled:
         moves = label_moves(train.labels, changed.labels, count)
         weight = weight + (moves.sum(1) + moves.sum(0) - 2 * np.diag(moves)) / np.maximum(sizes, 1)
         columns["labels lost"], columns["gained"] = moves.sum(1) - np.diag(moves), moves.sum(0) - np.diag(moves)

@@ -35,6 +35,8 @@ class Detection(_Facts):
 
 
 class Metrics(_Facts):
+    """Everything measured, as in ``evaluation.Evaluation``."""
+
     before: Model | None = None
     after: Model | None = None
     der: float | None = None
@@ -43,12 +45,16 @@ class Metrics(_Facts):
 
 
 class Verdict(_Facts):
+    """The answer for the whole case, as in ``outcome.Verdict``."""
+
     poisoned: bool | None = None
     score: float | None = None
     meaning: str = ""
 
 
 class Outcome(_Facts):
+    """What a defense handed back, without tensors; see ``outcome.Outcome.summary``."""
+
     verdict: Verdict | None = None
     flagged: int | None = None
     timings: dict[str, float] = {}
@@ -73,12 +79,16 @@ class Sample(_Facts):
 
 
 class Sheet(_Facts):
+    """Samples shown side by side, and why these; see ``exhibits``."""
+
     title: str
     caption: str = ""
     samples: list[Sample]
 
 
 class Summary(_Facts):
+    """What became of the set as a whole; see ``exhibits``."""
+
     kept: int | None = None
     images_changed: int | None = None
     labels_changed: int | None = None
@@ -86,6 +96,8 @@ class Summary(_Facts):
 
 
 class Exhibits(_Facts):
+    """What is kept for the page beside the numbers; see ``exhibits``."""
+
     summary: Summary = Summary()
     sheets: list[Sheet] = []
     scores: list[dict[str, Any]] = []
@@ -94,6 +106,8 @@ class Exhibits(_Facts):
 
 
 class Source(_Facts):
+    """Where the case came from."""
+
     adapter: str
     path: str
 
@@ -109,6 +123,8 @@ class Run(BaseModel):
 
 
 class DefenseFacts(_Facts):
+    """Which defense it was, and its paper."""
+
     name: str
     kind: str
     paper: str = ""

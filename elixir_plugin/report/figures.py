@@ -171,7 +171,7 @@ def _lines(panel: Lines | Points, axes: Axes) -> list[Any]:
     if isinstance(panel, Lines) and panel.log_y and any(value and value > 0 for s in panel.series for value in s.y):
         axes.set_yscale("log")
     if all(value == int(value) for series in panel.series for value in series.x if value is not None):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     _axis_labels(panel.x_label, panel.y_label, axes)
     return handles
 

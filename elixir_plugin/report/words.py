@@ -90,7 +90,9 @@ def _done(facts: Facts) -> Answer:
     if facts.outcome.flagged is not None:
         parts.append(f"flagged {_of(facts.outcome.flagged, facts.suspects)} samples")
     if summary is not None and summary.images_changed is not None:
-        parts.append(f"changed {number(summary.images_changed)} images")
+        everything = summary.images_changed == facts.suspects and summary.images_changed
+        whole = f"all {number(facts.suspects)}" if everything else _of(summary.images_changed, facts.suspects)
+        parts.append(f"changed {whole} images")
         if summary.labels_changed:
             parts.append(f"{number(summary.labels_changed)} labels")
     what = {"repair": "repaired the model", "train": "trained a model"}.get(facts.defense.kind)
@@ -134,6 +136,8 @@ def _certainty(facts: Facts) -> Answer:
         return Answer(question, f"AUROC {found.auroc:.3f}", "Checked against the truth.")
     if after is not None and after.acc is not None:
         return Answer(question, "Measured on test data", "The defense never saw it. One run, one seed.")
+    if facts.case.get("test") is not None:
+        return Answer(question, "Not measured", "No model was trained on the result; --retrain does, and tests it.")
     return Answer(question, "Nothing to check it against", "Neither truth nor test data came with this set.")
 
 

@@ -242,7 +242,7 @@ def told(report: Any, **changes: Any) -> Any:
             "",
         ),
         ({"kind": "repair"}, "Repaired the model", ""),
-        ({"kind": "purify", "summary": {"images_changed": 16}}, "Changed 16 images", ""),
+        ({"kind": "purify", "summary": {"images_changed": 16}}, "Changed all 16 images", ""),
     ],
 )
 def test_the_headline_says_what_came_out(report: Any, changes: dict[str, Any], headline: str, mood: str) -> None:
