@@ -14,8 +14,8 @@ from .config import RunSpec, Source
 from .errors import InputError, RunError
 from .outcome import Outcome
 from .plugins import get_adapter
+from .record import describe
 from .retraining import kept_rows
-from .run import describe
 from .storage import plain, read_json, refuse_unwritable
 
 

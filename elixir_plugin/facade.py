@@ -38,7 +38,9 @@ def detect(data: Any, *, defense: str = "confusion_training", **options: Any) ->
 
     >>> from elixir_plugin.testing import tiny_case
     >>> case = tiny_case()
-    >>> outcome = detect(case.train, clean=case.clean, preset="demo")
+    >>> few = {"ratios": (0.5,), "suspect_size": None, "reserved_size": None, "pretrain_epochs": (1,)}
+    >>> few |= {"confusion_steps": (4,), "confusion_batch": 16, "confusion_lr": (0.01,), "lam": (10,)}
+    >>> outcome = detect(case.train, clean=case.clean, architecture="small_resnet", reference="labels", **few)
     >>> outcome.flagged.shape == (len(case.train),)
     True
     """

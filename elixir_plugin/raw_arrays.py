@@ -27,7 +27,8 @@ class Normalisation:
         """Return images ``[..., C]`` in [0, 1]; what arithmetic leaves just outside is clipped."""
         pixels: NDArray[np.float32] = (images * np.asarray(self.std) + np.asarray(self.mean)).astype(np.float32)
         near = pixels.size == 0 or (pixels.min() >= -TOLERANCE and pixels.max() <= 1 + TOLERANCE)
-        return np.clip(pixels, 0, 1) if near else pixels
+        clipped: NDArray[np.float32] = np.clip(pixels, 0, 1)
+        return clipped if near else pixels
 
 
 def array_images(
