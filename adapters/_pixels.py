@@ -28,8 +28,9 @@ def inexact(images: Images) -> NDArray[np.bool_]:
     """Tell which images have finer steps than 8 bits; ``[n]``."""
     if images.dtype == np.uint8:
         return np.zeros(len(images), bool)
-    lost: NDArray[np.bool_] = to_bytes(images).astype(np.float32) / np.float32(255) != images
-    return lost.reshape(len(images), -1).any(axis=1)
+    lost = to_bytes(images).astype(np.float32) / np.float32(255) != images
+    rows: NDArray[np.bool_] = lost.reshape(len(images), -1).any(axis=1)
+    return rows
 
 
 def save_png(image: NDArray[np.uint8], path: Path) -> None:

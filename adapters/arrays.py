@@ -112,9 +112,10 @@ class Arrays(Adapter):
     def export(self, case: Case, folder: Path) -> Source:
         """Write everything the case holds: ``case.npz``, and ``model/`` beside it."""
         options: dict[str, Any] = {"layout": "nhwc", "num_classes": case.num_classes}
+        arrays: dict[str, Any] = dict(_arrays_of(case))
         with atomic_folder(folder) as part:
             with (part / FILE).open("wb") as file:
-                np.savez(file, **_arrays_of(case))
+                np.savez(file, **arrays)
             if case.model is not None:
                 options["model"] = str(folder / save_model(case.model, part).name)
         if case.truth is not None and case.truth.kind != "none":
