@@ -101,7 +101,7 @@ def _how_to_read(case: Case, dataset: str) -> dict[str, Any]:
     known = DATASETS.get(dataset, DataSet(0, (0.0,), (1.0,)))
     for name, usual in (("mean", known.mean), ("std", known.std)):
         values = getattr(case.model, name).flatten().numpy()
-        if not np.array_equal(*np.broadcast_arrays(values, np.float32(usual))):
+        if not np.array_equal(values, np.broadcast_to(np.asarray(usual, np.float32), values.shape)):
             found[name] = values.tolist()
             _log("the toolkit normalises %s with %s %s; this model expects %s", dataset, name, usual, found[name])
     return found

@@ -106,7 +106,7 @@ def write_record(head: Head, case: Case, held: Held | None, originals: Index | N
 
 def changed_rows(suspects: ImageSet, clean: ImageSet, index: Index) -> Held:
     """Tell which samples are not the clean sample of their position, in label or in pixels; ``[N]``."""
-    changed = suspects.labels != clean.labels[index]
+    changed: Held = suspects.labels != clean.labels[index]
     for part, images in suspects.chunks():
         changed[part] |= different(images, clean.read(index[part]))
     return changed

@@ -160,7 +160,7 @@ class Behaviour:
         self.model.eval()
         self.say("after the defense:")
         self.attack.validate_fn()
-        path = Path(self.folder_path) / f"{self.get_filename()}.pth"
+        path = Path(self.folder_path) / f"{self.get_filename()}.pth"  # type: ignore[attr-defined]
         path.parent.mkdir(parents=True, exist_ok=True)
         self.model.save(str(path))
         self.say(f"Defense results saved at: {path}")

@@ -77,7 +77,7 @@ class PipelineGenerator(ABC):
         for part in parts_of(pipe).values():
             part.eval().requires_grad_(False)
             if device.type == "cuda":
-                part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                part.to(memory_format=torch.channels_last)
         return cls(pipe, settings, source)
 
     def vary(self, images: Tensor, seeds: Tensor) -> Tensor:
@@ -262,7 +262,9 @@ def weights_fingerprint(pipe: Any) -> str:
     digest = hashlib.sha256()
     for name, part in sorted(pipe.components.items()):
         config = getattr(part, "config", None)
-        known = config.to_dict() if hasattr(config, "to_dict") else dict(config) if config is not None else {}
+        known: dict[str, Any] = {}
+        if config is not None:
+            known = config.to_dict() if hasattr(config, "to_dict") else dict(config)
         public = {key: value for key, value in known.items() if not key.startswith("_") and "version" not in key}
         digest.update(json.dumps([name, type(part).__name__, public], sort_keys=True, default=str).encode())
     for name, part in parts_of(pipe).items():
