@@ -32,7 +32,7 @@ class ImageGenerator(Protocol):
     """Makes variations of images.
 
     Two more attributes are used where they are there: ``facts()``, what it is in JSON types, for the report; and
-    ``chunk``, variations to write to disk at once (default 16), for generators that are fast.
+    ``chunk``, how many variations are written to disk at once (default 16), of a generator that splits batches itself.
     """
 
     def vary(self, images: Tensor, seeds: Tensor) -> Tensor:

@@ -708,7 +708,7 @@ class TestWriting:
         case, adapter = self.case(workspace)
         outcome = Outcome(flagged=np.zeros(TRAIN, bool))
         written = adapter.write(case, outcome, Evaluation(), workspace.root / "out", "ct")
-        assert [path.name for path in written] == ["ct_df.csv", "ct_df_summary.csv"]
+        assert [path.name for path in written] == ["ct_df.csv", "ct_df_summary.csv", "detection_info.csv"]
         assert rows(written[0])[1] == ["0", "0", *[""] * 8]
 
     def test_nan_is_written_as_the_toolkit_does(self, workspace: Workspace) -> None:
