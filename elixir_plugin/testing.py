@@ -73,6 +73,7 @@ def check_defense(cls: type[Defense], *, case: Case | None = None, **values: Any
             _expect_same(outcome, _run(cls, case, values))
         with _collecting(faults, "sealed truth"):
             _expect_same(outcome, _run(cls, _with_other_truth(case), values))
+        loaded = outcome  # where it cannot be read back, that is the one fault
         with _collecting(faults, "round trip"), tempfile.TemporaryDirectory() as folder:
             outcome.save(Path(folder) / "outcome")
             loaded = Outcome.load(Path(folder) / "outcome")
