@@ -101,7 +101,7 @@ def _how_to_read(case: Case, dataset: str) -> dict[str, Any]:
     known = DATASETS.get(dataset, DataSet(0, (0.0,), (1.0,)))
     for name, usual in (("mean", known.mean), ("std", known.std)):
         values = getattr(case.model, name).flatten().numpy()
-        own, theirs = np.broadcast_arrays(values, np.asarray(usual, np.float32))  # one number may stand for all channels
+        own, theirs = np.broadcast_arrays(values, np.asarray(usual, np.float32))  # one may stand for all channels
         if not np.array_equal(own, theirs):
             found[name] = values.tolist()
             _log("the toolkit normalises %s with %s %s; this model expects %s", dataset, name, usual, found[name])
