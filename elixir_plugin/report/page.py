@@ -149,7 +149,8 @@ def duration(seconds: float | None) -> str:
         return f"{whole}{KEEP}s"
     if whole < 3600:
         return f"{whole // 60}{KEEP}min {whole % 60}{KEEP}s"
-    return f"{whole // 3600}{KEEP}h {whole % 3600 // 60}{KEEP}min"
+    minutes = round(whole / 60)
+    return f"{minutes // 60}{KEEP}h {minutes % 60}{KEEP}min"
 
 
 def _visible(value: Any) -> Any:
