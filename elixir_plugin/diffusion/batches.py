@@ -23,10 +23,14 @@ _CPU_MESSAGES = ("can't allocate memory", "not enough memory")
 
 
 class BatchSize:
-    """The number of images per call: given, or found once; halved whenever memory runs out."""
+    """The number of images per call: given, or found once; halved whenever memory runs out.
+
+    :ivar compiled: the number that the network was compiled for; 0: for none yet.
+    """
 
     def __init__(self, size: int | None = None) -> None:
         self.size = size
+        self.compiled = 0
 
     def find(self, denoiser: Denoiser, shape: tuple[int, int, int], *, bf16: bool) -> int:
         """Return the size, found from memory at the first call.
@@ -42,6 +46,17 @@ class BatchSize:
             self.size = _power_of_two(min(limit, _fitting(denoiser, shape, bf16) if cuda else limit))
         return self.size
 
+    def fill_up(self, states: Tensor) -> Tensor:
+        """Return *states* ``[B, …]``, repeated up to the largest batch so far.
+
+        A compiled network then sees batches of one size: compiling it for another costs more than filling up.
+        """
+        self.compiled = max(self.compiled, len(states))
+        if len(states) == self.compiled:
+            return states
+        times = -(-self.compiled // len(states))
+        return torch.cat([states] * times)[: self.compiled]  # keeps the memory layout, unlike indexing
+
     def halve(self, tried: int) -> None:
         """Take half of *tried* from now on.
 
@@ -54,6 +69,7 @@ class BatchSize:
                 hint="free memory on the device, use another device, or a smaller denoiser",
             )
         self.size = tried // 2
+        self.compiled = 0
         logging.getLogger(__name__).warning("out of memory with %d images at once; going on with %d", tried, self.size)
 
 
@@ -116,16 +132,25 @@ def _power_of_two(number: int) -> int:
 
 
 @contextmanager
-def tuned(denoiser: Denoiser, *, channels_last: bool, compile: bool) -> Iterator[Denoiser]:
-    """Yield *denoiser* with its network in eval mode and laid out for speed; everything is put back afterwards."""
+def tuned(
+    denoiser: Denoiser, batch: BatchSize, shape: tuple[int, int, int], *, channels_last: bool, compile: bool, bf16: bool
+) -> Iterator[Denoiser]:
+    """Yield *denoiser* with its network in eval mode and laid out for speed; everything is put back afterwards.
+
+    The batch size is found on the way, before anything is compiled.
+
+    :param shape: ``(C, H, W)`` of a padded image.
+    """
     network = denoiser.network
     if network is None:
+        batch.find(denoiser, shape, bf16=bf16)
         yield denoiser
         return
     with evaluating(network), _channels_last(network, channels_last):
+        batch.find(denoiser, shape, bf16=bf16)
         if compile:
             denoiser = copy.copy(denoiser)
-            denoiser.network = cast(nn.Module, torch.compile(network))
+            denoiser.network = cast(nn.Module, torch.compile(network, dynamic=False))
         yield denoiser
 
 

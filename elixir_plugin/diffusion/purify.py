@@ -20,7 +20,7 @@ from ..config import fingerprint
 from ..context import Context
 from ..errors import InputError, RunError, SettingsError
 from ..storage import read_json
-from .base import Denoiser
+from .base import Denoiser, Prediction
 from .batches import in_parts, tuned
 from .chunks import MANIFEST, ChunkStore
 from .noise import normal_noise
@@ -75,8 +75,15 @@ def purify_batch(
     kept = torch.empty((len(images), plan.settings.rounds, keep, *images.shape[1:]), device=device) if keep else None
     if not plan.steps:
         return Purified(out.copy_(images))
-    with tuned(denoiser, channels_last=plan.settings.channels_last, compile=plan.settings.compile) as ready:
-        plan.batch.find(ready, plan.padded_shape, bf16=plan.precision == "bf16")
+    chosen = plan.settings
+    with tuned(
+        denoiser,
+        plan.batch,
+        plan.padded_shape,
+        channels_last=chosen.channels_last,
+        compile=chosen.compile,
+        bf16=plan.precision == "bf16",
+    ) as ready:
 
         def work(part: slice) -> None:
             walk = _Walk(ready.for_samples(ids[part]), plan, ids[part].to(device), seed, keep_predictions)
@@ -137,8 +144,7 @@ class _Walk:
         states = jump(steps[0], states, self._noise(states, number, self.plan.t_star))
         first_kept = len(steps) - (0 if slots is None else slots.shape[1])
         for place, step in enumerate(steps):
-            indices = torch.full((len(states),), step.index, dtype=torch.int64, device=states.device)
-            prediction = self.denoiser.predict(states, indices)
+            prediction = self._predict(states, step.index)
             finite &= prediction.eps.sum((1, 2, 3)).isfinite()  # clipping would hide an infinity
             image = predicted_image(step, states, prediction.eps, clip=settings.clip)
             noise = self._noise(states, number, step.index) if sampled(settings.sampler, step) else None
@@ -148,6 +154,15 @@ class _Walk:
             if slots is not None and place >= first_kept:
                 slots[:, place - first_kept] = self._pixels(image if self.keep_predictions else states)
         return states.clamp(-1, 1)
+
+    def _predict(self, states: Tensor, index: int) -> Prediction:
+        compiled = self.plan.settings.compile and self.denoiser.network is not None
+        asked = self.plan.batch.fill_up(states) if compiled else states
+        indices = torch.full((len(asked),), index, dtype=torch.int64, device=asked.device)
+        found, count = self.denoiser.predict(asked, indices), len(states)
+        if len(asked) == count:
+            return found
+        return Prediction(found.eps[:count], None if found.variance is None else found.variance[:count])
 
     def _noise(self, states: Tensor, number: int, step: int) -> Tensor:
         """Return fresh noise; the jump is step ``t*``, a reverse step has its index."""

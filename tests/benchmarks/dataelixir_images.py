@@ -49,10 +49,18 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def make_case(text: str, sizes: tuple[int, int, int], seed: int, archive: Path) -> Case:
-    """Return the case under the poison *text* (``name[:key=value…]``, or ``clean``); it holds no model."""
-    suspects, clean = cifar_sets(list(sizes[:2]), seed, archive=archive)
-    (test,) = cifar_sets([sizes[2]], seed, part="test", archive=archive)
+def make_case(text: str, sizes: tuple[int, int, int], seed: int, archive: Path, clean_part: str = "train") -> Case:
+    """Return the case under the poison *text* (``name[:key=value…]``, or ``clean``); it holds no model.
+
+    :param clean_part: what the clean images are taken from. ``test`` leaves all of ``train`` to the suspects; images
+        that are scored are others.
+    """
+    if clean_part == "test":
+        (suspects,) = cifar_sets([sizes[0]], seed, archive=archive)
+        clean, test = cifar_sets(list(sizes[1:]), seed, part="test", archive=archive)
+    else:
+        suspects, clean = cifar_sets(list(sizes[:2]), seed, archive=archive)
+        (test,) = cifar_sets([sizes[2]], seed, part="test", archive=archive)
     name, *values = text.split(":")
     if name == "clean":
         return Case(train=suspects, clean=clean, test=test)
@@ -78,11 +86,14 @@ def changed(case: Case, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def drop_flagged(case: Case, defense: DataElixir, outcome: Outcome, context: Context) -> dict[str, Any]:
-    """Return metrics of a model trained without the classes that were found to be targets."""
+def drop_flagged(case: Case, defense: DataElixir, outcome: Outcome, context: Context, trained: Path) -> dict[str, Any]:
+    """Return metrics of a model trained without the classes that were found to be targets.
+
+    :param trained: the folder of the run, which holds the probe.
+    """
     assert case.train is not None
     targets = outcome.tables["target_classes"]
-    trainer = Trainer(defense.settings, context, None)
+    trainer = Trainer(defense.settings, context, trained)
     trainer.make_probe(case.visible())
     kept = case.train.subset(np.flatnonzero(~np.isin(case.train.labels, targets)))
     model = trainer.learn(kept, trainer.fresh("drop"), "drop")
@@ -93,7 +104,7 @@ def run_cell(
     poison: str, preset: str, seed: int, denoiser: Path, options: argparse.Namespace, device: Any
 ) -> dict[str, Any]:
     """Run one cell and return its line."""
-    case = make_case(poison, tuple(options.sizes), options.data_seed, options.archive)
+    case = make_case(poison, tuple(options.sizes), options.data_seed, options.archive, options.clean_part)
     values = {**PRESETS[preset], "denoiser": str(denoiser), **parse_assignments(options.values)}
     defense = DataElixir(values, preset="small")
     with TemporaryDirectory() as folder:
@@ -101,7 +112,8 @@ def run_cell(
         started = time.perf_counter()
         outcome = defense.run(case, context)
         seconds = time.perf_counter() - started
-        probe = Trainer(defense.settings, Context(seed=seed, device=device), None).make_probe(case.visible())
+        trained = Path(folder) / "dataelixir"  # the probe is there already
+        probe = Trainer(defense.settings, Context(seed=seed, device=device), trained).make_probe(case.visible())
         cell = {
             "poison": poison,
             "preset": preset,
@@ -118,7 +130,7 @@ def run_cell(
             "notes": outcome.notes,
         }
         if options.control and outcome.tables["target_classes"]:
-            cell["drop_flagged"] = drop_flagged(case, defense, outcome, Context(seed=seed, device=device))
+            cell["drop_flagged"] = drop_flagged(case, defense, outcome, Context(seed=seed, device=device), trained)
     return cell
 
 
@@ -147,6 +159,7 @@ def main() -> None:
     parser.add_argument("--presets", nargs="+", choices=list(PRESETS), default=["small"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--sizes", type=int, nargs=3, default=[3000, 1000, 2000], help="suspects, clean, test")
+    parser.add_argument("--clean-part", choices=["train", "test"], default="train", help="where clean images are from")
     parser.add_argument("--data-seed", type=int, default=0)
     parser.add_argument("--denoiser", type=Path, required=True, help="trained into this folder if it is not there")
     parser.add_argument("--fit-set", action="append", default=[], help="how the denoiser is trained")
@@ -158,7 +171,7 @@ def main() -> None:
     options = parser.parse_args()
     device = resolve_device(options.device)
     begun = time.perf_counter()
-    clean = make_case("clean", tuple(options.sizes), options.data_seed, options.archive).clean
+    clean = make_case("clean", tuple(options.sizes), options.data_seed, options.archive, options.clean_part).clean
     settings = FitSettings.build({**FIT, **parse_assignments(options.fit_set)})
     assert clean is not None
     fit_into(options.denoiser, clean, settings, Context(seed=options.data_seed, device=device))

@@ -197,6 +197,16 @@ def test_a_compiled_network_gives_the_same(recwarn):
     assert torch.allclose(compiled, plain, atol=1e-5)
 
 
+def test_a_compiled_network_sees_batches_of_one_size(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda network, dynamic: network)
+    plain = run(NetDenoiser(), settings(batch_size=4), batch(6)).images
+    denoiser, resolved = NetDenoiser(), plan(NetDenoiser(), settings(batch_size=4, compile=True), SHAPE)
+    for part in (slice(0, 6), slice(0, 1)):  # the plan remembers the size for the next call
+        found = purify_batch(denoiser, resolved, batch(6)[part], torch.arange(6)[part], 1)
+        assert torch.equal(found.images, plain[part])
+    assert {shape[0] for shape, _, _ in denoiser.asked} == {4}
+
+
 # --- rounds and kept states
 
 
