@@ -8,7 +8,7 @@ from ..case import ImageSet, Index
 from ..outcome import Outcome, Verdict
 from .dataelixir_repair import ACTION, Repair
 from .dataelixir_settings import DataElixirSettings
-from .dataelixir_target import FEW_CLASSES, ClassFinding, verdict_score
+from .dataelixir_target import ClassFinding, verdict_score
 from .dataelixir_votes import STATUS, Votes
 
 NOT_PURIFIED = -1
@@ -43,6 +43,7 @@ def describe(
         "target_classes": finding.targets,
         "classes": finding.table(),
         "threshold": finding.threshold,
+        "relative": finding.relative,
         "status": {name: int((status == code).sum()) for code, name in enumerate(STATUS)},
         "action": {name: int((repair.action == code).sum()) for code, name in enumerate(ACTION)},
         "changed": {
@@ -69,7 +70,7 @@ def describe(
 
 
 def _verdict(finding: ClassFinding, settings: DataElixirSettings) -> Verdict:
-    few = len(finding.size) <= FEW_CLASSES
+    few = not finding.relative
     what = "largest discrepancy of a class, in nats" if few else "largest robust score of a class"
     detection = settings.detection
     meaning = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ..outcome import Outcome
 from ..panels import Bars, Level, Panel, Table, line_panels
-from .dataelixir_target import FEW_CLASSES
 
 TRAINING = (("Training", "Loss of each classifier on the way, in nats.", ("*_loss",)),)
 
@@ -15,7 +14,7 @@ def panels_of(outcome: Outcome) -> list[Panel]:
     names = [str(row["class"]) for row in classes]
     panels: list[Panel] = []
     if classes:
-        few = len(classes) <= FEW_CLASSES
+        few = not outcome.tables.get("relative", True)
         panels.append(
             Bars(
                 title="Target statistic per class",

@@ -7,7 +7,9 @@ The released rule raises chance alarms: with ten classes and no attack at all, i
 guards, on by default, and all off in preset ``parity`` (spec §7, B3):
 
 - G1, ``smoothing``: Laplace smoothing of the pooled votes.
-- G2, ``min_anomalies`` and ``min_share``: a class with few anomalous samples is not judged.
+- G2, ``min_anomalies`` and ``min_share``: a class with few anomalous samples is not judged, and others are not compared
+  with it. (Counted as d = 0, as the specification has it, such classes decide what stands out: with four of them in
+  ten all others do, with a few less none can.) Where at most three are left, an absolute cut decides.
 - G3, ``mad_floor``: a spread near zero does not turn any difference into an alarm.
 - G4, ``min_effect``: a class must stand out by so much.
 """
@@ -29,7 +31,7 @@ from ..errors import SettingsError
 from .dataelixir_votes import AMBIGUOUS, UNANIMOUS, Votes, class_pools
 
 Floats = NDArray[np.float64]
-FEW_CLASSES = 3  # up to here no class can stand out from the others
+FEW_CLASSES = 3  # of so many no class can stand out from the others
 MANY_CLASSES = 40  # from here on some class stands out by chance
 CAP = 50.0  # nats; stands for an infinite discrepancy, and no finite one comes near
 MARGIN = 0.25  # a decision that such a change of the thresholds would turn is in doubt
@@ -78,10 +80,12 @@ class ClassFinding:
     :param size: samples that were purified.
     :param anomalous, unanimous, ambiguous: how many of them have that status.
     :param discrepancy: d, nats.
-    :param score: robust score, signed; the discrepancy itself where there are at most three classes.
+    :param score: robust score, signed, and 0 for a class that is not judged; the discrepancy itself where *relative* is
+        false.
     :param eligible: whether guard G2 lets the class be judged.
     :param flagged: the target classes 𝒯.
     :param threshold: of the score.
+    :param relative: whether classes were compared with each other, which takes more than three that can be judged.
     :param doubtful: whether thresholds lower or higher by a quarter would decide otherwise on some class.
     """
 
@@ -94,6 +98,7 @@ class ClassFinding:
     eligible: NDArray[np.bool_]
     flagged: NDArray[np.bool_]
     threshold: float
+    relative: bool
     doubtful: bool
 
     @property
@@ -128,7 +133,10 @@ def find_targets(votes: Votes, given: Index, num_classes: int, settings: Detecti
     eligible &= anomalous > 0
     discrepancy = discrepancies(class_pools(votes, given, num_classes), settings.smoothing)
     discrepancy = np.where(eligible, discrepancy, 0.0)
-    flagged, score, doubtful = _decide(discrepancy, eligible, settings)
+    judged = eligible if settings.min_anomalies or settings.min_share else np.ones_like(eligible)
+    relative = int(judged.sum()) > FEW_CLASSES
+    flagged, score, doubtful = _decide(discrepancy, judged, settings)
+    flagged &= eligible
     if settings.mode == "all":
         flagged = size > 0
     elif settings.mode == "given":
@@ -142,7 +150,8 @@ def find_targets(votes: Votes, given: Index, num_classes: int, settings: Detecti
         score=score,
         eligible=eligible,
         flagged=flagged,
-        threshold=settings.absolute_cut if num_classes <= FEW_CLASSES else settings.threshold(num_classes),
+        threshold=settings.threshold(num_classes) if relative else settings.absolute_cut,
+        relative=relative,
         doubtful=doubtful and settings.mode == "mad",
     )
 
@@ -185,26 +194,28 @@ def stand_out(discrepancy: Floats, settings: Detection, *, scale: float = 1.0) -
 
 
 def _decide(
-    discrepancy: Floats, eligible: NDArray[np.bool_], settings: Detection
+    discrepancy: Floats, judged: NDArray[np.bool_], settings: Detection
 ) -> tuple[NDArray[np.bool_], Floats, bool]:
-    """Return flags and scores ``[C]``, and whether the decision is a close one."""
-    lenient, strict = (stand_out(discrepancy, settings, scale=scale) & eligible for scale in (1 - MARGIN, 1 + MARGIN))
-    flagged = stand_out(discrepancy, settings) & eligible
-    if len(discrepancy) <= FEW_CLASSES:
-        scores = discrepancy
-    else:
-        scores = robust_scores(discrepancy, floor=settings.mad_floor, eps=settings.mad_eps)
-    return flagged, scores, bool((lenient != strict).any())
+    """Return flags and scores ``[C]``, and whether the decision is a close one; only *judged* classes are compared."""
+    d, flagged, score = discrepancy[judged], np.zeros(len(judged), bool), np.zeros(len(judged))
+    if not len(d):
+        return flagged, score, False
+    flagged[judged] = stand_out(d, settings)
+    few = len(d) <= FEW_CLASSES
+    score[judged] = d if few else robust_scores(d, floor=settings.mad_floor, eps=settings.mad_eps)
+    lenient, strict = (stand_out(d, settings, scale=scale) for scale in (1 - MARGIN, 1 + MARGIN))
+    return flagged, score, bool((lenient != strict).any())
 
 
 def notes_on(finding: ClassFinding, settings: Detection) -> list[str]:
     """Return what a reader must know about this finding."""
     notes = []
     count = len(finding.size)
-    if settings.mode == "mad" and count <= FEW_CLASSES:
+    if settings.mode == "mad" and not finding.relative and (count <= FEW_CLASSES or finding.eligible.any()):
         notes.append(
-            f"with {count} classes none can stand out from the others: a class is flagged from a discrepancy of "
-            f"{settings.absolute_cut:g} nats on. If you know the target, give it: detection.mode=given"
+            f"{int(finding.eligible.sum())} of {count} classes can be judged, and of so few none can stand out from "
+            f"the others: a class is flagged from a discrepancy of {settings.absolute_cut:g} nats on. If you know the "
+            "target, give it: detection.mode=given"
         )
     rate = finding.anomalous / np.maximum(finding.size, 1)
     fragile = np.flatnonzero(rate > HIGH_ANOMALY)

@@ -357,7 +357,7 @@ def test_poison_that_purification_uncovers_is_found_and_gets_its_true_label(
     assert outcome.tables["action"]["repaired"] == len(rows) and outcome.model is None
     assert outcome.scores is not None and outcome.scores[rows].min() > np.delete(outcome.scores, rows).max()
     assert outcome.verdict is not None and outcome.verdict.poisoned is True
-    assert outcome.verdict.score is not None and outcome.verdict.score > 2
+    assert outcome.verdict.score is not None and outcome.verdict.score > outcome.tables["threshold"]
 
 
 def test_unanimous_labels_can_be_left_to_the_benign_model(

@@ -194,6 +194,21 @@ def test_two_classes_are_judged_by_an_absolute_cut_and_the_reader_is_told() -> N
     assert any("none can stand out" in note for note in notes_on(finding, Detection()))
 
 
+@pytest.mark.parametrize("others", [1, 3, 5, 8])
+def test_a_target_stands_out_however_many_classes_can_be_judged(others: int) -> None:
+    """Class 0 loses half of its samples to others; *others* more classes wobble, the rest is quiet."""
+    rng = np.random.default_rng(0)
+    given_labels = np.arange(4000) % 10
+    labels = np.repeat(given_labels[:, None], 11, axis=1)
+    wobbling = ((given_labels > 0) & (given_labels <= others))[:, None] & (rng.random((4000, 11)) < 0.3)
+    labels[wobbling] = (labels[wobbling] + 1) % 10
+    attacked = (given_labels == 0) & (rng.random(4000) < 0.5)
+    labels[attacked, 1:] = rng.integers(1, 10, attacked.sum())[:, None]
+    finding = find_targets(count_votes(labels, threshold=3), given_labels, 10, Detection())
+    assert finding.eligible.sum() == 1 + others and finding.targets == [0]
+    assert finding.relative == (others >= 3) and (finding.score[~finding.eligible] == 0).all()
+
+
 def test_given_and_all_targets() -> None:
     votes, labels = random_votes(3)
     chosen = Detection(mode="given", targets=(2, 4))
