@@ -44,7 +44,8 @@ NUMBERS = {
     "ratio": float,
 }
 SWITCHES = {"amp": (), "pin_memory": ("-pm",), "non_blocking": ("-nb",), "prefetch": ("-pf",)}
-SHARED = (*TEXT, *NUMBERS, *SWITCHES, "steplr_milestones")
+CLEAN_FROM = "clean_from"  # ours: BackdoorBench draws the reserved clean set from the training set alone
+SHARED = (*TEXT, *NUMBERS, *SWITCHES, "steplr_milestones", CLEAN_FROM)
 TRAINING = {  # their name -> ours, in settings and recipes
     "epochs": "epochs",
     "batch_size": "batch_size",
@@ -110,7 +111,8 @@ def to_spec(cls: type[Defense], request: Request, root: Path, out: Path) -> RunS
         if values.get(key):
             request.unused.append(f"{key}: {values[key]}")
     options: dict[str, Any] = {"clean_ratio": values["ratio"]} if values.get("ratio") is not None else {}
-    options |= {name: values[key] for key, name in (("index", "index"), ("model", "architecture")) if values.get(key)}
+    named = (("index", "index"), ("model", "architecture"), (CLEAN_FROM, CLEAN_FROM))
+    options |= {name: values[key] for key, name in named if values.get(key)}
     if values.get("dataset_path"):
         options["data"] = str(_from_root(root, values["dataset_path"]) / str(values.get("dataset", "")))
     spec: dict[str, Any] = {
@@ -157,6 +159,7 @@ def _parser(cls: type[Defense], root: Path) -> argparse.ArgumentParser:
     shared.add_argument("--steplr_milestones")
     for name, short in SWITCHES.items():
         shared.add_argument(f"--{name}", *short, type=lambda text: text in ("True", "true", "1"), metavar="True|False")
+    shared.add_argument(f"--{CLEAN_FROM}", choices=("train", "test"), help="test: test images, which are not scored")
     group = parser.add_argument_group(f"settings of {cls.name}", "values are YAML, e.g. --fit '{iterations: 500}'")
     group.add_argument("--preset", choices=sorted(cls.Settings.presets) or None)
     for name, each in cls.Settings.model_fields.items():

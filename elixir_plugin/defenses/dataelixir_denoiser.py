@@ -20,11 +20,11 @@ from .dataelixir_settings import DataElixirSettings
 
 
 def refuse_no_denoiser(case: Case, settings: DataElixirSettings) -> None:
-    """Refuse a case that holds nothing to train a denoiser on, when none is named.
+    """Refuse a case that holds nothing to train a denoiser on, when none is named; before any work.
 
-    :raises MissingNeedError: then.
+    :raises ElixirError: without a reserved clean set, or when that set holds images of the suspect set.
     """
-    choice.refuse_no_denoiser(case, settings.denoiser, defense="dataelixir")
+    choice.refuse_no_denoiser(case, settings.denoiser, defense="dataelixir", forced=settings.force_denoiser)
 
 
 def prepare_denoiser(case: Case, settings: DataElixirSettings, context: Context) -> Denoiser:

@@ -43,7 +43,7 @@ def choose_backend(case: Case, settings: ImageVariationsSettings) -> str:
         name = _at_hand(case, settings)
     plugins().get("generator", name)
     if name == "sdedit":
-        choice.refuse_no_denoiser(case, settings.denoiser, defense="image_variations")
+        choice.refuse_no_denoiser(case, settings.denoiser, defense="image_variations", forced=settings.force_denoiser)
     return name
 
 

@@ -7,24 +7,35 @@ from typing import Any
 from ..case import Case, ImageSet
 from ..context import Context
 from ..errors import InputError, MissingNeedError
+from ..overlap import shared_rows
 from .base import Denoiser
 from .denoiser import UNetDenoiser, find_denoiser
 from .fit import FitSettings, fit_denoiser
 
 
-def refuse_no_denoiser(case: Case, source: str | None, *, defense: str) -> None:
-    """Refuse a case that holds nothing to train a denoiser on, when none is named.
+def refuse_no_denoiser(case: Case, source: str | None, *, defense: str, forced: bool) -> None:
+    """Refuse a case that holds nothing to train a denoiser on, when none is named; before any work.
 
     :param source: the denoiser that is named, or None.
-    :raises MissingNeedError: then.
+    :param forced: see :func:`refuse_seen`.
+    :raises MissingNeedError: without a reserved clean set.
+    :raises InputError: when that set holds images of the suspect set.
     """
-    if source is None and (case.clean is None or not len(case.clean)):
+    if source is not None:
+        return
+    if case.clean is None or not len(case.clean):
         raise MissingNeedError(
             f"{defense} needs a denoiser, and this case holds no reserved clean set to train one on",
             where=f"settings of {defense}: denoiser",
             hint="name one (--set denoiser=FOLDER, or a Hub name such as google/ddpm-cifar10-32), or give a reserved "
             "clean set",
         )
+    if case.train is not None and not forced and case.train.images.dtype == case.clean.images.dtype:
+        count = len(shared_rows(case.train, case.clean))
+        if count:
+            raise _seen(
+                "a denoiser would be trained on images of the suspect set", "the reserved clean set", count, case.train
+            )
 
 
 def named_or_trained(
@@ -59,16 +70,21 @@ def refuse_seen(denoiser: Denoiser, train: ImageSet, *, forced: bool) -> str | N
     count = int(denoiser.seen(train).sum())
     if not count:
         return None
-    found = f"{count} of {len(train)} suspect images"
+    error = _seen("the denoiser was trained on images of the suspect set", "card of the denoiser", count, train)
     if not forced:
-        raise InputError(
-            "the denoiser was trained on images of the suspect set",
-            where="card of the denoiser",
-            found=found,
-            allowed="a denoiser trained on other images: it would paint triggers back in",
-            hint="use another denoiser or clean set, or set force_denoiser=true",
-        )
-    return f"the denoiser was trained on {found}, and used all the same: it may paint triggers back in"
+        raise error
+    return f"the denoiser was trained on {error.found}, and used all the same: it may paint triggers back in"
+
+
+def _seen(what: str, where: str, count: int, train: ImageSet) -> InputError:
+    return InputError(
+        what,
+        where=where,
+        found=f"{count} of {len(train)} suspect images",
+        allowed="a denoiser trained on other images: it would paint triggers back in",
+        hint="use another denoiser or clean set (records of BackdoorBench: clean_from=test), or set "
+        "force_denoiser=true",
+    )
 
 
 def provenance(denoiser: Denoiser, source: str | None) -> tuple[dict[str, Any], str | None]:

@@ -44,6 +44,10 @@ class TestFlags:
         _, spec = request_of(tmp_path, "d3", *flags)
         wanted = {"clean_ratio": 0.1, "architecture": "vgg19", "data": str(tmp_path / "data" / "cifar10")}
         assert spec.source.options == wanted
+        _, spec = request_of(tmp_path, "d3", clean_from="test")
+        assert spec.source.options == {"clean_from": "test"}
+        with pytest.raises(SettingsError, match="clean_from"):
+            request_of(tmp_path, "d3", "--clean_from", "suspects")
 
     def test_settings_of_the_defense_are_flags_too(self, tmp_path: Path) -> None:
         _, spec = request_of(tmp_path, "d3", "--lam", "0.5", "--augmentation", "{flip: false}", "--preset", "code")

@@ -651,8 +651,12 @@ def test_a_denoiser_that_has_seen_the_suspect_set_is_refused_unless_forced(tmp_p
 def test_a_reserved_clean_set_inside_the_suspect_set_is_refused() -> None:
     case = tiny_case()
     leaking = dataclasses.replace(case, clean=suspects(case).subset(np.arange(20)))
-    with pytest.raises(InputError, match="trained on images of the suspect set"):
+    with pytest.raises(InputError, match="would be trained on images of the suspect set") as refusal:  # before training
+        DataElixir(SHORT).estimate(leaking, Context())
+    assert "20 of 96" in str(refusal.value)
+    with pytest.raises(InputError, match="would be trained on images of the suspect set"):
         DataElixir({**SHORT, "fit": {**FIT, "iterations": 1}}).run(leaking)
+    DataElixir(SHORT, force_denoiser=True).refuse(leaking)
 
 
 def test_a_denoiser_of_unknown_origin_is_told_and_walks_with_the_large_variance(tmp_path: Path) -> None:
