@@ -7,7 +7,7 @@
     cases/         what cells share: suspect models that were trained for a case
     results.json   the comparison and all that was measured; depends on settings and seeds alone
     timings.json   seconds and devices, which do not
-    table.md, table.csv, compare.html
+    table.md, table.csv, compare.html: what is known so far
     log.txt
 
 Cells do not depend on each other: they may be done in any order, in several goes, and with any others beside them. One
@@ -28,6 +28,7 @@ from typing import Any
 import yaml
 
 from . import __version__
+from .compare_page import PageAlong
 from .compare_spec import CompareSpec
 from .compare_table import csv_text, markdown, summarise
 from .config import RunSpec, fingerprint
@@ -86,7 +87,7 @@ class Comparison:
 def run_compare(
     spec: CompareSpec, folder: Path, *, quiet: bool = True, on_line: Callable[[str], None] | None = None
 ) -> Comparison:
-    """Run every cell of *spec* that is not done, and write tables and page.
+    """Run every cell of *spec* that is not done; write the tables after each, and the page as :class:`PageAlong` does.
 
     :param quiet: no progress bars.
     :param on_line: called with a line of text before and after each cell.
@@ -95,7 +96,7 @@ def run_compare(
     """
     cells = plan_cells(spec)
     say = on_line or (lambda line: None)
-    with _opened(folder, spec):
+    with _opened(folder, spec), PageAlong(folder) as page:
         records: list[dict[str, Any]] = [_record(cell, folder) for cell in cells]
         clock = _Clock(len(cells))
         for number, cell in enumerate(cells):
@@ -107,9 +108,7 @@ def run_compare(
                 clock.add(time.monotonic() - started)
             say(f"{name}: {_said(records[number], time.monotonic() - started, already)}")
             found = _written(spec, folder, records)
-        from .compare_page import write_compare_page  # noqa: PLC0415  (matplotlib is slow to import)
-
-        write_compare_page(folder, found.results, found.timings)
+            page.show(found.results, found.timings, news=not already)
     return found
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import yaml
 
-from .compare_table import UNDEFENDED, Row, cell_text, explanation, remark, seconds_of, title, used_columns
+from .compare_table import COLUMNS, UNDEFENDED, Row, cell_text, explanation, remark, seconds_of, title, used_columns
 from .panels import Panel, Points, Series
 from .report.page import Shown, prepare, render
 from .report.single import write_page
 
 PAGE = "compare.html"
+WIDE = 30  # the slowest takes so many times as long as the fastest: a linear axis would leave the fast ones in a heap
+EVERY = 60.0  # seconds at least between two pages along the way: drawing one takes a second or two
 Measure = Callable[[Row], float | None]
 
 
@@ -26,6 +31,50 @@ def write_compare_page(folder: Path, results: Mapping[str, Any], timings: Mappin
     """
     figures = prepare(panels(results["table"], timings), "compare")
     return write_page(folder, PAGE, page(results, timings, figures), figures)
+
+
+class PageAlong:
+    """Writes the page of a comparison in the making: now and then, and when the block ends, however it does.
+
+    :param folder: where the page goes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._unwritten: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None
+        self._due = 0.0
+
+    def show(self, results: Mapping[str, Any], timings: Mapping[str, Any], *, news: bool) -> None:
+        """Take what is known so far, and write the page when the last one is old enough.
+
+        :param news: False where an earlier go had found it all, and may have left a page that says more.
+        """
+        self._unwritten = (results, timings)
+        if news and time.monotonic() >= self._due:
+            self._try()
+
+    def __enter__(self) -> PageAlong:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
+        if kind is None:
+            self._write()
+        else:
+            self._try()
+
+    def _write(self) -> None:
+        if self._unwritten is not None:
+            write_compare_page(self._folder, *self._unwritten)
+            self._unwritten = None
+
+    def _try(self) -> None:
+        """Write, but let a page that fails neither stop the runs nor hide why they stopped."""
+        try:
+            self._write()
+        except Exception:
+            logging.getLogger(__name__).exception("%s could not be written", PAGE)
+        finally:
+            self._due = time.monotonic() + EVERY
 
 
 def page(results: Mapping[str, Any], timings: Mapping[str, Any], figures: list[Shown]) -> str:
@@ -58,38 +107,47 @@ def page(results: Mapping[str, Any], timings: Mapping[str, Any], figures: list[S
 def panels(rows: list[Row], timings: Mapping[str, Any]) -> list[Panel]:
     """Return the figures that these rows can fill."""
     acc, asr, der = (_mean(metric) for metric in ("acc", "asr", "der"))
-    quality, name = (der, "DER") if any(der(row) is not None for row in rows) else (acc, "ACC")
+    quality, metric = (der, "der") if any(der(row) is not None for row in rows) else (acc, "acc")
     found: list[Panel] = []
     if pareto := _series(rows, asr, acc):
         found.append(
             Points(
                 title="Accuracy against attack success",
-                caption="One point per case and defense, means over seeds. Up and to the left is better: a defense "
-                "with another above and left of it on the same case is beaten there.",
+                caption="One frame per case, one point per defense, means over seeds. Up and to the left is better: a "
+                "defense with another above and left of it is beaten on that case. Points that coincide are drawn one "
+                "around the other.",
                 series=pareto,
-                x_label="ASR",
-                y_label="ACC",
+                x_label=title("asr"),
+                y_label=title("acc"),
+                frames=True,
             )
         )
     timed = _series(rows, lambda row: seconds_of(timings, row), quality)
     if timed:
+        seconds = [value for each in timed for value in each.x if value is not None]
+        wide = max(seconds) > WIDE * min(seconds) > 0
         found.append(
             Points(
-                title=f"Time against {name}",
-                caption=f"One point per case and defense: {name}, higher is better, against the mean seconds the "
-                "defense took, without models trained afterwards.",
+                title=f"Time against {COLUMNS[metric][0]}",
+                caption=f"One frame per case, one point per defense: {COLUMNS[metric][0]}, higher is better, against "
+                "the mean seconds the defense took, without models trained afterwards.",
                 series=timed,
-                x_label="seconds",
-                y_label=name,
+                x_label=f"seconds{', logarithmic' if wide else ''}",
+                y_label=title(metric),
+                frames=True,
+                log_x=wide,
             )
         )
     return found
 
 
 def _mean(metric: str) -> Measure:
+    """Return what reads the mean of *metric* from a row, in the unit of the table."""
+    scale = 100 if "%" in title(metric) else 1
+
     def measure(row: Row) -> float | None:
         value = row["values"].get(metric)
-        return None if value is None else value["mean"]
+        return None if value is None else scale * value["mean"]
 
     return measure
 

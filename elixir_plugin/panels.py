@@ -57,7 +57,7 @@ class Series(_Part):
 
     :param y: values; None leaves a gap.
     :param x: of the same length; default 0, 1, 2, …
-    :param labels: words beside the points (:class:`Points` alone).
+    :param labels: a word for each point (:class:`Points` alone).
     :param mark: draw points instead of a line.
     """
 
@@ -113,13 +113,26 @@ class Lines(_Titled):
 
 
 class Points(_Titled):
-    """Points in a plane, each with a name, e.g. accuracy against attack success."""
+    """Points in a plane, each with a name, e.g. accuracy against attack success.
+
+    :param frames: draw one frame per label, all with the same axes, instead of writing the label beside each point:
+        for labels that recur, such as cases. Every point needs a label then.
+    :param log_x: a logarithmic axis across, where all values are positive.
+    """
 
     kind: Literal["points"] = "points"
     series: list[Series]
     x_label: str = ""
     y_label: str = ""
+    frames: bool = False
+    log_x: bool = False
     levels: list[Level] = []
+
+    @model_validator(mode="after")
+    def _labelled(self) -> Points:
+        if self.frames and any(len(series.labels) != len(series.y) for series in self.series):
+            raise ValueError("frames need a label for every point")
+        return self
 
 
 class Bars(_Titled):

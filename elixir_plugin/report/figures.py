@@ -14,58 +14,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..panels import Bars, Figure, Histogram, Level, Lines, Matrix, Points, Series
+from ..panels import Bars, Figure, Histogram, Level, Lines, Matrix, Points
 from ..terminal import shown
+from .palette import COLOURS, SERIES, SETTINGS, colours_of, logarithmic, short
+from .scatter import above_frames, add_frames, draw_points, height_of_frames
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
-COLOURS = {  # name of the CSS variable -> colour of the light theme; templates/style.css has both themes
-    "ink": "#1c2128",
-    "muted": "#5c6570",
-    "line": "#d9dee4",
-    "c1": "#2468b2",
-    "c2": "#cf5a1d",
-    "c3": "#2a8a57",
-    "c4": "#8757b5",
-    "c5": "#a8861a",
-    "c6": "#6d7782",
-}
-WARM = "c2"
-SERIES = ("c1", "c2", "c3", "c4", "c5", "c6")
 STYLES = ("-", "--", ":", "-.")  # when colours run out, and for those who cannot tell them apart
 LEVELS = ((0, (5, 3)), (0, (1.5, 2)), (0, (5, 2, 1.5, 2)))  # dashes of thresholds
 WIDTH, HEIGHT = 4.9, 2.3  # inches of 72 units, of figure and data: as wide as a phone's page, to keep the size of text
 STRIP = 0.28  # inches above, for the title of the PNG
-ALARMING = ("poison", "flagged", "suspicious")  # a group of this name gets the warm colour
 MANY_CELLS = 12  # a heat map with more rows has no numbers in its cells
 MANY_LABELS = 14  # more labels of bars are thinned
-_SETTINGS: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "elixir_plugin",
-    "text.parse_math": False,  # a "$" in a label is a dollar
-    "font.family": ["DejaVu Sans"],  # comes with matplotlib: the same everywhere
-    "font.size": 10.0,
-    "axes.unicode_minus": True,
-    "text.color": COLOURS["ink"],
-    "axes.labelcolor": COLOURS["muted"],
-    "axes.edgecolor": COLOURS["muted"],
-    "axes.linewidth": 0.7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.titlesize": 11.0,
-    "grid.color": COLOURS["line"],
-    "grid.linewidth": 0.7,
-    "xtick.color": COLOURS["muted"],
-    "ytick.color": COLOURS["muted"],
-    "lines.linewidth": 1.8,
-    "lines.markersize": 6.0,
-    "legend.frameon": False,
-    "legend.fontsize": 9.5,
-}
 
 
 @dataclass(frozen=True)
@@ -95,33 +58,43 @@ def draw(panel: Figure, name: str, *, png: bool = True) -> Drawn:
 def _quiet_style() -> Iterator[None]:
     import matplotlib as mpl  # noqa: PLC0415  (slow, and most commands draw nothing)
 
-    with warnings.catch_warnings(), mpl.rc_context(_SETTINGS):
+    with warnings.catch_warnings(), mpl.rc_context(SETTINGS):
         warnings.simplefilter("ignore")  # a character without a glyph is drawn as a box, which says enough
         yield
 
 
-def _canvas(panel: Figure) -> tuple[Drawing, Axes]:
-    """Return an empty figure with fixed margins, in inches; never through pyplot, which belongs to the host."""
+def _canvas(panel: Figure) -> tuple[Drawing, list[Axes]]:
+    """Return an empty figure with fixed margins, in inches; never through pyplot, which belongs to the host.
+
+    :returns: it, and its axes: one, or one per frame of points.
+    """
     from matplotlib.figure import Figure as Drawing  # noqa: PLC0415
 
     names = _legend(panel)
     rows = -(-len(names) // _columns(names)) if names else 0
     left, right, bottom, top = 0.72, 0.14, 0.5, STRIP + 0.12 + 0.2 * rows
     height = HEIGHT
-    if isinstance(panel, Matrix):
-        left = 0.45 + 0.075 * max((len(_short(row)) for row in panel.rows), default=1)
+    if isinstance(panel, Points):
+        height = height_of_frames(panel, HEIGHT)
+    elif isinstance(panel, Matrix):
+        left = 0.45 + 0.075 * max((len(short(row)) for row in panel.rows), default=1)
         height = min(WIDTH, 0.36 * max(3, len(panel.rows)))
     elif isinstance(panel, Bars) and _long(panel.labels):
         bottom = 0.95
     whole = bottom + height + top
     drawing = Drawing(figsize=(WIDTH, whole))
+    if isinstance(panel, Points):
+        return drawing, add_frames(drawing, panel, (left, bottom, WIDTH - left - right, height))
     area = (left / WIDTH, bottom / whole, (WIDTH - left - right) / WIDTH, height / whole)
-    return drawing, drawing.add_axes(area)
+    return drawing, [drawing.add_axes(area)]
 
 
-def _draw(panel: Figure, axes: Axes) -> None:
+def _draw(panel: Figure, frames: list[Axes]) -> None:
+    axes, start = frames[0], 1.0
     handles: list[Any]
-    if isinstance(panel, Matrix):
+    if isinstance(panel, Points):
+        handles, start = draw_points(panel, frames), above_frames(panel, HEIGHT)
+    elif isinstance(panel, Matrix):
         handles = _matrix(panel, axes)
     elif isinstance(panel, Histogram):
         handles = _histogram(panel, axes)
@@ -130,12 +103,11 @@ def _draw(panel: Figure, axes: Axes) -> None:
     else:
         handles = _lines(panel, axes)
     if not isinstance(panel, Matrix):
-        upright = isinstance(panel, Histogram)
-        handles += [_level(each, axes, number, upright=upright) for number, each in enumerate(panel.levels)]
+        handles += _levels(panel.levels, frames, upright=isinstance(panel, Histogram))
     names = _legend(panel)
     if names:
         axes.legend(
-            handles, names, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=_columns(names), borderaxespad=0.2,
+            handles, names, loc="lower left", bbox_to_anchor=(0, start), ncols=_columns(names), borderaxespad=0.2,
             handlelength=1.6, columnspacing=1.2,
         )  # fmt: skip
 
@@ -151,41 +123,35 @@ def _legend(panel: Figure) -> list[str]:
     else:
         names = [series.name for series in panel.series]
     names += [level.name for level in panel.levels]
-    return [_short(name, 32) for name in names] if len(names) > 1 else []
+    return [short(name, 32) for name in names] if len(names) > 1 else []
 
 
-def _lines(panel: Lines | Points, axes: Axes) -> list[Any]:
+def _lines(panel: Lines, axes: Axes) -> list[Any]:
     from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
 
     handles: list[Any] = []
-    colours = _colours([series.name for series in panel.series])
+    colours = colours_of([series.name for series in panel.series])
     for number, (series, colour) in enumerate(zip(panel.series, colours, strict=True)):
         x, y = ([float("nan") if value is None else value for value in values] for values in (series.x, series.y))
-        if isinstance(panel, Points) or series.mark:
+        if series.mark:
             handles += axes.plot(x, y, "o", color=colour, clip_on=False, zorder=3)
-            _name_points(series, axes)
         else:
             style = STYLES[number // len(SERIES) % len(STYLES)]
             dots = "o" if sum(value is not None for value in series.y) == 1 else ""
             handles += axes.plot(x, y, style, marker=dots, color=colour)
-    if isinstance(panel, Lines) and panel.log_y and any(value and value > 0 for s in panel.series for value in s.y):
-        axes.set_yscale("log")
+    heights = [value for series in panel.series for value in series.y if value and value > 0]
+    if panel.log_y and heights:
+        logarithmic(axes, "y", heights)
     if all(value == int(value) for series in panel.series for value in series.x if value is not None):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     _axis_labels(panel.x_label, panel.y_label, axes)
     return handles
 
 
-def _name_points(series: Series, axes: Axes) -> None:
-    for x, y, label in zip(series.x, series.y, series.labels, strict=False):
-        if x is not None and y is not None:
-            axes.annotate(shown(label), (x, y), (6, 4), textcoords="offset points", fontsize=9, color=COLOURS["muted"])
-
-
 def _bars(panel: Bars, axes: Axes) -> list[Any]:
     handles: list[Any] = []
     width = 0.8 / max(1, len(panel.values))
-    colours = _colours(list(panel.values))
+    colours = colours_of(list(panel.values))
     for number, values in enumerate(panel.values.values()):
         at = [row - 0.4 + width * (number + 0.5) for row in range(len(panel.labels))]
         heights = [0.0 if value is None else value for value in values]
@@ -193,7 +159,7 @@ def _bars(panel: Bars, axes: Axes) -> list[Any]:
     step = -(-len(panel.labels) // MANY_LABELS)
     rows = range(0, len(panel.labels), max(1, step))
     long = _long(panel.labels)
-    axes.set_xticks(list(rows), [_short(panel.labels[row]) for row in rows], rotation=30 if long else 0,
+    axes.set_xticks(list(rows), [short(panel.labels[row]) for row in rows], rotation=30 if long else 0,
                     ha="right" if long else "center")  # fmt: skip
     axes.grid(visible=False, axis="x")
     axes.axhline(0, color=COLOURS["muted"], linewidth=0.7)
@@ -203,7 +169,7 @@ def _bars(panel: Bars, axes: Axes) -> list[Any]:
 
 def _histogram(panel: Histogram, axes: Axes) -> list[Any]:
     handles: list[Any] = []
-    for counts, colour in zip(panel.counts.values(), _colours(list(panel.counts)), strict=True):
+    for counts, colour in zip(panel.counts.values(), colours_of(list(panel.counts)), strict=True):
         total = sum(counts)
         share = [count / total if total else 0.0 for count in counts]
         axes.stairs(share, panel.edges, fill=True, color=colour, alpha=0.3)
@@ -228,7 +194,7 @@ def _matrix(panel: Matrix, axes: Axes) -> list[Any]:
     for axis, names in ((axes.xaxis, panel.columns), (axes.yaxis, panel.rows)):
         step = max(1, -(-len(names) // (2 * MANY_LABELS)))
         places = list(range(0, len(names), step))
-        axis.set_ticks(places, [_short(names[place]) for place in places])
+        axis.set_ticks(places, [short(names[place]) for place in places])
     axes.set_xlim(-0.5, len(panel.columns) - 0.5)
     axes.set_ylim(len(panel.rows) - 0.5, -0.5)
     axes.grid(visible=False)
@@ -237,22 +203,19 @@ def _matrix(panel: Matrix, axes: Axes) -> list[Any]:
     return []
 
 
-def _level(level: Level, axes: Axes, number: int, *, upright: bool) -> Any:
-    line = axes.axvline if upright else axes.axhline
-    return line(level.value, color=COLOURS["ink"], linewidth=1.0, linestyle=LEVELS[number % len(LEVELS)])
+def _levels(levels: Sequence[Level], frames: Sequence[Axes], *, upright: bool) -> list[Any]:
+    """Draw *levels* across all frames; return one line of each."""
+    handles: list[Any] = []
+    for number, level in enumerate(levels):
+        style: dict[str, Any] = {"color": COLOURS["ink"], "linewidth": 1.0, "linestyle": LEVELS[number % len(LEVELS)]}
+        lines = [(axes.axvline if upright else axes.axhline)(level.value, **style) for axes in frames]
+        handles.append(lines[0])
+    return handles
 
 
 def _axis_labels(x: str, y: str, axes: Axes) -> None:
     axes.set_xlabel(shown(x))
     axes.set_ylabel(shown(y))
-
-
-def _colours(names: Sequence[str]) -> list[str]:
-    """Return a colour per name: the warm one for what alarms, the others in turn."""
-    alarming = [name.split(" ", maxsplit=1)[0].lower() in ALARMING for name in names]
-    others = [each for each in SERIES if each != WARM or not any(alarming)]
-    calm = iter(range(len(names)))
-    return [COLOURS[WARM if alarm else others[next(calm) % len(others)]] for alarm in alarming]
 
 
 def _long(labels: Sequence[str]) -> bool:
@@ -263,11 +226,6 @@ def _long(labels: Sequence[str]) -> bool:
 def _columns(names: Sequence[str]) -> int:
     """Return how many columns of a legend fit beside each other."""
     return max(1, min(len(names), 54 // (max(len(name) for name in names) + 6)))
-
-
-def _short(label: str, limit: int = 12) -> str:
-    label = shown(label)
-    return label if len(label) <= limit else f"{label[: limit - 1]}…"
 
 
 def _svg(drawing: Drawing, panel: Figure, name: str) -> str:
@@ -293,7 +251,7 @@ def _svg(drawing: Drawing, panel: Figure, name: str) -> str:
 
 def _png(drawing: Drawing, panel: Figure) -> bytes:
     height = drawing.get_size_inches()[1]
-    drawing.text(0.02, 1 - 0.05 / height, _short(panel.title, 60), fontsize=11, ha="left", va="top")
+    drawing.text(0.02, 1 - 0.05 / height, short(panel.title, 60), fontsize=11, ha="left", va="top")
     buffer = io.BytesIO()
     drawing.savefig(buffer, format="png", dpi=160, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()

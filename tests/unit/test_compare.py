@@ -375,12 +375,21 @@ def test_the_trade_offs_hold_a_point_per_case_and_defense() -> None:
     results, timings = numbers()
     pareto, timed = panels(results["table"], timings)
     assert [(each.name, each.x, each.y, each.labels) for each in pareto.series] == [
-        ("a", [0.1], [0.8], ["c"]),
-        ("b", [0.4], [0.9], ["c"]),
-        ("no defense", [1.0], [0.9], ["c"]),
+        ("a", [10.0], [80.0], ["c"]),
+        ("b", [40.0], [90.0], ["c"]),
+        ("no defense", [100.0], [90.0], ["c"]),
     ]
-    assert [(each.name, each.x, each.y) for each in timed.series] == [("a", [2.0], [0.8]), ("b", [2.0], [0.9])]
+    assert [(each.name, each.x, each.y) for each in timed.series] == [("a", [2.0], [80.0]), ("b", [2.0], [90.0])]
+    assert pareto.frames and timed.frames and (pareto.x_label, pareto.y_label) == ("ASR %", "ACC %")
     assert pareto.caption and timed.caption
+
+
+def test_time_is_drawn_on_a_scale_that_shows_the_fast_and_the_slow() -> None:
+    results, timings = numbers()
+    assert not panels(results["table"], timings)[1].log_x
+    timings["cells"][0]["seconds"] = 2000.0
+    timed = panels(results["table"], timings)[1]
+    assert timed.log_x and "logarithmic" in timed.x_label
 
 
 def test_the_page_holds_table_and_figures_and_loads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,6 +402,63 @@ def test_the_page_holds_table_and_figures_and_loads_nothing(monkeypatch: pytest.
     assert seen.tags.count("svg") == 2 and seen.tags.count("table") == 1 and "script" not in seen.tags
     assert '<td class="best">90.0</td>' in text and '<td class="best">10.0</td>' in text
     assert "http://" not in text.replace("http://www.w3.org/", "") and "https://" not in text
+
+
+# the page along the way
+
+
+@pytest.fixture
+def pages(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many cells each page knew of, in the order of their writing; the clock never lets a minute pass."""
+    known: list[int] = []
+    write = compare_page.write_compare_page
+
+    def counted(folder: Path, results: dict[str, Any], timings: dict[str, Any]) -> list[Path]:
+        known.append(sum(cell["state"] != "missing" for cell in results["cells"]))
+        return write(folder, results, timings)
+
+    monkeypatch.setattr(compare_page, "write_compare_page", counted)
+    monkeypatch.setattr(compare_page, "EVERY", float("inf"))
+    return known
+
+
+def test_a_page_is_written_after_the_first_cell_and_at_the_end(pages: list[int]) -> None:
+    compare()
+    assert pages == [1, 4]
+
+
+def test_a_page_is_written_whenever_the_last_is_old_enough(pages: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare_page, "EVERY", 0.0)
+    compare()
+    assert pages == [1, 2, 3, 4]
+
+
+def test_what_an_earlier_go_had_found_is_no_reason_for_a_page_along_the_way(pages: list[int]) -> None:
+    compare(seeds=[0])
+    pages.clear()
+    compare(seeds=[0, 1, 2])
+    assert pages == [3, 6]  # both defenses on seed 0 were known, the third cell is new
+
+
+def test_an_interrupted_comparison_leaves_the_page_of_what_is_done(pages: list[int]) -> None:
+    Scorer.failures[2] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        compare(defenses=["scorer"], seeds=[0, 1, 2, 3])
+    assert pages == [1, 2]
+    assert "2 of 4 runs are done, 2 are still to do" in Path("out/compare.html").read_text()
+
+
+def test_a_page_that_fails_stops_no_run_and_hides_no_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> list[Path]:
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr(compare_page, "write_compare_page", broken)
+    with pytest.raises(RuntimeError, match="no ink"):
+        compare()
+    assert len(Scorer.runs) == 4 and "compare.html could not be written" in Path("out/log.txt").read_text()
+    Scorer.failures[1] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        compare("other")
 
 
 # what is shipped

@@ -6,39 +6,41 @@ import copy
 import json
 import re
 import shutil
-import subprocess
-from collections import Counter
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from matplotlib.figure import Figure as Drawing
+from page_checks import Page, View, check_page, check_view, look_at
 from PIL import Image
+from pydantic import ValidationError
 
 from elixir_plugin.case import Case
 from elixir_plugin.cli import program
+from elixir_plugin.compare_page import write_compare_page
+from elixir_plugin.compare_table import summarise
 from elixir_plugin.config import RunSpec, Settings, Source
 from elixir_plugin.context import Context
 from elixir_plugin.defense import Card, Defense
 from elixir_plugin.errors import InputError
 from elixir_plugin.hookspecs import Entry, hookimpl
 from elixir_plugin.outcome import Outcome, Verdict
-from elixir_plugin.panels import Bars, Histogram, Level, Lines, Matrix, Panel, Series, Table, Text
+from elixir_plugin.panels import Bars, Histogram, Level, Lines, Matrix, Panel, Points, Series, Table, Text
 from elixir_plugin.plugins import plugins
 from elixir_plugin.report.facts import facts_of
 from elixir_plugin.report.figures import COLOURS, draw
 from elixir_plugin.report.page import TEMPLATES
+from elixir_plugin.report.scatter import add_frames, draw_points
 from elixir_plugin.report.single import make_page, write_report
 from elixir_plugin.report.words import story
 from elixir_plugin.run import run_defense
+from elixir_plugin.terminal import shown
 
 TAG = "<img src=x onerror=alert(1)>"
 HOSTILE = f"{TAG}\x1b[31m$\\frac{{\u202e{{{{ 7*7 }}}}"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-LANDMARKS = {"header", "nav", "main", "footer"}
 
 
 class HostileSettings(Settings):
@@ -78,48 +80,6 @@ class Offer:
     @hookimpl
     def elixir_defenses(self) -> list[Entry]:
         return [Entry("hostile", Hostile, "detect")]
-
-
-class Page(HTMLParser):
-    """What a reader of the page would find."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: Counter[str] = Counter()
-        self.attributes: list[tuple[str, str, str]] = []
-        self.text: list[str] = []
-        self._inside: list[str] = []
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags[tag] += 1
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
-    def values(self, name: str, tag: str | None = None) -> list[str]:
-        return [value for each, key, value in self.attributes if key == name and tag in (None, each)]
-
-
-def check_page(html: str) -> Page:
-    """Hold a page against the rules: landmarks, text alternatives, captions, unique ids, nothing from elsewhere."""
-    page = Page(html)
-    assert {tag: page.tags[tag] for tag in LANDMARKS} == dict.fromkeys(LANDMARKS, 1)
-    assert page.tags["h1"] == 1 and page.tags["title"] >= 1
-    assert page.tags["img"] == len([alt for alt in page.values("alt", "img") if alt])
-    assert page.tags["svg"] == len([label for label in page.values("aria-label", "svg") if label])
-    assert page.tags["table"] == page.tags["caption"]
-    assert not page.tags.keys() & {"script", "iframe", "object", "embed", "base", "form", "foreignobject", "audio"}
-    assert all(source.startswith("data:image/png;base64,") for source in page.values("src"))
-    assert all(link.startswith("#") or link == "data:," for link in [*page.values("href"), *page.values("xlink:href")])
-    assert not [name for _, name, _ in page.attributes if name.startswith("on")]
-    assert not re.search(r"url\((?!#)|@import", html)
-    ids = page.values("id")
-    assert len(ids) == len(set(ids))
-    targets = {link[1:] for link in [*page.values("href"), *page.values("xlink:href")] if link.startswith("#")}
-    assert targets <= set(ids)
-    return page
 
 
 @pytest.fixture(scope="module")
@@ -274,6 +234,10 @@ def test_better_and_worse_are_told_apart(report: Any) -> None:
 
 FIGURES = [
     Lines(title="l", series=[Series(name="a", y=[1, 10]), Series(name="b", y=[None, 2])], log_y=True),
+    Points(title="words", series=[Series(name="a", x=[1, None], y=[2, 3], labels=["one", "two"])]),
+    Points(
+        title="frames", series=[Series(name="a", x=[1, 90], y=[2, 3], labels=["one", "two"])], frames=True, log_x=True
+    ),
     Lines(title="one point", series=[Series(name="a", y=[1.0])]),
     Lines(title="nothing", series=[Series(name="a", y=[])]),
     Bars(title="many", labels=[str(i) for i in range(60)], values={"v": [1.0] * 60}),
@@ -288,7 +252,7 @@ def test_figures_follow_the_theme_of_the_page(panel: Any) -> None:
     drawn = draw(panel, "name")
     assert drawn.png.startswith(b"\x89PNG") and drawn == draw(panel, "name")
     assert "var(--" in drawn.svg
-    assert not re.search(r"(fill|stroke): ?#|font-family|<style|<metadata|<\?xml", drawn.svg)
+    assert not re.search(r"(fill|stroke): ?#|font-family|<style|<metadata|<\?xml|mathdefault", drawn.svg)
     assert all(name.startswith("name-") for name in re.findall(r'\bid="([^"]*)', drawn.svg))
     assert set(re.findall(r"(?:url\(|href=\")#([^)\"]*)", drawn.svg)) <= set(re.findall(r'\bid="([^"]*)', drawn.svg))
 
@@ -299,25 +263,134 @@ def test_both_themes_know_every_colour_of_the_figures() -> None:
         assert f"--{name}: {colour}" in light and f"--{name}: #" in dark
 
 
+def scattered(series: int, **options: Any) -> Points:
+    """Return points of which those named "one" all lie on each other, but for the last."""
+    labels = ["one", "two", "a third, with a name for one line"]
+    made = [Series(name=f"s{i}", x=[1, i, 2], y=[1, -i, i], labels=labels) for i in range(series - 1)]
+    return Points(title="p", series=[*made, Series(name="last", x=[9, 1, 2], y=[3, 2, 1], labels=labels)], **options)
+
+
+def axes_of(panel: Points) -> tuple[list[Any], list[Any]]:
+    """Return the frames of *panel*, drawn, and what stands for its series in a legend."""
+    frames = add_frames(Drawing(figsize=(5, 6)), panel, (0.7, 0.5, 4, 5))
+    return frames, draw_points(panel, frames)
+
+
+def test_each_series_of_points_has_a_look_of_its_own_without_colour_and_with_it() -> None:
+    few, many = (axes_of(scattered(number))[1] for number in (7, 30))
+    assert len({each.get_marker() for each in few}) == 7
+    assert len({(each.get_marker(), each.get_markeredgecolor()) for each in many}) == 30
+
+
+def test_a_name_that_recurs_gets_a_frame_instead_of_words_at_each_point() -> None:
+    panel = scattered(4, frames=True, x_label="across")
+    frames, _ = axes_of(panel)
+    assert [each.get_title(loc="left") for each in frames] == ["one", "two", "a third, with a name for one line"]
+    assert len({(each.get_xlim(), each.get_ylim()) for each in frames}) == 1
+    assert draw(panel, "n", png=False).svg.count(">one<") == 1
+    assert draw(panel.model_copy(update={"frames": False}), "n", png=False).svg.count(">one<") == 4
+
+
+def test_points_that_coincide_are_drawn_around_each_other() -> None:
+    frame = axes_of(scattered(4, frames=True))[0][0]
+    sizes = [line.get_markersize() for line in frame.lines if line.get_xdata().size]
+    assert sizes[0] > sizes[1] > sizes[2] == sizes[3]
+    below = [line.get_zorder() for line in frame.lines if line.get_xdata().size]
+    assert below[0] < below[1] < below[2]
+    cloud = Points(title="p", series=[Series(name=name, x=[1, 1], y=[2, 2]) for name in "ab"])
+    assert len({line.get_markersize() for line in axes_of(cloud)[0][0].lines}) == 1
+
+
+def test_words_beside_points_stay_in_the_figure() -> None:
+    series = Series(name="s", x=[0, 0.5, 1], y=[0, 1, 2], labels=["a name of some length"] * 3)
+    frames, _ = axes_of(Points(title="p", series=[series]))
+    assert len(frames[0].texts) == 3
+    for text in frames[0].texts:
+        left, right = text.get_window_extent().intervalx
+        assert left >= 0 and right <= frames[0].figure.bbox.x1
+
+
+def test_frames_need_a_label_for_every_point() -> None:
+    with pytest.raises(ValidationError, match="a label for every point"):
+        Points(title="p", series=[Series(name="s", y=[1, 2])], frames=True)
+
+
 @pytest.fixture(scope="module")
-def looked_at(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
-    """The page as a real browser sees it: its document, and what it logs."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium installed")
-    quiet = ["quic", "background-networking", "component-update", "sync", "gpu", "extensions"]
-    return subprocess.run(
-        [CHROMIUM, "--headless", "--no-sandbox", "--no-first-run", *(f"--disable-{each}" for each in quiet),
-         "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", "--v=0", "--window-size=390,844",
-         f"--user-data-dir={tmp_path_factory.mktemp('browser')}", "--dump-dom", (run_folder / "report.html").as_uri()],
-        capture_output=True, text=True, check=True, timeout=300,
-    )  # fmt: skip
+def looked_at(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> View:
+    return look_at(run_folder / "report.html", 390, tmp_path_factory.mktemp("browser"))
 
 
-def test_a_browser_finds_the_whole_page(looked_at: subprocess.CompletedProcess[str], run_folder: Path) -> None:
-    seen, sent = check_page(looked_at.stdout), check_page((run_folder / "report.html").read_text())
+def test_a_browser_finds_the_whole_page(looked_at: View, run_folder: Path) -> None:
+    seen, sent = check_page(looked_at.html), check_page((run_folder / "report.html").read_text())
     for tag in ("img", "svg", "table", "section", "h2", "h3", "li", "path", "text"):
         assert seen.tags[tag] == sent.tags[tag] > 0, tag
 
 
-def test_a_browser_has_nothing_to_complain_about(looked_at: subprocess.CompletedProcess[str]) -> None:
-    assert not [line for line in looked_at.stderr.splitlines() if "CONSOLE" in line]
+def test_a_browser_has_nothing_to_complain_about(looked_at: View) -> None:
+    check_view(looked_at, 390)
+
+
+# the page of a comparison
+
+
+def compared(cases: list[str], defenses: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return results and timings of a comparison in which every other defense does nothing, and cells fail at times.
+
+    The points of those that do nothing lie on each other, and on that of no defense.
+    """
+    cells: list[dict[str, Any]] = []
+    timed = []
+    names = [(case, defense, seed) for case in cases for defense in defenses for seed in (0, 1)]
+    for number, (case, defense, seed) in enumerate(names):
+        keys = {"case": case, "defense": defense, "seed": seed}
+        before = {"acc": 0.99, "asr": 1.0, "ra": 0.0}
+        after = {"acc": 0.8 + 0.01 * (number % 20), "asr": 0.03 * (number % 30), "ra": 0.5}
+        detection = {"tpr": 0.5, "fpr": 0.01 * (number % 7), "auroc": 0.875}
+        left = before if defenses.index(defense) % 2 else after
+        metrics = {"before": before, "after": left, "der": 0.5, "detection": detection}
+        failed = number % 11 == 10
+        reason = f"RuntimeError: {defense}" if failed else ""
+        state = {"state": "failed" if failed else "done", "reason": reason, "metrics": None if failed else metrics}
+        cells.append({**keys, "folder": "cells/x", **state})
+        timed.append({**keys, "seconds": 2.0 ** (number % 12), "environment": {"device": "cpu"}})
+    spec = {"cases": cases, "defenses": defenses, "seeds": [0, 1], "retrain": None}
+    results = {"compare": spec, "identity": "f00d", "cells": cells}
+    return {**results, "table": summarise(results)}, {"cells": timed}
+
+
+SCRIPT = "<script>alert(1)</script>"
+COMPARED = {
+    "plain": (["badnets", "blended", "trojan", "sig", "wanet"], ["d3", *(f"defense_{i} (demo)" for i in range(5))]),
+    "hostile": ([HOSTILE, SCRIPT], [TAG, SCRIPT, f"{SCRIPT}{'x' * 60}", f'" onload="alert(1)" x="{HOSTILE}']),
+}
+
+
+@pytest.fixture(scope="module", params=COMPARED)
+def comparison(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the page of a comparison."""
+    folder = tmp_path_factory.mktemp(request.param)
+    write_compare_page(folder, *compared(*COMPARED[request.param]))
+    return folder
+
+
+def test_the_page_of_a_comparison_shows_every_name_as_text(comparison: Path) -> None:
+    html = (comparison / "compare.html").read_text()
+    page = check_page(html)
+    text = " ".join(page.text)
+    cases, defenses = COMPARED[comparison.name.rstrip("0123456789")]
+    assert page.tags["svg"] == 2 and page.tags["table"] == len(cases) and page.tags["img"] == 0
+    for name in (*cases, *defenses):
+        assert text.count(shown(name)) > 1  # in the table and in what can be folded out, at least
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", html)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_shows_a_whole_comparison_without_scrolling_sideways(
+    comparison: Path, width: int, tmp_path: Path
+) -> None:
+    view = look_at(comparison / "compare.html", width, tmp_path)
+    check_view(view, width)
+    seen, sent = check_page(view.html), check_page((comparison / "compare.html").read_text())
+    for tag in ("svg", "table", "section", "h2", "h3", "li", "th", "td", "path", "text"):
+        assert seen.tags[tag] == sent.tags[tag] > 0, tag
+    assert view.seen["leaving"] == [] and view.seen["touching"] == []
