@@ -6,7 +6,8 @@ A poisoned training set is turned back into a benign one: nothing is dropped, sa
 1. Every image is noised and denoised several times in a row; the last states of each round are its copies.
 2. The probe votes on original and copies; labels with few votes are dropped.
 3. A sample is stable (its label stays), unanimous (its copies agree on another one) or ambiguous.
-4. Classes whose anomalous samples scatter to other labels are targets of an attack.
+4. Classes whose anomalous samples scatter to other labels are targets of an attack; or, with reserved clean images at
+   hand (this project's own rule), those whose samples lose their label more often than these do.
 5. Unanimous samples of target classes get an image far from the original, and the label of their copies.
 6. A benign model is trained on all samples but the ambiguous ones of target classes,
 7. and on those of them on which it agrees with the copies.
@@ -20,6 +21,7 @@ rebalancing is offered (``rebalance``), in a simpler form; other measures of dis
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ import torch
 
 from ..case import Case, ImageSet, Index
 from ..classifier import Classifier
-from ..context import Context
+from ..context import Context, derive_seed
 from ..defense import Card, Defense
 from ..diffusion.base import Denoiser
 from ..diffusion.plan import Plan
@@ -42,10 +44,11 @@ from .dataelixir_estimate import estimate
 from .dataelixir_models import Trainer
 from .dataelixir_outcome import describe
 from .dataelixir_panels import panels_of
+from .dataelixir_reference import make_reference, some_clean, wanted
 from .dataelixir_repair import Repair, Repairer, repaired_set
 from .dataelixir_settings import DataElixirSettings
 from .dataelixir_target import ClassFinding, find_targets, notes_on
-from .dataelixir_votes import Votes, count_votes
+from .dataelixir_votes import Reference, Votes, count_votes
 
 
 class DataElixir(Defense):
@@ -73,6 +76,12 @@ class DataElixir(Defense):
     def check(self, case: Case) -> None:
         if case.num_classes < 2:
             raise InputError("relabelling needs another label", where="number of classes", found=1, allowed="2 or more")
+        if self.settings.detection.mode == "excess" and (case.clean is None or not len(case.clean)):
+            raise MissingNeedError(
+                "this case holds no reserved clean set to compare with",
+                where="settings of dataelixir: detection.mode=excess",
+                hint="give a reserved clean set, or set detection.mode=mad",
+            )
         if self.settings.probe == "case" and case.model is None:
             raise MissingNeedError(
                 "this case holds no suspect model to take as probe",
@@ -109,8 +118,9 @@ class DataElixir(Defense):
             probe = trainer.make_probe(case)
             seed = context.derive_seed("dataelixir", "noise")
             walker = Walker(denoiser, planned, self.settings, case.train, seed, probe)
-            candidates, rows, votes, finding = self._search(walker, probe, folder, context)
-            for note in notes_on(finding, self.settings.detection):
+            reference = self._reference(walker, case.clean, folder, context)
+            candidates, rows, votes, finding = self._search(walker, reference, folder, context)
+            for note in notes_on(finding):
                 context.note(note)
             repair = Repairer(candidates, rows, votes, trainer).repair(finding.flagged)
             repaired = repaired_set(candidates, repair)
@@ -134,15 +144,25 @@ class DataElixir(Defense):
                 context.note(note)
         return denoiser, facts
 
+    def _reference(self, walker: Walker, clean: ImageSet | None, folder: Path, context: Context) -> Reference | None:
+        """Send reserved clean images through the same walk, where the rule that finds target classes wants them."""
+        if not wanted(self.settings, clean):
+            return None
+        assert clean is not None
+        rows = some_clean(clean, self.settings.detection.reference_per_class, context)
+        aside = dataclasses.replace(walker, images=clean.subset(rows), seed=derive_seed(walker.seed, "reference"))
+        return make_reference(aside, folder / "reference", context)
+
     def _search(
-        self, walker: Walker, probe: Classifier, folder: Path, context: Context
+        self, walker: Walker, reference: Reference | None, folder: Path, context: Context
     ) -> tuple[Candidates, Index, Votes, ClassFinding]:
         """Steps 1 to 4: return the candidates, the positions of all samples that were purified, and their votes.
 
         With ``detect_per_class``, only some samples per class are purified at first, and then the target classes; but
         the whole set, when no class is flagged or the decision is a close one.
         """
-        settings, train = self.settings, walker.images
+        settings, train, probe = self.settings, walker.images, walker.probe
+        assert probe is not None
         candidates = Candidates(train, settings.slots, truncate=settings.quantise == "truncate")
 
         def purify(rows: Index, name: str) -> None:
@@ -164,7 +184,7 @@ class DataElixir(Defense):
             first = some_per_class(train, settings.detect_per_class, context)
         purify(first, "first")
         rows, votes = vote()
-        finding = find_targets(votes, train.labels[rows], train.num_classes, settings.detection)
+        finding = find_targets(votes, train.labels[rows], train.num_classes, settings.detection, reference)
         if len(first) == len(train):
             return candidates, rows, votes, finding
         whole = finding.doubtful or not finding.flagged.any()
@@ -176,7 +196,7 @@ class DataElixir(Defense):
                 "two-phase mode fell back to the full run: on the first samples, "
                 + ("the decision was a close one" if finding.doubtful else "no class stood out")
             )
-            finding = find_targets(votes, train.labels[rows], train.num_classes, settings.detection)
+            finding = find_targets(votes, train.labels[rows], train.num_classes, settings.detection, reference)
         return candidates, rows, votes, finding
 
     def _final(self, given: Index, repaired: ImageSet, repair: Repair, trainer: Trainer) -> Classifier | None:

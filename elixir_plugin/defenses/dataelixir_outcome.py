@@ -8,7 +8,7 @@ from ..case import ImageSet, Index
 from ..outcome import Outcome, Verdict
 from .dataelixir_repair import ACTION, Repair
 from .dataelixir_settings import DataElixirSettings
-from .dataelixir_target import ClassFinding, verdict_score
+from .dataelixir_target import COMPARED, ClassFinding, verdict_score
 from .dataelixir_votes import STATUS, Votes
 
 NOT_PURIFIED = -1
@@ -44,6 +44,7 @@ def describe(
         "classes": finding.table(),
         "threshold": finding.threshold,
         "relative": finding.relative,
+        "detection": finding.mode,
         "status": {name: int((status == code).sum()) for code, name in enumerate(STATUS)},
         "action": {name: int((repair.action == code).sum()) for code, name in enumerate(ACTION)},
         "changed": {
@@ -70,15 +71,21 @@ def describe(
 
 
 def _verdict(finding: ClassFinding, settings: DataElixirSettings) -> Verdict:
-    few = not finding.relative
-    what = "largest discrepancy of a class, in nats" if few else "largest robust score of a class"
+    excess = finding.mode == "excess"
+    unit = "share of votes" if excess else "nats"
+    what = "largest robust score of a class" if finding.relative else f"largest discrepancy of a class ({unit})"
+    measured = (
+        "how much more of the votes its samples lose, once purified, than reserved clean images do"
+        if excess
+        else "how little of what its label-changing samples are predicted as, once purified, stays on the class"
+    )
     detection = settings.detection
+    effect = detection.min_excess if excess else detection.min_effect
     meaning = (
-        f"{what}: how little of what its label-changing samples are predicted as, once purified, stays on the class. "
-        f"From {finding.threshold:g} on"
-        + ("" if few else f", and {detection.min_effect:g} nats above the median,")
+        f"{what}: {measured}. From {finding.threshold:g} on"
+        + (f", and {effect:g} ({unit}) above the median," if finding.relative else "")
         + " a class is flagged as target"
     )
-    if detection.mode != "mad":
+    if finding.mode not in COMPARED:
         return Verdict(None, verdict_score(finding), f"{meaning}; here the targets were set by detection.mode")
     return Verdict(bool(finding.flagged.any()), verdict_score(finding), f"{meaning}; clean sets stay below")

@@ -15,11 +15,18 @@ def panels_of(outcome: Outcome) -> list[Panel]:
     panels: list[Panel] = []
     if classes:
         few = not outcome.tables.get("relative", True)
+        excess = outcome.tables.get("detection") == "excess"
+        unit = "share of votes" if excess else "nats"
+        measured = (
+            "How much more of the votes a class's purified samples lose than reserved clean images do, "
+            if excess
+            else "How far the labels of a class's purified samples scatter away from it, "
+        )
         panels.append(
             Bars(
                 title="Target statistic per class",
-                caption="How far the labels of a class's purified samples scatter away from it, "
-                + ("in nats" if few else "in robust deviations from the median class")
+                caption=measured
+                + (f"in {unit}" if few else "in robust deviations from the median class")
                 + "; classes above the line are taken for targets of an attack.",
                 labels=names,
                 values={"statistic": [row["score"] for row in classes]},
@@ -27,7 +34,7 @@ def panels_of(outcome: Outcome) -> list[Panel]:
                 if "threshold" in outcome.tables
                 else [],
                 x_label="class",
-                y_label="nats" if few else "robust score",
+                y_label=unit if few else "robust score",
             )
         )
         states = ("unanimous", "ambiguous")

@@ -23,6 +23,7 @@ FEW: dict[str, Any] = {"level": LEVEL, "rounds": 5, "steps": 10, "dense_below": 
 PLAIN_FIT: dict[str, Any] = {"schedule": "linear", "length": 1000, "learn_sigma": False}  # the chain LEVEL counts in
 CPU_FIT: dict[str, Any] = {**FitSettings.presets["cpu"], **PLAIN_FIT, "t_train_max": None}
 RELEASED_RULE: dict[str, Any] = {
+    "mode": "mad",
     "z_threshold": 2.0,
     "side": "both",
     "smoothing": 0,
@@ -32,11 +33,18 @@ RELEASED_RULE: dict[str, Any] = {
     "min_effect": 0,
 }
 SMALL_WALK: dict[str, Any] = {
-    "purification": {"level": LEVEL, "rounds": 3, "steps": 8, "dense_below": 3},
+    # one round: chained, what a small denoiser blurs in the first looks like some other class after the third
+    "purification": {"level": LEVEL, "rounds": 1, "steps": 8, "dense_below": 3},
     "states": 3,
-    "threshold": 2,
+    "threshold": 1,
 }
-PAPER: dict[str, Any] = {"purification": FULL, "states": 10, "threshold": 5, "rebalance": False}
+PAPER: dict[str, Any] = {
+    "purification": FULL,
+    "states": 10,
+    "threshold": 5,
+    "rebalance": False,
+    "detection": {"mode": "mad"},
+}
 
 
 class Walk(Purification):

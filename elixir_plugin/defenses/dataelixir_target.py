@@ -12,6 +12,9 @@ guards, on by default, and all off in preset ``parity`` (spec §7, B3):
   ten all others do, with a few less none can.) Where at most three are left, an absolute cut decides.
 - G3, ``mad_floor``: a spread near zero does not turn any difference into an alarm.
 - G4, ``min_effect``: a class must stand out by so much.
+
+Mode ``excess`` puts another statistic in the place of d: how much less stays on a class than of reserved clean images,
+see :mod:`.dataelixir_reference`.
 """
 
 from __future__ import annotations
@@ -28,9 +31,10 @@ from typing_extensions import Self
 from ..case import Index
 from ..config import Settings
 from ..errors import SettingsError
-from .dataelixir_votes import AMBIGUOUS, UNANIMOUS, Votes, class_pools
+from .dataelixir_votes import AMBIGUOUS, UNANIMOUS, Reference, Votes, class_pools, kept_shares
 
 Floats = NDArray[np.float64]
+COMPARED = ("mad", "excess")  # modes in which classes are judged
 FEW_CLASSES = 3  # of so many no class can stand out from the others
 MANY_CLASSES = 40  # from here on some class stands out by chance
 CAP = 50.0  # nats; stands for an infinite discrepancy, and no finite one comes near
@@ -42,12 +46,18 @@ SCATTERED = 0.25  # share of anomalies whose copies agree on another label, abov
 class Detection(Settings):
     """How target classes are found."""
 
-    mode: Literal["mad", "all", "given"] = Field(
-        "mad", description="classes that stand out; all classes (all-to-all attacks); or those in `targets`"
+    mode: Literal["auto", "mad", "excess", "all", "given"] = Field(
+        "auto",
+        description="mad: classes whose samples scatter more than those of others (paper); excess: classes whose "
+        "samples lose their label more often than reserved clean images of the class; auto: excess where there are 20 "
+        "of these per class; all: all classes (all-to-all attacks); given: those in `targets`",
     )
     targets: tuple[int, ...] = Field((), description="target classes, for mode given")
     z_threshold: float | None = Field(
-        None, gt=0, description="robust score from which a class is flagged; default: 2, and 3.5 from 40 classes on"
+        None,
+        gt=0,
+        description="robust score from which a class is flagged; default: 2, but 2.5 in mode excess and 3.5 from 40 "
+        "classes on",
     )
     side: Literal["upper", "both"] = Field("upper", description="both: also flag unusually consistent classes (code)")
     smoothing: float = Field(1.0, ge=0, description="κ of guard G1; 0: off")
@@ -57,6 +67,12 @@ class Detection(Settings):
     mad_eps: float = Field(1e-6, gt=0, description="added to the spread (code)")
     min_effect: float = Field(0.25, ge=0, description="guard G4: nats above the median; 0: off")
     absolute_cut: float = Field(1.0, gt=0, description="nats from which a class is flagged where there are at most 3")
+    min_excess: float = Field(
+        0.15, gt=0, lt=1, description="mode excess: share of votes above the median class; also the cut for 3 classes"
+    )
+    reference_per_class: int = Field(
+        100, ge=1, description="mode excess: reserved clean images to purify, per class on average"
+    )
 
     @model_validator(mode="after")
     def _targets_where_given(self) -> Self:
@@ -70,16 +86,20 @@ class Detection(Settings):
         """Return the robust score from which a class is flagged."""
         if self.z_threshold is not None:
             return self.z_threshold
-        return 2.0 if num_classes < MANY_CLASSES else 3.5
+        if num_classes >= MANY_CLASSES:
+            return 3.5
+        return 2.5 if self.mode == "excess" else 2.0
 
 
 @dataclass(frozen=True)
 class ClassFinding:
     """What the anomalous samples of each class say; arrays are ``[C]``.
 
+    :param mode: how classes were judged; never auto.
     :param size: samples that were purified.
     :param anomalous, unanimous, ambiguous: how many of them have that status.
-    :param discrepancy: d, nats.
+    :param discrepancy: d, nats; in mode excess, the share of votes that stay on the class, of clean images less that of
+        its samples.
     :param score: robust score, signed, and 0 for a class that is not judged; the discrepancy itself where *relative* is
         false.
     :param eligible: whether guard G2 lets the class be judged.
@@ -89,6 +109,7 @@ class ClassFinding:
     :param doubtful: whether thresholds lower or higher by a quarter would decide otherwise on some class.
     """
 
+    mode: str
     size: Index
     anomalous: Index
     unanimous: Index
@@ -114,12 +135,16 @@ class ClassFinding:
         return [{"class": c, **dict(zip(names, row, strict=True))} for c, row in enumerate(rows)]
 
 
-def find_targets(votes: Votes, given: Index, num_classes: int, settings: Detection) -> ClassFinding:
+def find_targets(
+    votes: Votes, given: Index, num_classes: int, settings: Detection, reference: Reference | None = None
+) -> ClassFinding:
     """Judge all classes from the votes of (some of) their samples.
 
     :param given: ``[n]`` the labels that the samples have.
+    :param reference: what became of clean images; mode auto is excess with it, mad without.
     :raises SettingsError: when a given target is no class.
     """
+    settings = decided(settings, reference)
     if any(target >= num_classes for target in settings.targets):
         raise SettingsError(
             "no such class", where="detection.targets", found=list(settings.targets), allowed=f"0..{num_classes - 1}"
@@ -131,7 +156,11 @@ def find_targets(votes: Votes, given: Index, num_classes: int, settings: Detecti
     size, anomalous = np.bincount(given, minlength=num_classes), per_class(votes.anomalous)
     eligible = anomalous >= np.maximum(settings.min_anomalies, settings.min_share * size)
     eligible &= anomalous > 0
-    discrepancy = discrepancies(class_pools(votes, given, num_classes), settings.smoothing)
+    if settings.mode == "excess" and reference is not None:
+        eligible = np.minimum(size, reference.count) >= settings.min_anomalies
+        discrepancy = reference.kept - kept_shares(votes.labels, given, num_classes)[0]
+    else:
+        discrepancy = discrepancies(class_pools(votes, given, num_classes), settings.smoothing)
     discrepancy = np.where(eligible, discrepancy, 0.0)
     judged = eligible if settings.min_anomalies or settings.min_share else np.ones_like(eligible)
     relative = int(judged.sum()) > FEW_CLASSES
@@ -142,6 +171,7 @@ def find_targets(votes: Votes, given: Index, num_classes: int, settings: Detecti
     elif settings.mode == "given":
         flagged = np.isin(np.arange(num_classes), settings.targets)
     return ClassFinding(
+        mode=settings.mode,
         size=size,
         anomalous=anomalous,
         unanimous=per_class(votes.status == UNANIMOUS),
@@ -152,8 +182,17 @@ def find_targets(votes: Votes, given: Index, num_classes: int, settings: Detecti
         flagged=flagged,
         threshold=settings.threshold(num_classes) if relative else settings.absolute_cut,
         relative=relative,
-        doubtful=doubtful and settings.mode == "mad",
+        doubtful=doubtful and settings.mode in COMPARED,
     )
+
+
+def decided(settings: Detection, reference: Reference | None) -> Detection:
+    """Return *settings* with mode auto decided, and with the thresholds of the mode."""
+    if settings.mode == "auto":
+        settings = settings.model_copy(update={"mode": "mad" if reference is None else "excess"})
+    if settings.mode != "excess":
+        return settings
+    return settings.model_copy(update={"min_effect": settings.min_excess, "absolute_cut": settings.min_excess})
 
 
 def discrepancies(pools: Index, smoothing: float) -> Floats:
@@ -207,14 +246,16 @@ def _decide(
     return flagged, score, bool((lenient != strict).any())
 
 
-def notes_on(finding: ClassFinding, settings: Detection) -> list[str]:
+def notes_on(finding: ClassFinding) -> list[str]:
     """Return what a reader must know about this finding."""
     notes = []
     count = len(finding.size)
-    if settings.mode == "mad" and not finding.relative and (count <= FEW_CLASSES or finding.eligible.any()):
+    compared = finding.mode in COMPARED
+    if compared and not finding.relative and (count <= FEW_CLASSES or finding.eligible.any()):
+        unit = "nats" if finding.mode == "mad" else "of the votes"
         notes.append(
             f"{int(finding.eligible.sum())} of {count} classes can be judged, and of so few none can stand out from "
-            f"the others: a class is flagged from a discrepancy of {settings.absolute_cut:g} nats on. If you know the "
+            f"the others: a class is flagged from a discrepancy of {finding.threshold:g} {unit} on. If you know the "
             "target, give it: detection.mode=given"
         )
     rate = finding.anomalous / np.maximum(finding.size, 1)
@@ -225,7 +266,7 @@ def notes_on(finding: ClassFinding, settings: Detection) -> list[str]:
             f"{HIGH_ANOMALY:.0%} in {len(fragile)} of {count} classes: the probe is fragile, or purification too "
             "strong; only the choice of target classes limits the damage"
         )
-    if finding.targets and settings.mode == "mad":
+    if finding.targets and compared:
         notes.append(
             f"target classes: {_few(finding.targets)}. Their ambiguous samples get new labels; if this is a false "
             "alarm, that costs accuracy in these classes"

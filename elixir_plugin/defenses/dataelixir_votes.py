@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from ..case import Index
 
+Floats = NDArray[np.float64]
+
 STABLE, UNANIMOUS, AMBIGUOUS = 0, 1, 2
 STATUS = ("stable", "unanimous", "ambiguous")
 BLOCK = 4096  # samples whose votes are compared at once
@@ -41,9 +43,9 @@ class Votes:
         changed: NDArray[np.bool_] = self.status != STABLE
         return changed
 
-    def against(self, labels: Index) -> NDArray[np.float64]:
+    def against(self, labels: Index) -> Floats:
         """Return the share of all copies, kept or not, that vote against *labels*; ``[n]``."""
-        share: NDArray[np.float64] = (self.labels[:, 1:] != labels[:, None]).mean(1)
+        share: Floats = (self.labels[:, 1:] != labels[:, None]).mean(1)
         return share
 
 
@@ -94,3 +96,31 @@ def class_pools(votes: Votes, given: Index, num_classes: int) -> Index:
     pairs = given[rows][:, None] * num_classes + votes.labels[rows]
     pools = np.bincount(pairs[weights], minlength=num_classes * num_classes)
     return pools.reshape(num_classes, num_classes).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What became of reserved clean images; arrays are ``[C]``.
+
+    :param kept: share of the copies of images of class ``c`` that are predicted as ``c``; 0 without any image.
+    :param count: images of class ``c``.
+    """
+
+    kept: Floats
+    count: Index
+
+
+def kept_shares(labels: Index, given: Index, num_classes: int) -> tuple[Floats, Index]:
+    """Return, per class, the share of copies that stay on it, and the number of samples.
+
+    :param labels: ``[n, M]`` predictions, slot 0 the original.
+    :param given: ``[n]`` the label of each sample.
+
+    >>> shares, count = kept_shares(np.array([[0, 0, 1], [0, 0, 0], [1, 1, 1]]), np.array([0, 0, 1]), 3)
+    >>> shares.tolist(), count.tolist()
+    ([0.75, 1.0, 0.0], [2, 1, 0])
+    """
+    count = np.bincount(given, minlength=num_classes)
+    stay = np.bincount(given, weights=(labels[:, 1:] == given[:, None]).mean(1), minlength=num_classes)
+    shares: Floats = np.divide(stay, count, out=np.zeros(num_classes), where=count > 0)
+    return shares, count

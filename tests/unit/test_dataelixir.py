@@ -360,6 +360,42 @@ def test_poison_that_purification_uncovers_is_found_and_gets_its_true_label(
     assert outcome.verdict.score is not None and outcome.verdict.score > outcome.tables["threshold"]
 
 
+@pytest.mark.parametrize(
+    ("mode", "clean", "used"), [("auto", 80, "excess"), ("auto", 79, "mad"), ("excess", 40, "excess")]
+)
+def test_reserved_clean_images_serve_as_yardstick(
+    poisoned: tuple[Case, OracleDenoiser, np.ndarray[Any, Any]], mode: str, clean: int, used: str
+) -> None:
+    case, oracle_of_suspects, rows = poisoned
+    pixels, ids = oracle_of_suspects.clean, torch.arange(96)
+    shown = pixels.permute(0, 2, 3, 1).mul(255).round().to(torch.uint8).numpy()
+    reserved = ImageSet(shown[:clean], np.arange(clean) % 4, 4, ids=np.arange(clean) + 1000)
+    knowing = OracleDenoiser(CHAIN, torch.cat([pixels, pixels]), torch.cat([ids, ids + 1000]))
+    known = dataclasses.replace(case, clean=reserved)
+    values = {"probe": "case", "architecture": None, "train_final": False, "detection": {"mode": mode}}
+    outcome = run(known, knowing, **values)
+    assert outcome.tables["detection"] == used and outcome.tables["target_classes"] == [0]
+    assert outcome.flagged is not None and np.flatnonzero(outcome.flagged).tolist() == rows.tolist()
+    assert [
+        finding["class"] for finding in outcome.tables["classes"] if finding["score"] > outcome.tables["threshold"]
+    ] == [0]
+    assert outcome.verdict is not None and ("reserved clean images" in outcome.verdict.meaning) == (used == "excess")
+
+
+def test_a_yardstick_that_is_not_there_is_refused() -> None:
+    lacking = dataclasses.replace(tiny_case(), clean=None)
+    with pytest.raises(MissingNeedError, match="clean set to compare with"):
+        run(lacking, detection={"mode": "excess"})
+
+
+def test_a_killed_run_with_a_yardstick_goes_on(tmp_path: Path) -> None:
+    values: dict[str, Any] = {"detection": {"mode": "excess", "reference_per_class": 4}}
+    whole = run(work=tmp_path / "whole", **values)
+    with pytest.raises(Interrupted):
+        run(denoiser=Counting(last_call=4), work=tmp_path / "killed", **values)
+    assert same_outcome(run(work=tmp_path / "killed", **values), whole) == []
+
+
 def test_unanimous_labels_can_be_left_to_the_benign_model(
     poisoned: tuple[Case, OracleDenoiser, np.ndarray[Any, Any]],
 ) -> None:

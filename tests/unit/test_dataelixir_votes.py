@@ -23,6 +23,7 @@ from elixir_plugin.defenses.dataelixir_votes import (
     AMBIGUOUS,
     STABLE,
     UNANIMOUS,
+    Reference,
     Votes,
     class_pools,
     count_votes,
@@ -191,7 +192,7 @@ def test_two_classes_are_judged_by_an_absolute_cut_and_the_reader_is_told() -> N
     votes = count_votes(labels, threshold=3)
     finding = find_targets(votes, np.arange(200) % 2, 2, Detection())
     assert finding.targets == [0]
-    assert any("none can stand out" in note for note in notes_on(finding, Detection()))
+    assert any("none can stand out" in note for note in notes_on(finding))
 
 
 @pytest.mark.parametrize("others", [1, 3, 5, 8])
@@ -207,6 +208,24 @@ def test_a_target_stands_out_however_many_classes_can_be_judged(others: int) -> 
     finding = find_targets(count_votes(labels, threshold=3), given_labels, 10, Detection())
     assert finding.eligible.sum() == 1 + others and finding.targets == [0]
     assert finding.relative == (others >= 3) and (finding.score[~finding.eligible] == 0).all()
+
+
+def test_a_hard_class_is_no_target_and_a_class_that_loses_more_than_clean_images_is() -> None:
+    """Class 5 loses half of its votes and so do clean images of it; class 0 loses half, and clean images do not."""
+    rng = np.random.default_rng(0)
+    given_labels = np.arange(3000) % 10
+    keeps = np.where(np.isin(given_labels, [0, 5]), 0.5, 0.8)[:, None]
+    labels = np.where(rng.random((3000, 6)) < keeps, given_labels[:, None], (given_labels[:, None] + 1) % 10)
+    labels[:, 0] = given_labels
+    kept = np.full(10, 0.75)
+    kept[5] = 0.45
+    votes = count_votes(labels, threshold=2)
+    finding = find_targets(votes, given_labels, 10, Detection(), Reference(kept, np.full(10, 50)))
+    assert finding.mode == "excess" and finding.targets == [0] and finding.threshold == 2.5
+    np.testing.assert_allclose(finding.discrepancy[[0, 5]], [0.25, -0.05], atol=0.05)
+    few = Reference(kept, np.where(np.arange(10) == 0, 9, 50))  # too few clean images of class 0 to judge it
+    assert find_targets(votes, given_labels, 10, Detection(), few).targets == []
+    assert find_targets(votes, given_labels, 10, Detection()).mode == "mad"
 
 
 def test_given_and_all_targets() -> None:
@@ -240,19 +259,19 @@ def test_many_targets_are_not_repaired_in_silence() -> None:
     votes, labels = scattered_votes(8, 0.2)
     finding = find_targets(votes, labels, 8, Detection())
     assert finding.targets == []
-    assert any("agree on another label" in note for note in notes_on(finding, Detection()))
+    assert any("agree on another label" in note for note in notes_on(finding))
     wobble = votes.labels.copy()
     wobble[:, 6:] = labels[:, None]  # half of the copies stay: ambiguous, not unanimous
     finding = find_targets(count_votes(wobble, 3), labels, 8, Detection())
     assert finding.targets == []
-    assert any("cannot tell them apart" in note for note in notes_on(finding, Detection()))
+    assert any("cannot tell them apart" in note for note in notes_on(finding))
 
 
 def test_a_quiet_set_raises_no_warning_and_a_fragile_probe_does() -> None:
     votes, labels = scattered_votes(8, 0.05)  # too few to judge
-    assert notes_on(find_targets(votes, labels, 8, Detection()), Detection()) == []
+    assert notes_on(find_targets(votes, labels, 8, Detection())) == []
     votes, labels = scattered_votes(8, 0.4)
-    assert any("fragile" in note for note in notes_on(find_targets(votes, labels, 8, Detection()), Detection()))
+    assert any("fragile" in note for note in notes_on(find_targets(votes, labels, 8, Detection())))
 
 
 def test_a_decision_near_a_threshold_is_in_doubt() -> None:
