@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from typing import Any
 
 import numpy as np
@@ -12,21 +11,15 @@ import torch
 from ..case import Case, ImageSet
 from ..classifier import to_batch
 from ..context import Context
+from ..costs import STEPS, denoiser_to_time, seconds_of, seconds_per_answer, seconds_per_view
 from ..diffusion.base import Denoiser
-from ..diffusion.denoiser import UNetDenoiser
 from ..diffusion.plan import Plan
 from ..diffusion.purify import purify_batch
-from ..diffusion.schedule import Schedule
-from ..diffusion.unet import architecture_of, build_unet
-from ..training import Samples, ShuffledBatches, train
 from .dataelixir_candidates import CHUNK
-from .dataelixir_denoiser import fit_settings, plan_walk, prepare_denoiser
+from .dataelixir_denoiser import fit_settings, plan_walk, prepare_denoiser, refuse_seen
 from .dataelixir_models import fresh_classifier
+from .dataelixir_reference import some_clean, wanted
 from .dataelixir_settings import DataElixirSettings
-
-STEPS = 2  # of the denoiser, and of the classifier, that are timed
-BACKWARD = 3.0  # a training step costs about three evaluations
-VOTE = 1 / 3  # and an evaluation a third of a training step
 
 
 def estimate(case: Case, settings: DataElixirSettings, context: Context) -> dict[str, Any]:
@@ -35,29 +28,37 @@ def estimate(case: Case, settings: DataElixirSettings, context: Context) -> dict
     A denoiser that would be trained is timed with untrained weights. In two-phase mode the cost depends on what is
     found: the larger number holds when the run falls back to the whole set.
 
-    :returns: in JSON types: ``images`` and ``images_at_most`` to purify, ``nfe_per_image``, ``nfe_total``,
-        ``nfe_at_most``, ``seconds`` per stage, ``seconds_total``, ``seconds_at_most``, ``disk_bytes``,
-        ``disk_bytes_at_most``, ``memory_bytes``.
+    :returns: in JSON types: ``images`` and ``images_at_most`` to purify (reserved clean ones included),
+        ``nfe_per_image``, ``nfe_total``, ``nfe_at_most``, ``seconds`` per stage, ``seconds_total``,
+        ``seconds_at_most``, ``disk_bytes``, ``disk_bytes_at_most``, ``memory_bytes``.
+    :raises InputError: for a denoiser that has seen images of the suspect set.
     """
     assert case.train is not None
     images = case.train
     denoiser, fitting = _denoiser(case, settings, context)
+    refuse_seen(denoiser, images, forced=settings.force_denoiser)
     planned = plan_walk(denoiser, settings, images)
     per_evaluation = _seconds_per_evaluation(denoiser, planned, images)
     likely, most = _images(images, settings)
+    if wanted(settings, case.clean):
+        assert case.clean is not None
+        reference = len(some_clean(case.clean, settings.detection.reference_per_class, context))
+        likely, most = likely + reference, most + reference
     nfe = planned.nfe * settings.purification.rounds
-    per_view = _seconds_per_view(case, settings, context)
+    classifier = fresh_classifier(case, settings, context)
+    per_view = seconds_per_view(classifier, images, settings.recipe, context)
+    voting = settings.slots * seconds_per_answer(classifier, images, settings.recipe.batch_size)
     per_image = int(np.prod(images.image_shape)) * images.images.dtype.itemsize
     epochs = settings.recipe.epochs * per_view * len(images)
     seconds = {
-        "denoiser": fitting * per_evaluation * BACKWARD,
+        "denoiser": fitting,
         "purify": likely * nfe * per_evaluation,
-        "vote": likely * settings.slots * per_view * VOTE,
+        "vote": likely * voting,
         "train probe": epochs if settings.probe == "train" else 0.0,
         "train benign": 2 * epochs,
         "train final": epochs if settings.train_final else 0.0,
     }
-    extra = (most - likely) * (nfe * per_evaluation + settings.slots * per_view * VOTE)
+    extra = (most - likely) * (nfe * per_evaluation + voting)
     return {
         "images": likely,
         "images_at_most": most,
@@ -73,24 +74,11 @@ def estimate(case: Case, settings: DataElixirSettings, context: Context) -> dict
     }
 
 
-def _denoiser(case: Case, settings: DataElixirSettings, context: Context) -> tuple[Denoiser, int]:
-    """Return a denoiser to time, and how many images its training would still look at."""
-    if settings.denoiser is not None:
-        return prepare_denoiser(case, settings, context), 0
-    assert case.train is not None
-    height, width, channels = case.train.image_shape
-    fit = fit_settings(settings)
-    stride = architecture_of(fit.size, (height, width)).stride
-    sides = (height + -height % stride, width + -width % stride)
-    network = build_unet(fit.size, sides, channels, fit.learn_sigma, seed=context.derive_seed("estimate"))
-    twin = UNetDenoiser(
-        network.requires_grad_(False),
-        Schedule(fit.schedule, fit.length),
-        variance="learned_range" if fit.learn_sigma else "fixed_large",
-        timestep_scale=fit.timestep_scale,
-        trained_steps=fit.trained_steps,
-    )
-    return twin.to(context.device), fit.iterations * fit.batch_size
+def _denoiser(case: Case, settings: DataElixirSettings, context: Context) -> tuple[Denoiser, float]:
+    """Return a denoiser to time, and how many seconds its training would take."""
+    aside = Context(seed=context.seed, device=context.device)
+    timed = denoiser_to_time(settings.denoiser, case.clean, fit_settings(settings), aside, name="estimate")
+    return (prepare_denoiser(case, settings, context), 0.0) if timed is None else timed
 
 
 def _seconds_per_evaluation(denoiser: Denoiser, planned: Plan, images: ImageSet) -> float:
@@ -101,26 +89,12 @@ def _seconds_per_evaluation(denoiser: Denoiser, planned: Plan, images: ImageSet)
     size = planned.batch.find(denoiser, planned.padded_shape, bf16=planned.precision == "bf16")
     rows = np.arange(min(size, len(images)))
     batch, ids = to_batch(images.read(rows), denoiser.device), torch.from_numpy(rows)
-    purify_batch(denoiser, few, batch, ids, 0)  # the first call is slower
-    started = time.perf_counter()
-    purify_batch(denoiser, few, batch, ids, 1).images.cpu()
-    return (time.perf_counter() - started) / (len(rows) * len(few.steps))
 
+    def walk() -> object:
+        return purify_batch(denoiser, few, batch, ids, 0).images.cpu()
 
-def _seconds_per_view(case: Case, settings: DataElixirSettings, context: Context) -> float:
-    """Return the seconds of classifier training per image and epoch, from a few batches."""
-    assert case.train is not None
-    recipe = settings.recipe.model_copy(update={"epochs": 1})
-    rows = np.arange(min(len(case.train), STEPS * recipe.batch_size))
-    model = fresh_classifier(case, settings, context)
-    aside = Context(seed=context.seed, device=context.device)
-    source = ShuffledBatches(
-        Samples(case.train.subset(rows), context.device), recipe.batch_size, aside, recipe.augmentation, "estimate"
-    )
-    train(model, source, recipe, aside, name="estimate")  # the first call is slower
-    started = time.perf_counter()
-    train(model, source, recipe, aside, name="estimate")
-    return (time.perf_counter() - started) / len(rows)
+    walk()  # the first call is slower
+    return seconds_of(walk) / (len(rows) * len(few.steps))
 
 
 def _images(images: ImageSet, settings: DataElixirSettings) -> tuple[int, int]:
@@ -133,5 +107,5 @@ def _images(images: ImageSet, settings: DataElixirSettings) -> tuple[int, int]:
     counts = images.class_counts()
     first = np.minimum(counts, settings.detect_per_class)
     left = counts - first
-    rest = {"mad": left.max(initial=0), "all": left.sum(), "given": left[list(settings.detection.targets)].sum()}
-    return int(first.sum() + rest[settings.detection.mode]), len(images)
+    rest = {"all": left.sum(), "given": left[list(settings.detection.targets)].sum()}
+    return int(first.sum() + rest.get(settings.detection.mode, left.max(initial=0))), len(images)

@@ -27,19 +27,20 @@ from ..case import Case, ImageSet
 from ..classifier import Classifier
 from ..context import Context
 from ..defense import Card, Defense
-from ..diffusion.generators import AdjustableGenerator, ImageGenerator
+from ..diffusion.generators import ImageGenerator
 from ..errors import InputError, MissingNeedError
 from ..outcome import Outcome
 from ..panels import Panel
 from ..storage import plain
-from .image_variations_generator import Loaded, choose_backend, load_generator, refuse_store
+from .image_variations_estimate import estimate
+from .image_variations_generator import Loaded, choose_backend, load_generator, load_to_time, refuse_store
 from .image_variations_making import Maker, Variations, make_variations, workplace
 from .image_variations_models import Trainer, mixed
 from .image_variations_outcome import compare, notes_on
 from .image_variations_panels import panels_of
 from .image_variations_preview import sheet
 from .image_variations_settings import ImageVariationsSettings
-from .image_variations_strength import Strength, find_strength
+from .image_variations_strength import Strength, at_strength, find_strength
 
 
 class ImageVariations(Defense):
@@ -86,6 +87,21 @@ class ImageVariations(Defense):
         """Return the generator of the settings."""
         return load_generator(case, self.settings, context)
 
+    def generator_to_time(self, case: Case, context: Context) -> Loaded:
+        """Return one as fast as that of :meth:`prepare_generator`; to be overridden together with it."""
+        return load_to_time(case, self.settings, context)
+
+    def estimate(self, case: Case, context: Context) -> dict[str, Any]:
+        """Return what a run would cost, measured on a few images; see :mod:`.image_variations_estimate`.
+
+        :raises ElixirError: for what :meth:`run` would refuse before any work, or once it has its generator.
+        """
+        self.refuse(case)
+        visible = case.visible()
+        makes = self.settings.student_data == "variations"
+        loaded = self.generator_to_time(visible, context) if makes else None
+        return estimate(visible, self.settings, context, loaded, seed=self._seed(context))
+
     def panels(self, outcome: Outcome) -> list[Panel]:
         return panels_of(outcome, self.settings.search.agreement)
 
@@ -122,7 +138,7 @@ class ImageVariations(Defense):
                 )
             for note in [*loaded.notes, *strength.notes]:
                 context.note(note)
-            generator = at_strength(loaded.generator, strength)
+            generator = at_strength(loaded.generator, strength.value)
             kept = folder if settings.variations is None else Path(settings.variations)
             with context.stage("variations"):
                 made = make_variations(
@@ -148,14 +164,6 @@ class ImageVariations(Defense):
 
     def _seed(self, context: Context) -> int:
         return context.derive_seed("image_variations", "variations")
-
-
-def at_strength(generator: ImageGenerator, strength: Strength) -> ImageGenerator:
-    """Return *generator* at *strength*, where it has one."""
-    if strength.value is None or not isinstance(generator, AdjustableGenerator):
-        return generator
-    adjusted: ImageGenerator = generator.with_strength(strength.value)
-    return adjusted
 
 
 def _curve(strength: Strength) -> dict[str, list[float]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..case import Case
 from ..context import Context
+from ..costs import denoiser_to_time
 from ..diffusion import choice
+from ..diffusion.base import Denoiser
 from ..diffusion.fit import FitSettings
 from ..diffusion.generators import ImageGenerator, find_generator, sdedit_on
 from ..diffusion.pipeline_files import is_cached, pipeline_of
@@ -17,6 +19,7 @@ from ..plugins import plugins
 from .image_variations_settings import ImageVariationsSettings
 
 ORDER = ("image_variation", "versatile", "unclip")  # of the pipelines that ``auto`` looks for
+NAME = "image-variations-denoiser"
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,14 @@ class Loaded:
     """A generator, with what the report says of it.
 
     :param notes: what a reader must know.
+    :param fitting: seconds that the training of its denoiser would take, of one that stands in for it.
     """
 
     name: str
     generator: ImageGenerator
     facts: dict[str, Any]
     notes: list[str] = field(default_factory=list)
+    fitting: float | None = None
 
 
 def choose_backend(case: Case, settings: ImageVariationsSettings) -> str:
@@ -89,13 +94,31 @@ def load_generator(case: Case, settings: ImageVariationsSettings, context: Conte
         generator = find_generator(name, settings, shape, context.device)
         return Loaded(name, generator, {"backend": name, "fingerprint": generator.fingerprint()})
     denoiser = choice.named_or_trained(
-        settings.denoiser, case.clean, fit_settings(settings), shape, context, name="image-variations-denoiser"
+        settings.denoiser, case.clean, fit_settings(settings), shape, context, name=NAME
     ).to(context.device)
+    return _sdedit(case, settings, denoiser)
+
+
+def load_to_time(case: Case, settings: ImageVariationsSettings, context: Context) -> Loaded:
+    """Return a generator as fast as that of :func:`load_generator`: nothing is trained for long, nothing is kept.
+
+    :raises ElixirError: for what is refused there.
+    """
+    if choose_backend(case, settings) == "sdedit":
+        timed = denoiser_to_time(settings.denoiser, case.clean, fit_settings(settings), context, name=NAME)
+        if timed is not None:
+            denoiser, seconds = timed
+            return replace(_sdedit(case, settings, denoiser), fitting=seconds)
+    return load_generator(case, settings, context)
+
+
+def _sdedit(case: Case, settings: ImageVariationsSettings, denoiser: Denoiser) -> Loaded:
+    assert case.train is not None
     known = choice.refuse_seen(denoiser, case.train, forced=settings.force_denoiser)
     facts, unknown = choice.provenance(denoiser, settings.denoiser)
-    edit = sdedit_on(denoiser, settings, shape)
+    edit = sdedit_on(denoiser, settings, case.train.image_shape)
     notes = [note for note in (unknown, known, *edit.plan.notes) if note is not None]
-    return Loaded(name, edit, {"backend": name, "denoiser": facts}, notes)
+    return Loaded("sdedit", edit, {"backend": "sdedit", "denoiser": facts}, notes)
 
 
 def fit_settings(settings: ImageVariationsSettings) -> FitSettings:

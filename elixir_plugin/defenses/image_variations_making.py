@@ -22,11 +22,11 @@ from torch import Tensor
 from ..case import Images, ImageSet
 from ..config import fingerprint
 from ..context import Context, derive_seed
-from ..diffusion.chunks import ChunkStore
+from ..diffusion.chunks import MANIFEST, MARKS, ChunkStore
 from ..diffusion.generators import ImageGenerator
 from ..diffusion.ranks import rank_and_world, together
-from ..errors import PluginError
-from ..storage import read_json, write_json
+from ..errors import InputError, PluginError
+from ..storage import read_json, refuse_unwritable, write_json
 from .image_variations_colour import transfer_colour
 from .image_variations_settings import ImageVariationsSettings
 
@@ -79,7 +79,7 @@ class Maker:
         left = int((blank(made) & ~blank(originals)).sum())
         if self.settings.color_transfer:
             made = transfer_colour(made, originals)
-        return self._stored(made), {"regenerated": again, "blank": left}
+        return self.stored(made), {"regenerated": again, "blank": left}
 
     def _vary(self, originals: Tensor, ids: Any, copies: Any, attempt: int) -> Tensor:
         """Return the generator's own output, uint8 ``[n, 3, S, T]``."""
@@ -95,7 +95,8 @@ class Maker:
             parts.append(checked(self.generator.vary(originals[part], seeds[part]), len(seeds[part])))
         return torch.cat(parts)
 
-    def _stored(self, made: Tensor) -> NDArray[np.uint8]:
+    def stored(self, made: Tensor) -> NDArray[np.uint8]:
+        """Return uint8 ``[n, 3, S, T]`` as it is stored, ``[n, H, W, C]``."""
         height, width, channels = self.shape
         if made.shape[2:] != (height, width):
             resized = F.interpolate(made.float(), (height, width), mode="bicubic", align_corners=False, antialias=True)
@@ -135,7 +136,6 @@ def make_variations(maker: Maker, folder: Path, context: Context, description: s
 
     :raises RunError: when *folder* belongs to other settings, or cannot be written.
     """
-    chunk = int(getattr(maker.generator, "chunk", CHUNK))
     rank, world = rank_and_world() if context.work_dir is not None else (0, 1)
 
     def work(part: slice) -> NDArray[np.uint8]:
@@ -145,17 +145,52 @@ def make_variations(maker: Maker, folder: Path, context: Context, description: s
         return made
 
     with together():
-        store = ChunkStore(
-            folder / "images",
-            length=len(maker.images) * maker.count,
-            shape=maker.shape,
-            dtype="uint8",
-            identity=maker.identity(),
-            chunk=chunk,
-        )
+        store = _store(maker, folder, maker.identity())
         store.fill(work, context, description=description, rank=rank, world=world)
     labels = np.repeat(maker.images.labels, maker.count)
     return Variations(ImageSet(store.array(), labels, maker.images.num_classes), _counted(folder))
+
+
+def already_made(maker: Maker, folder: Path, *, sure: bool) -> int:
+    """Return how many variations :func:`make_variations` would find in *folder*; nothing is written.
+
+    :param sure: whether the generator is the one that will be used; else any generator's count.
+    :raises RunError: when *folder* belongs to other settings, or cannot be written.
+    """
+    refuse_unwritable(folder)
+    manifest = folder / "images" / MANIFEST
+    if not manifest.exists():
+        return 0
+    identity = maker.identity()
+    if not sure:
+        identity["generator"] = _generator_in(manifest)
+    store = _store(maker, folder, identity)
+    marks = [mark for mark in (store.folder / MARKS).iterdir() if mark.stat().st_size]  # an empty one is a lock
+    parts = [store.geometry.part(int(mark.name)) for mark in marks]
+    return sum(part.stop - part.start for part in parts)
+
+
+def _generator_in(manifest: Path) -> Any:
+    try:
+        return read_json(manifest)["identity"]["generator"]
+    except (InputError, KeyError, TypeError):
+        return None  # a damaged manifest is refused, with a message, by the store itself
+
+
+def _store(maker: Maker, folder: Path, identity: dict[str, Any]) -> ChunkStore:
+    return ChunkStore(
+        folder / "images",
+        length=len(maker.images) * maker.count,
+        shape=maker.shape,
+        dtype="uint8",
+        identity=identity,
+        chunk=chunk_of(maker.generator),
+    )
+
+
+def chunk_of(generator: ImageGenerator) -> int:
+    """Return how many variations are made and written at once."""
+    return int(getattr(generator, "chunk", CHUNK))
 
 
 def _counted(folder: Path) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,16 +30,23 @@ class Trainer:
 
     def make_teacher(self, case: Case) -> Classifier:
         """Return the teacher, frozen in eval mode: the case's model, or one trained on the suspect set as it is."""
+        teacher = self.start_of_teacher(case)
+        if not takes_case_model(case, self.settings):
+            assert case.train is not None
+            self._learn(teacher, case.train, "teacher")
+        return teacher.eval().requires_grad_(False)
+
+    def start_of_teacher(self, case: Case) -> Classifier:
+        """Return the teacher before it is trained, if that is to be done."""
         assert case.train is not None
         if takes_case_model(case, self.settings):
             assert case.model is not None
             teacher = case.model.clone().to(self.context.device)
         else:
             teacher = self._fresh(case, "teacher")
-            self._learn(teacher, case.train, "teacher")
         if teacher.input_size is None and self.settings.store_size is not None:
-            teacher.input_size = case.train.image_shape[0]  # variations may be larger than what it was trained on
-        return teacher.eval().requires_grad_(False)
+            teacher.input_size = case.train.image_shape[0]  # variations may be larger than what it is trained on
+        return teacher
 
     def make_student(self, case: Case, images: ImageSet, teacher: Classifier) -> Classifier:
         """Return a student trained on *images* alone.
@@ -51,7 +58,7 @@ class Trainer:
             student = teacher.fresh(self._seed("student"))
         else:
             student = self._fresh(case, "student")
-        student.input_size = images.image_shape[0] if settings.store_size is not None else student.input_size
+        self._see_whole(student, images)
         if not settings.distill:
             self._learn(student, images, "student")
             return student
@@ -70,12 +77,21 @@ class Trainer:
 
     def _answers(self, teacher: Classifier, images: ImageSet) -> Teacher:
         """Return how the teacher answers: asked beforehand where that gives the same, else for every batch."""
-        settings, flips = self.settings, self.settings.recipe.augmentation.flip
-        if not settings.augment_teacher:
-            return looked_up(known_logits(teacher, images, mirror=False))
-        if settings.cache_logits and can_look_up(settings.recipe.augmentation):
-            return looked_up(known_logits(teacher, images, mirror=flips))
-        return online(teacher)
+        how = asking(self.settings)
+        if how == "always":
+            return online(teacher)
+        return looked_up(known_logits(teacher, images, mirror=how == "mirrored"))
+
+    def start_of_student(self, case: Case, images: ImageSet) -> Classifier:
+        """Return a network like the student that learns from *images*, before it is trained."""
+        student = self._fresh(case, "student")
+        self._see_whole(student, images)
+        return student
+
+    def _see_whole(self, student: Classifier, images: ImageSet) -> None:
+        """Have *student* see *images* in their full size, where they are stored larger than the suspect images."""
+        if self.settings.store_size is not None:
+            student.input_size = images.image_shape[0]
 
     def _fresh(self, case: Case, name: str) -> Classifier:
         settings = self.settings
@@ -99,6 +115,15 @@ class Trainer:
             **options,
         )
         self.curves |= {f"{name}_{key}": values for key, values in curves.items()}
+
+
+def asking(settings: ImageVariationsSettings) -> Literal["once", "mirrored", "always"]:
+    """Return how often the teacher of a student is asked about each image: beforehand, or in every epoch."""
+    if not settings.augment_teacher:
+        return "once"
+    if settings.cache_logits and can_look_up(settings.recipe.augmentation):
+        return "mirrored" if settings.recipe.augmentation.flip else "once"
+    return "always"
 
 
 def takes_case_model(case: Case, settings: ImageVariationsSettings) -> bool:

@@ -13,6 +13,7 @@ from ..context import Context
 from ..diffusion.generators import AdjustableGenerator, ImageGenerator
 from .image_variations_making import Maker
 from .image_variations_settings import ImageVariationsSettings
+from .image_variations_strength import possible
 
 
 def sheet(
@@ -31,10 +32,8 @@ def sheet(
     rows = _spread(images, count, context)
     generators = [generator]
     if settings.strength == "auto" and isinstance(generator, AdjustableGenerator):
-        low, high = generator.strengths
         settings = settings.model_copy(update={"num_variations": 1})
-        possible = [each for each in settings.search.candidates if low <= each <= high] or [high]
-        generators = [generator.with_strength(each) for each in possible]
+        generators = [generator.with_strength(each) for each in possible(generator, settings)]
     numbers = (rows[:, None] * settings.num_variations + np.arange(settings.num_variations)).ravel()
     columns = []
     for each in generators:

@@ -47,22 +47,11 @@ def find_strength(
     folder: Path,
 ) -> Strength:
     """Return the strength to use; with ``strength: auto``, search it on the reserved clean set."""
-    if not isinstance(generator, AdjustableGenerator):
-        return Strength(None, "the generator has none")
-    if settings.strength != "auto":
-        return Strength(float(settings.strength), "given")
-    low, high = generator.strengths
-    if clean is None or not len(clean):
-        value = min(max(DEFAULT_STRENGTH, low), high)
-        return Strength(
-            value,
-            "default",
-            notes=[
-                f"strength {value:.3g} is the default, not chosen: there is no reserved clean set to search it on. "
-                "Look at a few variations first (--preview 16)"
-            ],
-        )
-    candidates = [each for each in settings.search.candidates if low <= each <= high] or [min(high, DEFAULT_STRENGTH)]
+    known = without_search(generator, clean, settings)
+    if known is not None:
+        return known
+    assert isinstance(generator, AdjustableGenerator) and clean is not None
+    candidates = possible(generator, settings)
     few = _some(clean, settings.search.images, context)
     before = teacher.predict(few).argmax(1)
     seed = context.derive_seed("image_variations", "strength")
@@ -77,13 +66,53 @@ def find_strength(
     sound = [s for s, share in zip(candidates, shares, strict=False) if share >= settings.search.agreement]
     value = sound[-1] if sound else candidates[0]
     notes = [] if sound else [_none_sound(candidates[0], shares[0], settings.search.agreement)]
-    dropped = [each for each in settings.search.candidates if each > high]
+    dropped = [each for each in settings.search.candidates if each > generator.strengths[1]]
     if dropped and len(sound) == len(candidates):
         notes.append(
             f"the search ended at strength {value:.3g}, as far as this denoiser was trained; {len(dropped)} higher "
             "candidates were not tried, and triggers may survive"
         )
     return Strength(value, "searched", candidates[: len(shares)], shares, notes)
+
+
+def without_search(
+    generator: ImageGenerator, clean: ImageSet | None, settings: ImageVariationsSettings
+) -> Strength | None:
+    """Return the strength to use where there is nothing to search, or nothing to search it on; else None."""
+    if not isinstance(generator, AdjustableGenerator):
+        return Strength(None, "the generator has none")
+    if settings.strength != "auto":
+        return Strength(float(settings.strength), "given")
+    if clean is not None and len(clean):
+        return None
+    value = _usual(generator)
+    return Strength(
+        value,
+        "default",
+        notes=[
+            f"strength {value:.3g} is the default, not chosen: there is no reserved clean set to search it on. "
+            "Look at a few variations first (--preview 16)"
+        ],
+    )
+
+
+def possible(generator: AdjustableGenerator, settings: ImageVariationsSettings) -> list[float]:
+    """Return the candidates that *generator* can be set to, ascending; where there are none, the default."""
+    low, high = generator.strengths
+    return [each for each in settings.search.candidates if low <= each <= high] or [_usual(generator)]
+
+
+def at_strength(generator: ImageGenerator, value: float | None) -> ImageGenerator:
+    """Return *generator* at strength *value*, where it has one."""
+    if value is None or not isinstance(generator, AdjustableGenerator):
+        return generator
+    adjusted: ImageGenerator = generator.with_strength(value)
+    return adjusted
+
+
+def _usual(generator: AdjustableGenerator) -> float:
+    low, high = generator.strengths
+    return min(max(DEFAULT_STRENGTH, low), high)
 
 
 def _none_sound(strength: float, share: float, wanted: float) -> str:

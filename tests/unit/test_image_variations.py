@@ -99,6 +99,8 @@ class Stubbed(ImageVariations):
     def prepare_generator(self, case: Case, context: Context) -> Loaded:
         return Loaded("stub", self.generator, {"backend": "stub"})
 
+    generator_to_time = prepare_generator
+
 
 def stubbed(generator: ImageGenerator | None = None, **values: Any) -> Stubbed:
     defense = Stubbed({**SHORT, **values})

@@ -19,10 +19,15 @@ from torch import Tensor
 
 pytest.importorskip("transformers")
 
+from elixir_plugin import costs
+from elixir_plugin.defenses.image_variations_making import Maker
+from elixir_plugin.defenses.image_variations_pace import FEW, evaluations, measure
+from elixir_plugin.defenses.image_variations_settings import ImageVariationsSettings
 from elixir_plugin.diffusion import pipeline_files
 from elixir_plugin.diffusion.generators import AdjustableGenerator, GeneratorSettings, find_generator
 from elixir_plugin.diffusion.pipelines import as_levels
 from elixir_plugin.errors import InputError, SettingsError
+from elixir_plugin.testing import tiny_case
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
 EDGE, WIDTH = 16, 16  # of generated images, and of embeddings
@@ -242,6 +247,27 @@ def test_noise_on_the_embedding_changes_unclip(folders: dict[str, Path]) -> None
     calm, noisy = (load("unclip", folders, noise_level=level) for level in (0, 900))
     assert (calm.vary(images(), torch.arange(3)) != noisy.vary(images(), torch.arange(3))).any()
     assert calm.fingerprint() != noisy.fingerprint()
+
+
+@pytest.mark.parametrize(("name", "guided"), [("versatile", 2), ("image_variation", 2), ("unclip", 2), ("img2img", 1)])
+def test_evaluations_are_known_beforehand_and_measured_on_short_walks(
+    name: str, guided: int, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(costs, "CALLS", 1)
+    generator = load(name, folders, num_inference_steps=12, strength=0.5)
+    walked = 12 * guided if name != "img2img" else 6
+    seen: list[int] = []
+    network = getattr(generator.pipe, "image_unet", None) or generator.pipe.unet
+    handle = network.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
+    generator.vary(images(1), torch.arange(1))
+    assert evaluations(generator) == sum(seen) == walked
+    seen.clear()
+    train = tiny_case().train
+    assert train is not None
+    pace = measure(Maker(generator, ImageVariationsSettings(), train, 0), CPU)
+    handle.remove()
+    assert 0 < sum(seen) <= 5 * FEW * guided and pace.once >= 0 and pace.per_evaluation >= 0
+    assert generator.steps == 12 and evaluations(generator) == walked  # left as it was
 
 
 def test_img2img_has_a_strength(folders: dict[str, Path]) -> None:
