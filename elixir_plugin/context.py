@@ -6,6 +6,7 @@ import hashlib
 import logging
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
@@ -58,6 +59,15 @@ class Context:
         adding a draw in one place leaves all others as they were.
         """
         return torch.Generator().manual_seed(self.derive_seed(*name))
+
+    @contextmanager
+    def workplace(self, name: str) -> Iterator[Path]:
+        """Yield a folder for what is too large for memory: *name* in the work folder, else one that goes at the end."""
+        if self.work_dir is not None:
+            yield self.work_dir / name
+            return
+        with tempfile.TemporaryDirectory(prefix=f"{name}-") as folder:
+            yield Path(folder)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

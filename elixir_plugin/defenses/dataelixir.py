@@ -38,7 +38,7 @@ from ..errors import InputError, MissingNeedError
 from ..outcome import Outcome
 from ..panels import Panel
 from ..storage import plain
-from .dataelixir_candidates import Candidates, Walker, make_copies, predict_slots, workplace
+from .dataelixir_candidates import Candidates, Walker, make_copies, predict_slots
 from .dataelixir_denoiser import plan_walk, prepare_denoiser, provenance, refuse_no_denoiser, refuse_seen
 from .dataelixir_estimate import estimate
 from .dataelixir_models import Trainer
@@ -108,7 +108,7 @@ class DataElixir(Defense):
 
     def defend(self, case: Case, context: Context) -> Outcome:
         assert case.train is not None
-        with workplace(context) as folder:
+        with context.workplace("dataelixir") as folder:
             with context.stage("denoiser"):
                 denoiser, facts = self._denoiser(case, context)
             planned = plan_walk(denoiser, self.settings, case.train)

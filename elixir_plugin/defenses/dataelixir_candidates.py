@@ -7,9 +7,7 @@ copies, a float set float copies: nothing is quantised that was not.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -233,13 +231,3 @@ def make_copies(walker: Walker, rows: Index, folder: Path, context: Context, des
         )
         store.fill(lambda part: walker.copies(rows[part]), context, description=description, rank=rank, world=world)
     return store.array()
-
-
-@contextmanager
-def workplace(context: Context) -> Iterator[Path]:
-    """Yield a folder for what is too large for memory; without a work folder it goes at the end."""
-    if context.work_dir is not None:
-        yield context.work_dir / "dataelixir"
-        return
-    with tempfile.TemporaryDirectory(prefix="dataelixir-") as folder:
-        yield Path(folder)

@@ -34,7 +34,7 @@ from ..panels import Panel
 from ..storage import plain
 from .image_variations_estimate import estimate
 from .image_variations_generator import Loaded, choose_backend, load_generator, load_to_time, refuse_store
-from .image_variations_making import Maker, Variations, make_variations, workplace
+from .image_variations_making import Maker, Variations, make_variations
 from .image_variations_models import Trainer, mixed
 from .image_variations_outcome import compare, notes_on
 from .image_variations_panels import panels_of
@@ -122,7 +122,7 @@ class ImageVariations(Defense):
         settings, train = self.settings, case.train
         if train.images.dtype != np.uint8 and settings.student_data == "variations":
             context.note("variations are made of images rounded to 256 levels; this set is in float")
-        with workplace(context) as folder:
+        with context.workplace("image_variations") as folder:
             trainer = Trainer(settings, context, folder if context.work_dir is not None else None)
             if settings.student_data == "originals":
                 teacher = trainer.make_teacher(case)

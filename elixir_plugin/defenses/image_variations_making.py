@@ -6,9 +6,6 @@ that it depends neither on batch, order nor interruptions. Blank variations are 
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -222,13 +219,3 @@ def checked(made: Tensor, count: int) -> Tensor:
             "the generator broke the rules", where="vary", found=found, allowed=f"uint8 [{count}, 3, S, T]"
         )
     return made.cpu()
-
-
-@contextmanager
-def workplace(context: Context) -> Iterator[Path]:
-    """Yield a folder for what is too large for memory; without a work folder it goes at the end."""
-    if context.work_dir is not None:
-        yield context.work_dir / "image_variations"
-        return
-    with tempfile.TemporaryDirectory(prefix="image_variations-") as folder:
-        yield Path(folder)
