@@ -4,7 +4,7 @@
 
     compare.yaml   the comparison; run it again to go on, or to add to it
     cells/         one run folder per cell, see run.py; named by what the cell is, so that none is ever done twice
-    cases/         what cells share: suspect models that were trained for a case
+    shared/        what cells share: suspect models and denoisers; every cell counts the seconds of its denoiser
     results.json   the comparison and all that was measured; depends on settings and seeds alone
     timings.json   seconds and devices, which do not
     table.md, table.csv, compare.html: what is known so far
@@ -37,10 +37,12 @@ from .diffusion.ranks import rank_and_world
 from .errors import ElixirError, RunError, SettingsError
 from .plugins import get_adapter, get_defense
 from .run import resolved, retraining_of, run_defense
+from .run_folder import logged
 from .storage import atomic_file, plain, remove_leftovers, write_json
 from .terminal import shown
 
 FILE = "compare.yaml"
+SHARED = "shared"
 REASON = 300  # characters of a reason that a table shows at most
 
 
@@ -170,7 +172,7 @@ def _run_cell(cell: Cell, root: Path, quiet: bool) -> tuple[dict[str, Any], bool
         return _record(cell, root, state="failed", reason=cell.reason), False
     spec = cell.spec.model_copy(update={"out": str(folder)})
     try:
-        result = run_defense(spec, quiet=quiet, cache=root / "cases")
+        result = run_defense(spec, quiet=quiet, cache=root / SHARED)
     except (Exception, SystemExit) as error:  # a defense of a stranger may fail in any way; the others go on
         logger = logging.getLogger(__name__)
         name = f"{cell.defense} on {cell.case}, seed {cell.seed}"
@@ -235,21 +237,14 @@ def _opened(folder: Path, spec: CompareSpec) -> Iterator[None]:
         raise RunError("output folder holds something else", where=folder, hint="choose another --out")
     if folder.is_dir():
         remove_leftovers(folder)
-    if (folder / "cases").is_dir():
-        remove_leftovers(folder / "cases")
+    if (folder / SHARED).is_dir():
+        remove_leftovers(folder / SHARED)
     with atomic_file(folder / FILE) as temporary:
         header = f"# elixir_plugin {__version__}; go on: elixir-plugin compare {shown(str(folder / FILE))}\n"
         values = spec.model_copy(update={"out": str(folder)}).dump()
         temporary.write_text(header + yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger = logging.getLogger(__package__)
-    logger.addHandler(handler)
-    try:
+    with logged(folder):
         yield
-    finally:
-        logger.removeHandler(handler)
-        handler.close()
 
 
 class _Clock:

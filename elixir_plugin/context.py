@@ -30,6 +30,7 @@ class Context:
     :param seed: the one seed of the run; never used directly, see :meth:`generator`.
     :param device: where tensors live; :func:`resolve_device` turns ``"auto"`` into one.
     :param work_dir: a folder for intermediate files that a later run may pick up, or None: keep nothing.
+    :param cache: a folder for what other runs can use as well, e.g. denoisers trained on the same images; or None.
     :param quiet: no progress, neither bars nor lines.
     :param on_stage: called with ``(stage, seconds)`` after each stage.
 
@@ -43,10 +44,12 @@ class Context:
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     work_dir: Path | None = None
+    cache: Path | None = None
     quiet: bool = True
     on_stage: Callable[[str, float], None] | None = None
     timings: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    borrowed: float = field(default=0.0, init=False)
 
     def derive_seed(self, *name: object) -> int:
         """Return a 63-bit seed that depends on :attr:`seed` and *name* alone."""
@@ -72,14 +75,22 @@ class Context:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time a stage; adds up when entered again."""
-        started = time.perf_counter()
+        started = self.clock()
         try:
             yield
         finally:
-            seconds = time.perf_counter() - started
+            seconds = self.clock() - started
             self.timings[name] = self.timings.get(name, 0.0) + seconds
             if self.on_stage is not None:
                 self.on_stage(name, seconds)
+
+    def clock(self) -> float:
+        """Return seconds since some moment, borrowed ones included: two readings say what lay between them."""
+        return time.perf_counter() + self.borrowed
+
+    def borrow(self, seconds: float) -> None:
+        """Count *seconds* that another run spent on something found in :attr:`cache`, as if spent here."""
+        self.borrowed += seconds
 
     def progress(self, items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
         """Iterate with a progress bar on a terminal; elsewhere, log a line every minute (logger ``….progress``)."""

@@ -14,7 +14,8 @@ from .case import ImageSet
 from .classifier import Classifier
 from .context import Context
 from .diffusion.denoiser import UNetDenoiser
-from .diffusion.fit import FitSettings, finished, fit_denoiser
+from .diffusion.fit import finished, fit_denoiser
+from .diffusion.fit_settings import FitSettings
 from .training import Recipe, Samples, ShuffledBatches, train
 
 ENOUGH, CALLS = 1.0, 10  # seconds after which, and calls after which at most, a measurement is good

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -95,9 +94,9 @@ class Defense(ABC):
         context = context or Context()
         self.refuse(case)
         visible = case.visible()
-        started = time.perf_counter()
+        started = context.clock()
         outcome = self.defend(visible, context)
-        outcome.timings = {**context.timings, **outcome.timings, "total": time.perf_counter() - started}
+        outcome.timings = {**context.timings, **outcome.timings, "total": context.clock() - started}
         outcome.notes = [*context.notes, *(note for note in outcome.notes if note not in context.notes)]
         outcome.check(visible)
         return outcome

@@ -74,7 +74,8 @@ def train(
     """Train a denoiser on clean images; labels are not needed. Run the same command again to go on after a stop."""
     from .config import parse_assignments  # noqa: PLC0415  (as all imports in commands: slow)
     from .context import Context, resolve_device  # noqa: PLC0415
-    from .diffusion.fit import FitSettings, finished, fit_into, state_file  # noqa: PLC0415
+    from .diffusion.fit import finished, fit_into, state_file  # noqa: PLC0415
+    from .diffusion.fit_settings import FitSettings  # noqa: PLC0415
     from .diffusion.pictures import read_pictures  # noqa: PLC0415
 
     place = resolve_device(device)

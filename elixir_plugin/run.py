@@ -4,7 +4,7 @@
 
     run.yaml       the resolved run: source, settings with every default, seed, versions
     log.txt        what was logged
-    events.jsonl   one line per event: started, stage, finished
+    events.jsonl   one line per event: started, stage, defended, stopped or killed, finished
     preview.png    with --preview: suspect images and what the defense makes of them
     outcome/       what the defense returned (safetensors + JSON)
     report.json    everything measured, and what the page shows; its presence means "done"
@@ -12,18 +12,15 @@
     figures/       its figures as PNG files
 
 A rerun of the same command finds ``report.json`` and says "already done"; without it, it starts over in the same
-folder with the intermediate files (``work/``) that are there. A folder that belongs to another run is refused.
+folder with the intermediate files (``work/``) that are there. Seconds then include those of the goes before. A folder
+that belongs to another run is refused.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import logging
 import shutil
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -31,24 +28,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
-from . import __version__
 from .adapter import Adapter
 from .case import Case
-from .config import RunSpec, load_yaml
+from .config import RunSpec
 from .context import Context, resolve_device
 from .defense import Defense
 from .diffusion.pictures import write_grid
 from .diffusion.ranks import barrier, local_device, rank_and_world, together
-from .errors import ElixirError, RunError, SettingsError
+from .errors import RunError, SettingsError
 from .evaluation import Evaluation, ModelMetrics, evaluate, model_metrics
+from .events import append_event
 from .outcome import Outcome
 from .plugins import get_adapter, get_defense, plugins
 from .record import describe, make_report
 from .report.single import write_pages
 from .retraining import Retraining, judge_denoiser, retrain, run_control, run_controls
-from .storage import atomic_file, plain, read_json, refuse_unwritable, remove_leftovers, write_json
+from .run_folder import choose_folder, defended, opened, stage_finished
+from .storage import plain, read_json, refuse_unwritable, write_json
 
 MEASURING = timedelta(days=7)  # how long the other ranks stay while rank 0 trains and measures models
 
@@ -89,7 +86,7 @@ def run_defense(
     :param on_preview: called with its path, before the run goes on.
     :param rewrite: write the files in the toolkit's own format again when the run is done already: another run may
         have put its own in their place.
-    :param cache: where the adapter may keep what several runs share, e.g. a suspect model trained for a testbed case.
+    :param cache: where several runs keep what they share: suspect models trained for a testbed case, denoisers.
     :raises ElixirError: for anything wrong with settings, input or folders; the message says what to do. Nothing
         is written before settings and input have been checked.
 
@@ -162,31 +159,36 @@ def _run(
     rank, world = rank_and_world()
     if force and world > 1:
         raise SettingsError("ranks would choose different folders", where="--force", hint="name a new one with --out")
-    folder = _choose_folder(spec, force)
+    folder = choose_folder(spec, force)
     case = adapter.read(Path(spec.source.path), spec.seed)
     if (folder / "report.json").exists():
         return RunResult({}, folder, already_done=True) if rank else _already_done(folder, spec, case, adapter, rewrite)
     defense.refuse(case)
     target = _write_target(spec, adapter, case)
-    context = Context(seed=spec.seed, device=device, work_dir=folder / "work", quiet=quiet or rank > 0)
+    work = folder / "work"
+    context = Context(seed=spec.seed, device=device, work_dir=work, cache=cache, quiet=quiet or rank > 0)
     if rank:
         barrier()  # until rank 0 has opened the run folder
         show(defense, case, context, folder)
         defense.run(case, context)
         barrier()
         return RunResult({}, folder)
-    with _opened(folder, spec):
+    with opened(folder, spec) as before:
         barrier()
         plugins().manager.hook.elixir_run_started(spec=spec.dump(), folder=str(folder))
-        context.on_stage = partial(_stage_finished, folder)
+        context.timings |= before.stages
+        context.on_stage = partial(stage_finished, folder)
         show(defense, case, context, folder)
-        outcome, evaluation = execute(defense, case, context, plan, controls=spec.controls)
+        told = partial(defended, folder)
+        outcome, evaluation = execute(defense, case, context, plan, controls=spec.controls, on_defended=told)
+        outcome.timings["total"] += before.seconds
         outcome.save(folder / "outcome")
         written = []
         if target is not None:
             target.mkdir(parents=True, exist_ok=True)
             written = adapter.write(case, outcome, evaluation, target, spec.defense)
-        report = plain(make_report(spec, defense, case, outcome, evaluation, device=device, written=written))
+        facts = make_report(spec, defense, case, outcome, evaluation, device=device, written=written)
+        report = plain(facts | {"goes": before.goes + 1})
         write_json(folder / "report.json", report)
         shutil.rmtree(folder / "work", ignore_errors=True)
         write_pages(report, folder)
@@ -218,13 +220,20 @@ def _already_done(folder: Path, spec: RunSpec, case: Case, adapter: Adapter, rew
 
 
 def execute(
-    defense: Defense, case: Case, context: Context, plan: Retraining | None = None, *, controls: bool = False
+    defense: Defense,
+    case: Case,
+    context: Context,
+    plan: Retraining | None = None,
+    *,
+    controls: bool = False,
+    on_defended: Callable[[float], None] | None = None,
 ) -> tuple[Outcome, Evaluation]:
     """Run *defense* on *case* and measure it; the test data is touched only before and after.
 
     :param plan: train a model on what the defense leaves, when it hands back none; without a suspect model, one
         trained the same way on the whole suspect set stands in as "before"; so does ``outcome.undefended``.
     :param controls: also measure the controls of ``retraining``; needs *plan*.
+    :param on_defended: called with the seconds of the defense itself, before anything is measured.
     """
     before: ModelMetrics | None = None
     if case.model is not None:
@@ -232,6 +241,8 @@ def execute(
             model = case.model.clone().to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             before = model_metrics(model, case.test, case.test_poisoned)
     outcome = defense.run(case, context)
+    if on_defended is not None:
+        on_defended(outcome.timings["total"])
     barrier()  # no rank needs the intermediate files any more
     measured: dict[str, ModelMetrics] = {}
     if before is None and outcome.undefended is not None:
@@ -249,7 +260,7 @@ def execute(
     if outcome.noise_level is not None:
         size = 0 if case.test is None else len(case.test)
         outcome.notes += judge_denoiser(evaluation.after, measured, size)
-    outcome.timings = {**context.timings, **outcome.timings}
+    outcome.timings = {**outcome.timings, **context.timings}  # with what the stages since then took
     if outcome.model is not None:
         outcome.model.cpu()
     return outcome, evaluation
@@ -270,34 +281,6 @@ def resolved(spec: RunSpec, defense: Defense, adapter: Adapter, plan: Retraining
     return spec.model_copy(update=values | {"retrain": None if plan is None else plan.dump()})
 
 
-def _choose_folder(spec: RunSpec, force: bool) -> Path:
-    """Return the folder to run in; refuse one that holds something else."""
-    source = Path(spec.source.path)
-    name = spec.out or f"runs/{spec.defense}-{source.stem or spec.source.adapter}-{spec.identity()[:6]}"
-    folder = Path(name)
-    if force:
-        number = 2
-        while folder.exists() and any(folder.iterdir()):
-            folder = Path(f"{name}-{number}")
-            number += 1
-        return folder
-    if not folder.exists():
-        return folder
-    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / "run.yaml").exists()):
-        raise RunError("output folder holds something else", where=folder, hint="choose another --out")
-    if (folder / "run.yaml").exists():
-        there = load_yaml(folder / "run.yaml").get("identity")
-        if there != spec.identity():
-            raise RunError(
-                "output folder belongs to another run",
-                where=folder,
-                found=f"run {there}",
-                allowed=f"run {spec.identity()}",
-                hint="choose another --out, or --force to run beside it",
-            )
-    return folder
-
-
 def _write_target(spec: RunSpec, adapter: Adapter, case: Case) -> Path | None:
     """Return where native results go; refuse a place that cannot be written before work starts."""
     if spec.write_to is not None:
@@ -307,41 +290,3 @@ def _write_target(spec: RunSpec, adapter: Adapter, case: Case) -> Path | None:
     if target is not None:
         refuse_unwritable(target)
     return target
-
-
-@contextmanager
-def _opened(folder: Path, spec: RunSpec) -> Iterator[None]:
-    """Prepare the run folder, log to it, and record a failure in it."""
-    remove_leftovers(folder)
-    with atomic_file(folder / "run.yaml") as temporary:
-        header = f"# elixir_plugin {__version__}; rerun: elixir-plugin run {folder / 'run.yaml'}\n"
-        text = yaml.safe_dump({**spec.dump(), "identity": spec.identity()}, sort_keys=False)
-        temporary.write_text(header + text, encoding="utf-8")
-    handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger = logging.getLogger(__package__)
-    logger.addHandler(handler)
-    append_event(folder, "started", identity=spec.identity())
-    try:
-        yield
-    except BaseException as error:
-        append_event(folder, "stopped", reason=f"{type(error).__name__}: {getattr(error, 'what', error)}")
-        if isinstance(error, ElixirError):
-            logger.error("%s", error)
-        raise
-    finally:
-        logger.removeHandler(handler)
-        handler.close()
-
-
-def _stage_finished(folder: Path, stage: str, seconds: float) -> None:
-    append_event(folder, "stage", stage=stage, seconds=seconds)
-    logging.getLogger(__name__).info("%s: %.1f s", stage, seconds)
-    plugins().manager.hook.elixir_stage_finished(stage=stage, seconds=seconds)
-
-
-def append_event(folder: Path, event: str, **facts: Any) -> None:
-    """Add one line to ``events.jsonl``."""
-    line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "event": event, **facts}
-    with (folder / "events.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(plain(line)) + "\n")

@@ -11,7 +11,7 @@ from ..context import Context
 from ..diffusion import choice
 from ..diffusion.base import Denoiser
 from ..diffusion.choice import refuse_seen as refuse_seen  # noqa: PLC0414  (re-exported: part of the choice)
-from ..diffusion.fit import FitSettings
+from ..diffusion.fit_settings import FitSettings
 from ..diffusion.plan import Plan, plan
 from ..diffusion.sampler import Step
 from ..diffusion.schedule import Schedule
@@ -30,7 +30,7 @@ def refuse_no_denoiser(case: Case, settings: DataElixirSettings) -> None:
 def prepare_denoiser(case: Case, settings: DataElixirSettings, context: Context) -> Denoiser:
     """Return the denoiser named in the settings, or one trained on the reserved clean set.
 
-    A denoiser with fixed variance gets the large one (spec §2, step 1), whatever its scheduler config says.
+    A denoiser with fixed variance gets the one of the settings, whatever its scheduler config says.
     """
     assert case.train is not None
     denoiser = choice.named_or_trained(
@@ -41,8 +41,8 @@ def prepare_denoiser(case: Case, settings: DataElixirSettings, context: Context)
         context,
         name="dataelixir-denoiser",
     )
-    if denoiser.variance == "fixed_small":
-        denoiser.variance = "fixed_large"
+    if denoiser.variance != "learned_range":
+        denoiser.variance = settings.variance
     return denoiser
 
 

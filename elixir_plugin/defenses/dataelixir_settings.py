@@ -10,7 +10,7 @@ from typing_extensions import Self
 
 from ..augmentation import Augmentation
 from ..config import Settings
-from ..diffusion.fit import FitSettings
+from ..diffusion.fit_settings import FitSettings
 from ..diffusion.purify import Purification
 from ..diffusion.schedule import NoiseLevel
 from ..training import Recipe
@@ -35,6 +35,7 @@ RELEASED_RULE: dict[str, Any] = {
 SMALL_WALK: dict[str, Any] = {
     # one round: chained, what a small denoiser blurs in the first looks like some other class after the third
     "purification": {"level": LEVEL, "rounds": 1, "steps": 8, "dense_below": 3},
+    "variance": "fixed_small",
     "states": 3,
     "threshold": 1,
 }
@@ -114,6 +115,11 @@ class DataElixirSettings(Settings):
         description="how a denoiser is trained; t_train_max defaults to what the level needs",
     )
     purification: Walk = Walk()
+    variance: Literal["fixed_large", "fixed_small"] = Field(
+        "fixed_large",
+        description="of the noise of each step back, unless the denoiser learned it; small leaves less noise after "
+        "few steps",
+    )
     states: int = Field(5, ge=1, le=1000, description="m, images kept from the end of each round")
     keep: Literal["states", "predictions"] = Field(
         "states", description="what is kept of the last steps: the states, or the images predicted from them"

@@ -29,7 +29,8 @@ from ..context import Context
 from ..defense import Card, Defense
 from ..diffusion.base import Denoiser
 from ..diffusion.denoiser import find_denoiser
-from ..diffusion.fit import FitSettings, fit_denoiser
+from ..diffusion.fit import fit_denoiser
+from ..diffusion.fit_settings import FitSettings
 from ..diffusion.plan import Purification, plan
 from ..diffusion.purify import purify
 from ..diffusion.schedule import NoiseLevel, Schedule

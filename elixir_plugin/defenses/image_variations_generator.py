@@ -11,7 +11,7 @@ from ..context import Context
 from ..costs import denoiser_to_time
 from ..diffusion import choice
 from ..diffusion.base import Denoiser
-from ..diffusion.fit import FitSettings
+from ..diffusion.fit_settings import FitSettings
 from ..diffusion.generators import ImageGenerator, find_generator, sdedit_on
 from ..diffusion.pipeline_files import is_cached, pipeline_of
 from ..errors import InputError, SettingsError

@@ -10,7 +10,7 @@ from typing_extensions import Self
 
 from ..augmentation import Augmentation
 from ..config import Settings
-from ..diffusion.fit import FitSettings
+from ..diffusion.fit_settings import FitSettings
 from ..diffusion.generators import GeneratorSettings
 from ..training import Recipe
 

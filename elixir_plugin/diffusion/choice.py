@@ -10,7 +10,8 @@ from ..errors import InputError, MissingNeedError
 from ..overlap import shared_rows
 from .base import Denoiser
 from .denoiser import UNetDenoiser, find_denoiser
-from .fit import FitSettings, fit_denoiser
+from .fit import fit_denoiser
+from .fit_settings import FitSettings
 
 
 def refuse_no_denoiser(case: Case, source: str | None, *, defense: str, forced: bool) -> None:

@@ -9,101 +9,36 @@ import glob
 import math
 import platform
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from .. import __version__
 from ..case import ImageSet
 from ..checkpoint import Checkpoint
 from ..classifier import to_batch
-from ..config import Settings, fingerprint
+from ..config import fingerprint
 from ..context import Context
 from ..environment import installed
 from ..errors import InputError, RunError
-from ..storage import refuse_unwritable
+from ..storage import read_json, refuse_unwritable, write_json
 from ..training import Objective, Recipe, Samples, train
 from .average import WeightAverage
 from .denoiser import UNetDenoiser, hexadecimal, load_denoiser
+from .fit_settings import FitSettings
 from .objective import NoisyBatch, denoising_objective
 from .ranks import rank_and_world, together
-from .schedule import Schedule, ScheduleName
-from .unet import UNetSize, architecture_of, build_unet
+from .schedule import Schedule
+from .unet import architecture_of, build_unet
 
 BLOCK = 250  # iterations between two points of the curves
 PATIENCE = timedelta(days=7)  # how long other ranks wait for the one that trains
-
-
-class FitSettings(Settings):
-    """How to train a denoiser. The defaults are those of ECLIPSE (eclipse.md §2.4) for 32 pixels."""
-
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
-        {
-            "paper": {},
-            "fast": {
-                "t_train_max": 200,
-                "iterations": 20_000,
-                "ema_decay": 0.999,
-                "ema_warmup": True,
-                "precision": "auto",
-            },
-            "cpu": {
-                "size": "tiny",
-                "length": 1000,
-                "t_train_max": 40,
-                "iterations": 2000,
-                "batch_size": 32,
-                "lr": 4e-4,
-                "ema_decay": 0.995,
-                "ema_warmup": True,
-                "dropout": 0.0,
-                "precision": "auto",
-            },
-        }
-    )
-
-    size: UNetSize = Field("eclipse", description="the network: tiny for CPUs and 16 to 32 px, small, ddpm, eclipse")
-    schedule: ScheduleName = Field("cosine", description="noise schedule of the chain")
-    length: int = Field(4000, ge=2, le=100_000, description="T, steps of the chain")
-    learn_sigma: bool = Field(True, description="learn the variance too, with the hybrid loss")
-    t_train_max: int | None = Field(
-        None, ge=1, description="train on indices below this alone; noise levels above it cannot be used; None: all"
-    )
-    iterations: int = Field(250_000, ge=1, description="optimiser steps")
-    batch_size: int = Field(128, ge=1, description="images per step")
-    lr: float = Field(1e-4, gt=0, description="of AdamW with betas 0.9 and 0.999 and no weight decay; constant")
-    ema_decay: float = Field(0.9999, ge=0, lt=1, description="of the averaged weights, which are the result")
-    ema_warmup: bool = Field(False, description="after n updates use at most (1 + n)/(10 + n); better for short runs")
-    dropout: float = Field(0.3, ge=0, lt=1, description="0.3 for 32 px, 0 for 64 px")
-    replications: int = Field(
-        4, ge=0, description="M, virtual copies of the images; counted in passes, changes no draw (eclipse.md §2.1)"
-    )
-    precision: Literal["auto", "float32", "bf16"] = Field("float32", description="auto: bf16 autocast on CUDA only")
-    compile: bool = Field(False, description="compile the network; worth it on a GPU, costs half a minute first")
-
-    @model_validator(mode="after")
-    def _range_within_chain(self) -> Self:
-        if self.t_train_max is not None and self.t_train_max > self.length:
-            raise ValueError(f"t_train_max = {self.t_train_max} lies beyond the chain of length = {self.length}")
-        return self
-
-    @property
-    def trained_steps(self) -> int:
-        """Number of indices that are trained."""
-        return self.length if self.t_train_max is None else self.t_train_max
-
-    @property
-    def timestep_scale(self) -> float:
-        """What the network is told per index: ``i · 1000/T``."""
-        return 1000 / self.length
 
 
 class NoisyBatches:
@@ -150,26 +85,47 @@ def fit_denoiser(images: ImageSet, settings: FitSettings, context: Context, *, n
     """Train a denoiser on *images*, whose labels play no part.
 
     With a work folder, the finished denoiser is kept there under *name*, and a call that was killed goes on where it
-    was; both end bit-identical to a call that was not. Without one, nothing is kept.
+    was; both end bit-identical to a call that was not. Where runs share a cache, it is kept there for equal calls of
+    all of them; each counts the seconds that its training took. With neither, nothing is kept.
 
     :param name: of the random draws, the progress bar, and the folder.
     :returns: the denoiser with averaged weights, in eval mode, on the context's device.
     :raises InputError: for a set without images.
     :raises RunError: when training diverges, or what is in the work folder belongs to other settings or data.
     """
+    if context.cache is not None:
+        return _fit_once(images, settings, context, name, context.cache)
     if context.work_dir is None:
-        return _fit(images, settings, context, name, None)
+        return _fit(images, settings, context, name, None)[0]
     return fit_into(context.work_dir / name, images, settings, context, name=name)
 
 
+def _fit_once(images: ImageSet, settings: FitSettings, context: Context, name: str, cache: Path) -> UNetDenoiser:
+    """Return what an equal call has left in *cache*, with its seconds, or leave it there."""
+    identity = fingerprint([_identity(images, settings, context, name), context.device.type])
+    folder, timing = cache / f"{name}-{identity}", cache / f"{name}-{identity}.json"
+    if not finished(folder, images, settings, context, name=name):
+        return fit_into(folder, images, settings, context, name=name, timing=timing)
+    context.borrow(float(read_json(timing)["seconds"]))
+    return load_denoiser(folder, device=context.device)
+
+
 def fit_into(
-    folder: Path, images: ImageSet, settings: FitSettings, context: Context, *, name: str = "denoiser"
+    folder: Path,
+    images: ImageSet,
+    settings: FitSettings,
+    context: Context,
+    *,
+    name: str = "denoiser",
+    timing: Path | None = None,
 ) -> UNetDenoiser:
     """Train as :func:`fit_denoiser` does and save to *folder*, or load what an equal call has saved there.
 
     The state of a call under way is in :func:`state_file`, which goes when the folder is there. Under ``torchrun`` rank
     0 trains, and the others wait for it.
 
+    :param timing: JSON file that gets the ``seconds`` of the training, those of killed calls up to the last state that
+        they saved; not in *folder*, which is the same however often a call was killed.
     :raises RunError: when something else is in *folder*.
     """
     rank, _ = rank_and_world()
@@ -177,7 +133,10 @@ def fit_into(
         if rank == 0 and not finished(folder, images, settings, context, name=name):
             refuse_unwritable(folder)
             _remove_leftovers(folder)
-            _fit(images, settings, context, name, state_file(folder)).save(folder)
+            denoiser, seconds = _fit(images, settings, context, name, state_file(folder))
+            if timing is not None:
+                write_json(timing, {"seconds": seconds})
+            denoiser.save(folder)
         if rank == 0:
             state_file(folder).unlink(missing_ok=True)
     return load_denoiser(folder, device=context.device)
@@ -214,7 +173,10 @@ def finished(
     return True
 
 
-def _fit(images: ImageSet, settings: FitSettings, context: Context, name: str, checkpoint: Path | None) -> UNetDenoiser:
+def _fit(
+    images: ImageSet, settings: FitSettings, context: Context, name: str, checkpoint: Path | None
+) -> tuple[UNetDenoiser, float]:
+    """Return a trained denoiser, and the seconds of its training."""
     if not len(images):
         raise InputError("no images to train a denoiser on", where="clean", found="0 images")
     height, width, channels = images.image_shape
@@ -252,19 +214,27 @@ def _fit(images: ImageSet, settings: FitSettings, context: Context, name: str, c
     )
     if settings.compile:
         objective = _through(cast(nn.Module, torch.compile(network)), objective)
+    watch = _Stopwatch()
+
+    def after_step() -> None:
+        average.update()
+        watch.update()
+
     curves = train(
         network,
         NoisyBatches(images, settings, context, name, padding),
         recipe,
         context,
         objective=objective,
-        after_step=average.update,
-        checkpoint=None if checkpoint is None else Checkpoint(checkpoint, {"fit": identity}, average.state()),
+        after_step=after_step,
+        checkpoint=None
+        if checkpoint is None
+        else Checkpoint(checkpoint, {"fit": identity}, {**average.state(), "seconds": watch.seconds}),
         name=name,
     )
     average.apply()
     network.requires_grad_(False).to(memory_format=torch.contiguous_format)
-    return UNetDenoiser(
+    denoiser = UNetDenoiser(
         network,
         schedule,
         variance="learned_range" if settings.learn_sigma else "fixed_small",
@@ -273,6 +243,21 @@ def _fit(images: ImageSet, settings: FitSettings, context: Context, name: str, c
         image_size=height if height == width else None,
         card=_card(images, settings, context, curves, identity),
     )
+    watch.update()
+    return denoiser, float(watch.seconds)
+
+
+class _Stopwatch:
+    """Seconds of a training, as a tensor, so that its checkpoint takes them over into the next go."""
+
+    def __init__(self) -> None:
+        self.seconds = torch.zeros((), dtype=torch.float64)
+        self._last = time.perf_counter()
+
+    def update(self) -> None:
+        now = time.perf_counter()
+        self.seconds += now - self._last
+        self._last = now
 
 
 def _through(network: nn.Module, objective: Objective) -> Objective:

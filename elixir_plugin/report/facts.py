@@ -144,6 +144,7 @@ class Facts(_Facts):
     notes: list[str] = []
     written: list[str] = []
     environment: dict[str, str | None] = {}
+    goes: int = 1
     exhibits: Exhibits | None = None
 
     @property

@@ -4,7 +4,7 @@
 
     python tests/benchmarks/dataelixir_images.py --denoiser denoiser1000 --results results.jsonl
     python tests/benchmarks/dataelixir_images.py --denoiser denoiser1000 --results results.jsonl
-        --presets paper small two_phase --seeds 0 1 2 --poisons badnets
+        --presets paper small two_phase --seeds 0 1 2 --poisons badnets clean --fold 1
 
 3,000 suspects of CIFAR-10 (JPEG copy, 32 px), 1,000 other clean images, 2,000 test images. The denoiser is trained on
 the clean images alone, once, into the folder ``--denoiser`` (kept, so that other experiments can use it; a call that
@@ -32,7 +32,8 @@ from elixir_plugin.context import resolve_device
 from elixir_plugin.defenses.dataelixir import DataElixir
 from elixir_plugin.defenses.dataelixir_models import Trainer
 from elixir_plugin.defenses.dataelixir_settings import CPU_FIT, FULL
-from elixir_plugin.diffusion.fit import FitSettings, fit_into
+from elixir_plugin.diffusion.fit import fit_into
+from elixir_plugin.diffusion.fit_settings import FitSettings
 from elixir_plugin.evaluation import model_metrics
 from elixir_plugin.outcome import Outcome
 from elixir_plugin.plugins import plugins
@@ -49,17 +50,21 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def make_case(text: str, sizes: tuple[int, int, int], seed: int, archive: Path, clean_part: str = "train") -> Case:
+def make_case(
+    text: str, sizes: tuple[int, int, int], seed: int, archive: Path, clean_part: str = "train", fold: int = 0
+) -> Case:
     """Return the case under the poison *text* (``name[:key=value…]``, or ``clean``); it holds no model.
 
     :param clean_part: what the clean images are taken from. ``test`` leaves all of ``train`` to the suspects; images
         that are scored are others.
+    :param fold: which suspects; the clean images, and so the denoiser, are the same for all folds.
     """
     if clean_part == "test":
         (suspects,) = cifar_sets([sizes[0]], seed, archive=archive)
         clean, test = cifar_sets(list(sizes[1:]), seed, part="test", archive=archive)
     else:
-        suspects, clean = cifar_sets(list(sizes[:2]), seed, archive=archive)
+        first, clean, *others = cifar_sets([*sizes[:2], *[sizes[0]] * fold], seed, archive=archive)
+        suspects = [first, *others][fold]
         (test,) = cifar_sets([sizes[2]], seed, part="test", archive=archive)
     name, *values = text.split(":")
     if name == "clean":
@@ -104,7 +109,7 @@ def run_cell(
     poison: str, preset: str, seed: int, denoiser: Path, options: argparse.Namespace, device: Any
 ) -> dict[str, Any]:
     """Run one cell and return its line."""
-    case = make_case(poison, tuple(options.sizes), options.data_seed, options.archive, options.clean_part)
+    case = make_case(poison, tuple(options.sizes), options.data_seed, options.archive, options.clean_part, options.fold)
     values = {**PRESETS[preset], "denoiser": str(denoiser), **parse_assignments(options.values)}
     defense = DataElixir(values, preset="small")
     with TemporaryDirectory() as folder:
@@ -118,6 +123,7 @@ def run_cell(
             "poison": poison,
             "preset": preset,
             "seed": seed,
+            "fold": options.fold,
             "nfe_per_image": outcome.tables["nfe_per_purified_image"] * outcome.tables["purified"] / len(case.train),
             "seconds": seconds,
             "timings": outcome.timings,
@@ -143,12 +149,13 @@ def percent(metrics: Mapping[str, Any] | None) -> str:
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    columns = ["poison", "walk", "seed", "NFE per image", "seconds", "targets", "recall / FPR %"]
+    columns = ["poison", "walk", "seed", "fold", "NFE per image", "seconds", "targets", "recall / FPR %"]
     columns += ["undefended ACC / ASR", "DataElixir", "flagged classes dropped"]
     print(f"\n| {' | '.join(columns)} |\n|" + "---|" * len(columns))
     for row in rows:
         found = f"{100 * row['recall']:.0f} / {100 * row['fpr']:.1f}" if "recall" in row else str(row["relabelled"])
-        cells = [row["poison"], row["preset"], row["seed"], f"{row['nfe_per_image']:.0f}", f"{row['seconds']:.0f}"]
+        cells = [row[name] for name in ("poison", "preset", "seed", "fold")]
+        cells += [f"{row['nfe_per_image']:.0f}", f"{row['seconds']:.0f}"]
         cells += [row["targets"], found, percent(row["undefended"]), percent(row["defended"])]
         print("| " + " | ".join(map(str, [*cells, percent(row.get("drop_flagged"))])) + " |")
 
@@ -161,6 +168,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs=3, default=[3000, 1000, 2000], help="suspects, clean, test")
     parser.add_argument("--clean-part", choices=["train", "test"], default="train", help="where clean images are from")
     parser.add_argument("--data-seed", type=int, default=0)
+    parser.add_argument("--fold", type=int, default=0, help="which suspects: other images under the same denoiser")
     parser.add_argument("--denoiser", type=Path, required=True, help="trained into this folder if it is not there")
     parser.add_argument("--fit-set", action="append", default=[], help="how the denoiser is trained")
     parser.add_argument("--set", action="append", default=[], dest="values", help="setting of DataElixir")
@@ -176,12 +184,13 @@ def main() -> None:
     assert clean is not None
     fit_into(options.denoiser, clean, settings, Context(seed=options.data_seed, device=device))
     print(f"denoiser ready after {time.perf_counter() - begun:.0f} s", flush=True)
-    rows = [json.loads(line) for line in options.results.read_text().splitlines()] if options.results.exists() else []
-    done = {(row["poison"], row["preset"], row["seed"]) for row in rows}
+    lines = options.results.read_text().splitlines() if options.results.exists() else []
+    rows = [{"fold": 0, **json.loads(line)} for line in lines]
+    done = {(row["poison"], row["preset"], row["seed"], row["fold"]) for row in rows}
     for seed in options.seeds:
         for poison in options.poisons:
             for preset in options.presets:
-                if (poison, preset, seed) in done:
+                if (poison, preset, seed, options.fold) in done:
                     continue
                 rows.append(run_cell(poison, preset, seed, options.denoiser, options, device))
                 with options.results.open("a") as file:

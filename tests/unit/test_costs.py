@@ -14,7 +14,8 @@ from elixir_plugin.classifier import Classifier
 from elixir_plugin.context import Context
 from elixir_plugin.costs import STEPS, denoiser_to_time, seconds_of, seconds_per_answer, seconds_per_view
 from elixir_plugin.diffusion.denoiser import hexadecimal
-from elixir_plugin.diffusion.fit import FitSettings, fit_into
+from elixir_plugin.diffusion.fit import fit_into
+from elixir_plugin.diffusion.fit_settings import FitSettings
 from elixir_plugin.testing import tiny_case
 from elixir_plugin.training import Recipe
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from elixir_plugin.defenses.dataelixir_models import Trainer
 from elixir_plugin.defenses.dataelixir_repair import Repairer
 from elixir_plugin.defenses.dataelixir_settings import LEVEL, DataElixirSettings
 from elixir_plugin.defenses.dataelixir_votes import count_votes
-from elixir_plugin.diffusion.base import Denoiser, Prediction
+from elixir_plugin.diffusion.base import Denoiser, Prediction, Variance
 from elixir_plugin.diffusion.closed_form import GaussianDenoiser, OracleDenoiser
 from elixir_plugin.diffusion.denoiser import UNetDenoiser, hexadecimal
 from elixir_plugin.diffusion.sampler import jump, reverse
@@ -666,10 +667,11 @@ def test_a_case_without_a_denoiser_is_refused_before_any_work() -> None:
         DataElixir(SHORT, probe="case").run(dataclasses.replace(tiny_case(), model=None))
 
 
-def tiny_denoiser(seen: ImageSet | None) -> UNetDenoiser:
-    network = build_unet(Architecture((8, 8), 1, (False, False), {}), 8)
+def tiny_denoiser(seen: ImageSet | None, variance: Variance = "fixed_small") -> UNetDenoiser:
+    plan = Architecture((8, 8), 1, (False, False), {})
+    network = build_unet(plan, 8, learn_sigma=variance == "learned_range")
     card = {} if seen is None else {"origin": "elsewhere", "images": {"count": len(seen), "content": hexadecimal(seen)}}
-    return UNetDenoiser(network, CHAIN, variance="fixed_small", card=card)
+    return UNetDenoiser(network, CHAIN, variance=variance, card=card)
 
 
 def test_a_denoiser_that_has_seen_the_suspect_set_is_refused_unless_forced(tmp_path: Path) -> None:
@@ -695,12 +697,28 @@ def test_a_reserved_clean_set_inside_the_suspect_set_is_refused() -> None:
     DataElixir(SHORT, force_denoiser=True).refuse(leaking)
 
 
-def test_a_denoiser_of_unknown_origin_is_told_and_walks_with_the_large_variance(tmp_path: Path) -> None:
+@pytest.mark.parametrize("variance", ["fixed_large", "fixed_small"])
+def test_a_walk_takes_the_variance_of_the_settings_unless_the_denoiser_learned_its_own(
+    tmp_path: Path, variance: Variance
+) -> None:
+    settings = DataElixirSettings.build({**SHORT, "denoiser": str(tmp_path / "d"), "variance": variance})
+    cases: list[tuple[Variance, Variance]] = [
+        ("fixed_small", variance),
+        ("fixed_large", variance),
+        ("learned_range", "learned_range"),
+    ]
+    for own, used in cases:
+        made = tiny_denoiser(None, own)
+        made.save(tmp_path / "d")
+        assert dataelixir_denoiser.prepare_denoiser(tiny_case(), settings, Context()).variance == used
+        shutil.rmtree(tmp_path / "d")
+
+
+def test_a_denoiser_of_unknown_origin_is_told(tmp_path: Path) -> None:
     tiny_denoiser(None).save(tmp_path / "foreign")
     (tmp_path / "foreign" / "card.json").unlink()
     settings = DataElixirSettings.build({**SHORT, "denoiser": str(tmp_path / "foreign")})
     denoiser = dataelixir_denoiser.prepare_denoiser(tiny_case(), settings, Context())
-    assert denoiser.variance == "fixed_large"
     facts, note = dataelixir_denoiser.provenance(denoiser, settings)
     assert facts["images_seen"] is None and note is not None and "not on record" in note
     assert refuse_seen(denoiser, suspects(tiny_case()), forced=False) is None

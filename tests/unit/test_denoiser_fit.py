@@ -24,7 +24,8 @@ from elixir_plugin.diffusion import fit as module
 from elixir_plugin.diffusion import unet
 from elixir_plugin.diffusion.average import WeightAverage
 from elixir_plugin.diffusion.denoiser import UNetDenoiser, load_denoiser
-from elixir_plugin.diffusion.fit import FitSettings, NoisyBatches, fit_denoiser, fit_into, state_file
+from elixir_plugin.diffusion.fit import NoisyBatches, fit_denoiser, fit_into, state_file
+from elixir_plugin.diffusion.fit_settings import FitSettings
 from elixir_plugin.diffusion.unet import SIZES, Architecture
 from elixir_plugin.errors import InputError, RunError, SettingsError
 
@@ -367,3 +368,47 @@ def test_a_process_killed_again_and_again_ends_with_the_same_files(tmp_path: Pat
     subprocess.run([*command, str(tmp_path / "killed")], check=True, env=environment, timeout=300)
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
     assert not state.exists()
+
+
+# what runs share
+
+
+def test_runs_that_share_a_cache_train_an_equal_denoiser_once_and_each_counts_its_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[str] = []
+    train = module._fit
+
+    def noted(*args: Any) -> tuple[UNetDenoiser, float]:
+        trained.append(args[3])
+        return train(*args)[0], 100.0
+
+    monkeypatch.setattr(module, "_fit", noted)
+    alone = fit_denoiser(images(), settings(), Context(), name="d")
+    found, timings = [], []
+    for seed in (0, 0, 1):
+        context = Context(seed=seed, cache=tmp_path / "shared", work_dir=tmp_path / "work")
+        started = context.clock()
+        with context.stage("denoiser"):
+            found.append(fit_denoiser(images(), settings(), context, name="d"))
+        timings.append((context.timings["denoiser"], context.clock() - started))
+    assert same(found[0], alone) and same(found[1], alone) and not same(found[2], alone)
+    assert trained == ["d"] * 3  # alone, the first of seed 0, and seed 1
+    assert all(seconds >= 100 for seconds in timings[1]) and timings[0][0] < 100 > timings[2][0]
+    assert not (tmp_path / "work").exists()
+
+
+def test_seconds_of_a_killed_training_are_counted_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(1000))  # a second passes whenever one looks at the clock
+    monkeypatch.setattr(module.time, "perf_counter", lambda: float(next(ticks)))
+    with monkeypatch.context() as patch:
+        patch.setattr(WeightAverage, "apply", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fit_into(tmp_path / "d", images(), settings(), Context(), timing=tmp_path / "d.json")
+    fit_into(tmp_path / "d", images(), settings(), Context(), timing=tmp_path / "d.json")
+    assert json.loads((tmp_path / "d.json").read_text())["seconds"] == 5 + 1  # five iterations, and finding them done
+    assert "d.json" not in files(tmp_path / "d")
+
+
+def _interrupted(*_: object) -> None:
+    raise KeyboardInterrupt

@@ -217,6 +217,11 @@ def test_the_cost_names_the_accuracy_lost(report: Any) -> None:
     assert "no accuracy" in told(report, kind="repair", metrics=metrics).answers[2].short
 
 
+def test_a_run_that_was_interrupted_says_so_beside_its_seconds(report: Any) -> None:
+    once, thrice = (" ".join(page_of({**report, "goes": goes}).text) for goes in (1, 3))
+    assert "goes;" not in once and "The run took 3 goes;" in thrice
+
+
 def test_a_verdict_is_held_against_the_truth_where_that_is_known(report: Any) -> None:
     detection = {"tpr": 0.98, "fpr": 0.01, "auroc": 0.99, "flagged": 10, "poison": 7}
     made = told(report, verdict={"poisoned": False, "score": 1.2}, flagged=0, metrics={"detection": detection})

@@ -22,6 +22,7 @@ from elixir_plugin.context import Context
 from elixir_plugin.defense import Card, Defense
 from elixir_plugin.errors import MissingNeedError, RunError, SettingsError
 from elixir_plugin.evaluation import Evaluation
+from elixir_plugin.events import append_event
 from elixir_plugin.hookspecs import Entry, hookimpl
 from elixir_plugin.outcome import Outcome, same_outcome
 from elixir_plugin.plugins import plugins
@@ -246,6 +247,20 @@ def test_an_interrupted_run_leaves_no_result_and_goes_on(
     monkeypatch.setattr(Scorer, "failure", None)
     assert not run_defense(spec(write_to="native")).already_done
     assert Path("out/report.json").exists()
+
+
+def test_seconds_include_those_of_the_goes_before(watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Scorer, "failure", RuntimeError("out of memory"))
+    with pytest.raises(RuntimeError):
+        run_defense(spec())
+    monkeypatch.setattr(Scorer, "failure", None)
+    Path("out/events.jsonl").unlink()
+    append_event(Path("out"), "started", at=100)
+    append_event(Path("out"), "stage", at=130, stage="score", seconds=30.0)
+    append_event(Path("out"), "stopped", at=140)
+    report = run_defense(spec()).report
+    assert 40 < report["outcome"]["timings"]["total"] < 60 and 30 < report["outcome"]["timings"]["score"] < 50
+    assert report["goes"] == 2 and run_defense(spec()).report == report
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,94 @@
+"""``events.jsonl``, the diary of a run folder: what happened when, and so what interrupted goes have cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from .storage import plain
+
+FILE = "events.jsonl"
+ASIDE = ("preview", "evaluate before")  # stages before the defense starts, which its seconds leave out
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What the goes before this one have cost.
+
+    :param goes: how many there were.
+    :param seconds: of the defense; a go that was killed counts up to its last sign of life.
+    :param stages: seconds of the stages that they finished.
+    """
+
+    goes: int = 0
+    seconds: float = 0.0
+    stages: dict[str, float] = field(default_factory=dict)
+
+
+def append_event(folder: Path, event: str, *, at: float | None = None, **facts: Any) -> None:
+    """Add one line to the diary of *folder*.
+
+    :param at: when, in seconds since the epoch; default: now.
+    """
+    when = datetime.now(timezone.utc) if at is None else datetime.fromtimestamp(at, timezone.utc)
+    line = {"time": when.isoformat(timespec="milliseconds"), "event": event, **facts}
+    with (folder / FILE).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(plain(line)) + "\n")
+
+
+def note_killed(folder: Path) -> None:
+    """Say when the latest go gave its last sign of life, the newest of its files, if it did not come to an end."""
+    events = read_events(folder)
+    if not events or events[-1]["event"] in ("stopped", "finished", "killed"):
+        return
+    append_event(folder, "killed", at=max(path.stat().st_mtime for path in folder.rglob("*") if path.is_file()))
+
+
+def earlier(folder: Path) -> Earlier:
+    """Return what the goes in *folder* have cost since it was last finished.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as name:
+    ...     append_event(Path(name), "started", at=100)
+    ...     append_event(Path(name), "stage", at=103, stage="purify", seconds=3.0)
+    ...     append_event(Path(name), "killed", at=105)
+    ...     earlier(Path(name))
+    Earlier(goes=1, seconds=5.0, stages={'purify': 3.0})
+    """
+    goes: list[list[dict[str, Any]]] = []
+    for event in read_events(folder):
+        if event["event"] == "finished":
+            goes = []
+        elif event["event"] == "started":
+            goes.append([event])
+        elif goes:
+            goes[-1].append(event)
+    stages: dict[str, float] = {}
+    for event in (event for go in goes for event in go if event["event"] == "stage"):
+        stages[event["stage"]] = stages.get(event["stage"], 0.0) + event["seconds"]
+    return Earlier(len(goes), sum(map(_seconds, goes)), stages)
+
+
+def read_events(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of the diary; a last one that was cut off by a kill is left out."""
+    path = folder / FILE
+    events = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            events.append(json.loads(line))
+        except ValueError:
+            continue
+    return events
+
+
+def _seconds(go: Sequence[dict[str, Any]]) -> float:
+    for event in go:
+        if event["event"] == "defended":
+            return float(event["seconds"])
+    wall = (datetime.fromisoformat(go[-1]["time"]) - datetime.fromisoformat(go[0]["time"])).total_seconds()
+    aside = sum(event["seconds"] for event in go if event["event"] == "stage" and event["stage"] in ASIDE)
+    return max(0.0, wall - aside)

@@ -1,0 +1,95 @@
+"""The folder of a run: which one it is, and what it is while the run is going on. See :mod:`elixir_plugin.run`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from . import __version__
+from .config import RunSpec, load_yaml
+from .errors import ElixirError, RunError
+from .events import Earlier, append_event, earlier, note_killed
+from .plugins import plugins
+from .storage import atomic_file, remove_leftovers
+
+
+def choose_folder(spec: RunSpec, force: bool) -> Path:
+    """Return the folder to run in; refuse one that holds something else."""
+    source = Path(spec.source.path)
+    name = spec.out or f"runs/{spec.defense}-{source.stem or spec.source.adapter}-{spec.identity()[:6]}"
+    folder = Path(name)
+    if force:
+        number = 2
+        while folder.exists() and any(folder.iterdir()):
+            folder = Path(f"{name}-{number}")
+            number += 1
+        return folder
+    if not folder.exists():
+        return folder
+    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / "run.yaml").exists()):
+        raise RunError("output folder holds something else", where=folder, hint="choose another --out")
+    if (folder / "run.yaml").exists():
+        there = load_yaml(folder / "run.yaml").get("identity")
+        if there != spec.identity():
+            raise RunError(
+                "output folder belongs to another run",
+                where=folder,
+                found=f"run {there}",
+                allowed=f"run {spec.identity()}",
+                hint="choose another --out, or --force to run beside it",
+            )
+    return folder
+
+
+@contextmanager
+def opened(folder: Path, spec: RunSpec) -> Iterator[Earlier]:
+    """Prepare the run folder, log to it, and record a failure in it.
+
+    :returns: what earlier goes in it have cost.
+    """
+    note_killed(folder)
+    before = earlier(folder)
+    remove_leftovers(folder)
+    with atomic_file(folder / "run.yaml") as temporary:
+        header = f"# elixir_plugin {__version__}; rerun: elixir-plugin run {folder / 'run.yaml'}\n"
+        text = yaml.safe_dump({**spec.dump(), "identity": spec.identity()}, sort_keys=False)
+        temporary.write_text(header + text, encoding="utf-8")
+    with logged(folder):
+        append_event(folder, "started", identity=spec.identity())
+        try:
+            yield before
+        except BaseException as error:
+            append_event(folder, "stopped", reason=f"{type(error).__name__}: {getattr(error, 'what', error)}")
+            if isinstance(error, ElixirError):
+                logging.getLogger(__name__).error("%s", error)
+            raise
+
+
+@contextmanager
+def logged(folder: Path) -> Iterator[None]:
+    """Add what the package logs meanwhile to ``log.txt`` in *folder*."""
+    handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger(__package__)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def defended(folder: Path, seconds: float) -> None:
+    """Write down that the defense came to its end."""
+    append_event(folder, "defended", seconds=seconds)
+
+
+def stage_finished(folder: Path, stage: str, seconds: float) -> None:
+    """Write down that a stage came to its end, and tell the plugins."""
+    append_event(folder, "stage", stage=stage, seconds=seconds)
+    logging.getLogger(__name__).info("%s: %.1f s", stage, seconds)
+    plugins().manager.hook.elixir_stage_finished(stage=stage, seconds=seconds)
