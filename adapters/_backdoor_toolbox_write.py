@@ -12,8 +12,9 @@ from ..case import Case, ImageSet, Truth
 from ..classifier import Classifier
 from ..errors import InputError
 from ..outcome import Outcome
+from ..pixels import to_bytes
 from ..storage import atomic_folder, write_torch
-from ._pixels import inexact, save_png, to_bytes
+from ._pixels import inexact, save_png
 
 TREE = "poisoned_train_set"
 

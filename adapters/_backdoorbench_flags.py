@@ -197,7 +197,12 @@ def _place(cls: type[Defense], key: str, value: Any, places: _Places, request: R
         places.own[name] = value
     elif recipes:
         for each in recipes:
-            places.own[each] = {**(places.own.get(each) or {}), name: value}
+            given = places.own.get(each) or {}
+            if not isinstance(given, Mapping):
+                raise SettingsError(
+                    "a recipe is a mapping", where=each, found=given, allowed=f"e.g. '{{{name}: {value}}}'"
+                )
+            places.own[each] = {**given, name: value}
     elif cls.kind in TRAINS_AFTER:
         places.retrain[name] = value
     else:

@@ -17,8 +17,9 @@ from PIL import Image
 
 from ..case import Images, ImageSet, Index, Truth, checked_labels
 from ..errors import InputError
-from ..storage import inside, read_torch
+from ..storage import inside, read_torch, refuse_deep
 from ._files import file_reader
+from ._numbers import numbers
 
 FILE = "attack_result.pt"
 KEYS = ("model_name", "num_classes", "model", "data_path", "img_size", "clean_data", "bd_train", "bd_test")
@@ -175,7 +176,7 @@ def _current(record: Record, state: Mapping[str, Any], where: str, length: int) 
     container = _expect(state.get("bd_data_container"), dict, where, "bd_data_container")
     images = _expect(container.get("data_dict"), dict, where, "data_dict")
     images = {as_int(key, where, "key of data_dict"): value for key, value in images.items()}
-    indicator = _array(state.get("poison_indicator"), f"{where} poison_indicator")
+    indicator = numbers(state.get("poison_indicator"), f"{where} poison_indicator")
     if indicator.shape != (length,) or indicator.dtype.kind not in "biuf" or not np.isin(indicator, (0, 1)).all():
         raise InputError(
             "broken record",
@@ -244,7 +245,7 @@ def _old(record: Record, state: Mapping[str, Any], where: str, length: int) -> t
     index = _positions(state.get("original_index"), length, f"{where} original_index")
     indicator = state.get("poison_indicator")
     if indicator is not None and len(index) != len(labels):  # the late v1 files list the clean samples too
-        flags = _array(indicator, f"{where} poison_indicator")
+        flags = numbers(indicator, f"{where} poison_indicator")
         index = index[flags == 1] if flags.shape == index.shape else index
     originals = state.get("original_targets")
     originals = [None] * len(index) if originals is None else _rows(originals, where, "original_targets")
@@ -273,7 +274,10 @@ def _reader(samples: Sequence[_Sample], record: Record, where: str) -> Callable[
             return file_reader([source], record.shape[2], shape=record.shape)(0)
         here = f"{where}, sample {samples[position].index}"
         try:
+            refuse_deep(source, here)
             image = np.asarray(source.convert("RGB"))
+        except InputError:
+            raise
         except Exception as error:  # an image built by the unpickler may lack anything
             raise InputError("image cannot be read", where=here, found=f"{type(error).__name__}: {error}") from None
         if image.shape != record.shape:
@@ -284,7 +288,7 @@ def _reader(samples: Sequence[_Sample], record: Record, where: str) -> Callable[
 
 
 def _positions(value: Any, length: int, where: str) -> Index:
-    array = _array(value, where)
+    array = numbers(value, where)
     if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
         raise InputError("broken record", where=where, found=f"{array.dtype} {array.shape}", allowed="integers [n]")
     array = array.astype(np.int64)
@@ -295,13 +299,6 @@ def _positions(value: Any, length: int, where: str) -> Index:
     if len(np.unique(array)) != len(array):
         raise InputError("position given twice", where=where, allowed="each at most once")
     return array
-
-
-def _array(value: Any, where: object) -> NDArray[Any]:
-    try:
-        return np.asarray(value)
-    except ValueError:  # ragged
-        raise InputError("broken record", where=where, found=type(value).__name__, allowed="numbers [n]") from None
 
 
 def _rows(value: Any, where: object, what: str) -> list[Any]:

@@ -17,9 +17,10 @@ from ..case import Case, Images, ImageSet, Index
 from ..errors import InputError
 from ..evaluation import confusion
 from ..outcome import Outcome
+from ..pixels import to_bytes
 from ..storage import atomic_file, atomic_folder, write_torch
 from ._backdoorbench_record import FILE, Held
-from ._pixels import different, inexact, save_png, to_bytes
+from ._pixels import different, inexact, save_png
 
 SUFFIX = ".png"
 DETECTION = ("record", "TN", "FP", "FN", "TP", "TPR", "FPR", "target")

@@ -15,6 +15,7 @@ from torch import nn
 
 from ..config import Settings
 from ..context import resolve_device
+from ..errors import SettingsError
 from ..storage import write_torch
 
 TRAINING = ("epochs", "batch_size", "lr", "momentum", "weight_decay")
@@ -64,6 +65,13 @@ class Schedule(Settings):
             return torch.device("cpu")
         selected = (self.CUDA_SELECTED_DEVICES or "").split(",")[0].strip()
         visible = [each.strip() for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+        if selected and selected not in visible and not selected.isdecimal():
+            raise SettingsError(
+                "no such GPU",
+                where="schedule: CUDA_SELECTED_DEVICES",
+                found=selected,
+                allowed="a number, or one of the environment's CUDA_VISIBLE_DEVICES",
+            )
         number = visible.index(selected) if selected in visible else int(selected or 0)
         return resolve_device(f"cuda:{number}")
 

@@ -9,26 +9,24 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..case import Images
+from ..pixels import to_bytes, to_floats
 
 
 def different(old: Images, new: Images) -> NDArray[np.bool_]:
-    """Compare image by image, in 8 bits when only one side is float; ``[n]``."""
+    """Compare image by image, in 8 bits when only one side is float; ``[n]``. Another size is a difference."""
+    if old.shape[1:] != new.shape[1:]:
+        return np.ones(len(old), bool)
     if old.dtype != new.dtype:
         old, new = to_bytes(old), to_bytes(new)
     changed: NDArray[np.bool_] = (old != new).reshape(len(old), -1).any(axis=1)
     return changed
 
 
-def to_bytes(images: Images) -> NDArray[np.uint8]:
-    """Round float pixels in [0, 1] to 8 bits."""
-    return images if images.dtype == np.uint8 else np.round(images * 255).astype(np.uint8)
-
-
 def inexact(images: Images) -> NDArray[np.bool_]:
     """Tell which images have finer steps than 8 bits; ``[n]``."""
     if images.dtype == np.uint8:
         return np.zeros(len(images), bool)
-    lost = to_bytes(images).astype(np.float32) / np.float32(255) != images
+    lost = to_floats(to_bytes(images)) != images
     rows: NDArray[np.bool_] = lost.reshape(len(images), -1).any(axis=1)
     return rows
 

@@ -24,6 +24,7 @@ from ..defense import Defense
 from ..errors import InputError, SettingsError
 from ..intake import as_classifier, read_raw
 from ..outcome import Outcome
+from ..pixels import to_floats
 from ..raw_arrays import Normalisation
 from ..retraining import Retraining, retrain
 
@@ -76,7 +77,7 @@ class Behaviour:
         }
         self._own = {name: given.pop(name) for name in self.own_arguments() if name in given}
         self._defense = self.defense(given, preset=self._own.get("preset"))  # refused before anything is loaded
-        self._seed = int(self._own.get("seed", 0))
+        self._seed = self._number("seed", 0)
         source = self._own.get("clean_from", self.clean_from)
         if source not in ("train", "valid"):
             raise SettingsError("unknown source", where=f"{prefix}clean_from", found=source, allowed="train, valid")
@@ -95,7 +96,7 @@ class Behaviour:
         """
         source = self._own.get("clean_from", self.clean_from)
         plain = self.plain_dataset(source)
-        wanted = int(self._own.get("clean_num", max(1, round(SHARE * count))))
+        wanted = self._number("clean_num", max(1, round(SHARE * count)))
         if not 0 < wanted <= len(plain):
             raise SettingsError(
                 "not that many clean samples", where=f"{self.defense.name}_clean_num", found=wanted,
@@ -103,6 +104,15 @@ class Behaviour:
             )  # fmt: skip
         order = np.random.default_rng(self._seed).permutation(len(plain))[:wanted]
         return self._read(Subset(plain, np.sort(order).tolist()), "reserved clean set")
+
+    def _number(self, name: str, default: int) -> int:
+        """Return one of our own arguments that is a number."""
+        value = self._own.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise SettingsError(
+                "not a whole number", where=f"{self.defense.name}_{name}", found=value, allowed="0 or more"
+            )
+        return value
 
     def plain_dataset(self, mode: str) -> Any:
         """Return trojanvision's clean samples without random augmentation."""
@@ -120,7 +130,7 @@ class Behaviour:
     def suspects(self, *parts: Any) -> ImageSet:
         """Return the suspect set: the *parts*, one after the other."""
         sets = [self._read(part, "suspect set") for part in parts]
-        images = np.concatenate([_floats(each) for each in sets])
+        images = np.concatenate([to_floats(each.read(slice(None))) for each in sets])
         return ImageSet(images, np.concatenate([each.labels for each in sets]), sets[0].num_classes)
 
     def classifier(self, shown: ImageSet) -> Classifier:
@@ -269,8 +279,3 @@ def _value(name: str, value: Any) -> Any:
     if not isinstance(value, str):
         return dict(value) if isinstance(value, Mapping) else value
     return parse_assignments([f"value={value}"], where=f"--{name}")["value"]
-
-
-def _floats(images: ImageSet) -> np.ndarray[Any, np.dtype[np.float32]]:
-    pixels = images.read(slice(None))
-    return pixels.astype(np.float32) / np.float32(255) if pixels.dtype == np.uint8 else pixels

@@ -22,10 +22,12 @@ from ..config import Settings, Source
 from ..errors import InputError
 from ..evaluation import Evaluation
 from ..outcome import Outcome
+from ..pixels import to_bytes, to_floats
 from ..storage import image_shape, read_image, read_torch, write_torch
 from ._backdoor_toolbox_export import ARCHITECTURE, CLEAN_LABEL, DATASETS, SEED, export_case
 from ._backdoor_toolbox_write import dataset_of, purified_name, write_sanitised, write_weights
 from ._files import eager_or_lazy, file_reader
+from ._numbers import numbers
 from ._placed import filled, refuse_other_folder
 from ._suspects import write_suspects
 
@@ -184,13 +186,12 @@ class BackdoorToolbox(Adapter):
                 allowed="badnet and blend sets with one target label and a test set",
             )
         others = test.subset(test.labels != targets[0])
-        trigger = read_image(self.options.trigger).astype(np.float32) / 255
+        trigger = to_floats(read_image(self.options.trigger))
         if trigger.shape != test.image_shape:
             raise InputError(
                 "trigger of another size", where=self.options.trigger, found=trigger.shape, allowed=test.image_shape
             )
-        pixels = others.read(slice(None))
-        pixels = pixels.astype(np.float32) / 255 if pixels.dtype == np.uint8 else pixels
+        pixels = to_floats(others.read(slice(None)))
         if kind == "blend":
             alpha = self.options.alpha or _alpha(directory)
             pixels += np.float32(alpha) * (trigger - pixels)
@@ -199,7 +200,7 @@ class BackdoorToolbox(Adapter):
             shown = read_image(mask) if mask.is_file() else trigger
             pixels = np.where((shown > 0).any(2, keepdims=True), trigger, pixels)
         if train.images.dtype == np.uint8:
-            pixels = np.rint(pixels * 255).astype(np.uint8)
+            pixels = to_bytes(pixels)
         samples = others.replace(images=pixels, labels=np.full(len(others), targets[0]))
         return TriggeredSet(samples, others.labels)
 
@@ -218,8 +219,7 @@ def _labels_of(split: Path) -> Path:
 
 
 def _read_labels(file: Path) -> Index:
-    labels = read_torch(file)
-    array = labels.numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
+    array = numbers(read_torch(file), file)
     if array.ndim != 1 or (array.dtype.kind not in "iu" and len(array)):
         raise InputError(
             "labels must be integers [N]", where=file, found=f"{array.dtype} {array.shape}", allowed="int64 [N]"
@@ -248,14 +248,14 @@ def _read_set(folder: Path, labels: Index, num_classes: int, file: Path) -> Imag
 
 def _read_tensor(file: Path) -> Images:
     tensor = read_torch(file)
-    if not isinstance(tensor, torch.Tensor) or tensor.ndim != 4 or tensor.dtype != torch.float32:
-        shape = tuple(tensor.shape) if isinstance(tensor, torch.Tensor) else ""
-        found = f"{type(tensor).__name__} {getattr(tensor, 'dtype', '')} {shape}"
+    array = numbers(tensor, file)
+    if not isinstance(tensor, torch.Tensor) or array.ndim != 4 or array.dtype != np.float32:
+        found = f"{type(tensor).__name__} {array.dtype} {array.shape}"
         raise InputError("images must be a float32 tensor", where=file, found=found, allowed="float32 [N, 3, H, W]")
-    if len(tensor) and not (tensor.min() >= 0 and tensor.max() <= 1):  # NaN fails both
-        found = f"{float(tensor.min())}..{float(tensor.max())}"
+    if array.size and not (array.min() >= 0 and array.max() <= 1):  # NaN fails both
+        found = f"{array.min()}..{array.max()}"
         raise InputError("pixel value out of range", where=file, found=found, allowed="[0, 1]")
-    return tensor.permute(0, 2, 3, 1).contiguous().numpy()
+    return np.ascontiguousarray(array.transpose(0, 2, 3, 1))
 
 
 def _refuse_other_length(images: int, labels: int, where: Path, file: Path) -> None:
@@ -280,8 +280,7 @@ def _read_truth(folder: Path, directory: str, n: int, notes: list[str]) -> Truth
 
 
 def _mask(file: Path, n: int) -> NDArray[np.bool_]:
-    value = read_torch(file)
-    array = value.numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+    array = numbers(read_torch(file), file)
     if array.ndim != 1 or (len(array) and array.dtype.kind not in "iu"):
         raise InputError("not a list of positions", where=file, found=f"{array.dtype} {array.shape}")
     bad = array[(array < 0) | (array >= n)]

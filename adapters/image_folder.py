@@ -12,14 +12,16 @@ from pydantic import Field
 
 from ..adapter import Adapter
 from ..case import Case, ImageSet, Origin
+from ..classifier import few
 from ..config import Settings, Source
 from ..errors import InputError
 from ..evaluation import Evaluation
 from ..outcome import Outcome
+from ..pixels import to_bytes
 from ..storage import atomic_file, atomic_folder, image_shape, write_csv
 from ._files import Listing, eager_or_lazy, file_reader, in_threads, list_images
 from ._models import load_model, save_model
-from ._pixels import different, inexact, save_png, to_bytes
+from ._pixels import different, inexact, save_png
 from ._suspects import write_suspects
 
 EAGER_BYTES = 1 << 30
@@ -117,8 +119,8 @@ class ImageFolder(Adapter):
 
     def _set(self, listing: Listing, size: tuple[int, int], notes: list[str]) -> ImageSet:
         if listing.ignored:
-            few = ", ".join(listing.ignored[:3]) + (", …" if listing.ignored[3:] else "")
-            notes.append(f"{listing.root.name}: {len(listing.ignored)} files are not images and were ignored: {few}")
+            named = few(listing.ignored, 3)
+            notes.append(f"{listing.root.name}: {len(listing.ignored)} files are not images and were ignored: {named}")
         shape = (*size, self.options.channels)
         resize = size if self.options.size else None
         read = file_reader(listing.paths, self.options.channels, resize=resize, shape=shape)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .config import fingerprint
 from .errors import InputError, RunError
-from .storage import atomic_file, plain
+from .storage import atomic_file, plain, unshared
 
 INTERVAL = 30.0  # seconds between two writes, at least; what a kill can cost
 
@@ -134,9 +134,8 @@ def write_state(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str
 
     :raises RunError: when the disk is full or the folder cannot be written.
     """
-    copies = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with atomic_file(path) as temporary:  # not save_file: its own temporary file would outlive a kill
-        temporary.write_bytes(save(copies, dict(metadata)))
+        temporary.write_bytes(save(unshared(tensors), dict(metadata)))
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -18,8 +18,10 @@ from typing_extensions import Self
 
 from .case import ImageSet
 from .errors import InputError, SettingsError, nearest
+from .model_facts import read_facts
 from .plugins import plugins
-from .storage import read_json, read_tensors, write_json, write_tensors
+from .restricted import is_dense
+from .storage import read_tensors, write_json, write_tensors
 
 WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel, DDP and torch.compile put before every name
 
@@ -147,15 +149,18 @@ class Classifier(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path, module: nn.Module | None = None) -> Self:
-        """Read a classifier back; *module* is needed when it was saved without an architecture name."""
+        """Read a classifier back; *module* is needed when it was saved without an architecture name.
+
+        :raises InputError: when a file is missing, damaged, or does not fit the other one.
+        """
         folder = Path(folder)
-        facts = read_json(folder / "model.json")
+        facts = read_facts(folder / "model.json")
         if module is None:
-            if facts["architecture"] is None:
+            if facts.architecture is None:
                 raise InputError("model saved without architecture", where=folder, hint="pass the module to load into")
-            module = build_module(facts["architecture"], facts["num_classes"], facts["channels"])
+            module = build_module(facts.architecture, facts.num_classes, facts.channels)
         load_by_name(module, read_tensors(folder / "model.safetensors"), where=str(folder))
-        return cls(module, **facts).eval()
+        return cls(module, **facts.model_dump()).eval()
 
 
 def to_batch(images: NDArray[Any] | Tensor, device: torch.device) -> Tensor:
@@ -194,6 +199,15 @@ def build_module(architecture: str, num_classes: int, channels: int = 3) -> nn.M
     return module
 
 
+def few(items: Sequence[object] | NDArray[Any], limit: int = 4) -> str:
+    """Return the first of *items* for a message.
+
+    >>> few([1, 2, 3], limit=2)
+    '1, 2, …'
+    """
+    return ", ".join(map(str, items[:limit])) + (", …" if len(items) > limit else "")
+
+
 def unwrap(module: nn.Module) -> nn.Module:
     """Strip ``DataParallel``, DDP and ``torch.compile`` wrappers."""
     while True:
@@ -208,8 +222,8 @@ def unwrap(module: nn.Module) -> nn.Module:
 def load_by_name(module: nn.Module, state: Any, *, where: str) -> None:
     """Load a foreign state dict into *module*, matching by name only.
 
-    Wrapper prefixes are stripped. A name that is missing, left over or of another shape refuses the whole file;
-    only batch-norm step counters may be absent.
+    Wrapper prefixes are stripped. A name that is missing, left over, of another shape or not dense refuses the whole
+    file; only batch-norm step counters may be absent.
 
     :raises InputError: listing what did not match. *module* is then unchanged.
     """
@@ -217,6 +231,8 @@ def load_by_name(module: nn.Module, state: Any, *, where: str) -> None:
         raise InputError("not a state dict", where=where, found=type(state).__name__, allowed="names -> tensors")
     wanted = module.state_dict()
     given = _unwrapped({str(name): value for name, value in state.items()}, wanted)
+    if odd := [name for name, value in given.items() if not is_dense(value)]:  # their shapes cannot all be asked for
+        raise InputError("weights are not plain numbers", where=where, found=few(odd), allowed="dense tensors")
     missing = [name for name in wanted if name not in given and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in given if name not in wanted]
     misshapen = [
@@ -229,7 +245,7 @@ def load_by_name(module: nn.Module, state: Any, *, where: str) -> None:
         raise InputError(
             "weights do not fit the architecture",
             where=where,
-            found="; ".join(f"{len(names)} {fault} ({_few(names)})" for fault, names in faults.items() if names),
+            found="; ".join(f"{len(names)} {fault} ({few(names)})" for fault, names in faults.items() if names),
             allowed=f"the {len(wanted)} names and shapes of {type(module).__name__}",
             hint="name the architecture the weights were trained with",
         )
@@ -304,10 +320,6 @@ def _drawing(seed: int) -> Iterator[None]:
         yield
 
 
-def _few(names: Sequence[str], limit: int = 4) -> str:
-    return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
-
-
 def _reset(module: nn.Module) -> None:
     covered: set[int] = set()
     for layer in module.modules():
@@ -320,6 +332,6 @@ def _reset(module: nn.Module) -> None:
         raise InputError(
             "module cannot be drawn anew",
             where=type(module).__name__,
-            found=f"no reset_parameters() for {_few(left)}",
+            found=f"no reset_parameters() for {few(left)}",
             hint="build the classifier by architecture name",
         )

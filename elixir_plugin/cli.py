@@ -125,6 +125,8 @@ def run(*, target: str, force: bool, preview: int, dry_run: bool, quiet: bool, a
 def _spec(target: str, flags: dict[str, Any]) -> RunSpec:
     """Merge run file and flags; flags win."""
     from .config import RunSpec, Source, parse_assignments
+    from .plugins import get_adapter, get_defense
+    from .retraining import Retraining
 
     values: dict[str, Any]
     if target.endswith((".yaml", ".yml")):
@@ -138,14 +140,17 @@ def _spec(target: str, flags: dict[str, Any]) -> RunSpec:
     if flags["source"] is not None:
         values["source"] = Source.parse(flags["source"]).dump()
     shortcuts = {key: str(Path(flags[key]).absolute()) for key in ("data", "clean") if flags[key] is not None}
-    values["source"]["options"] |= {**parse_assignments(flags["options"], where="--option"), **shortcuts}
-    values["settings"] = {**values.get("settings", {}), **parse_assignments(flags["assignments"])}
+    given = {**parse_assignments(flags["options"], where="--option"), **shortcuts}
+    source = values["source"]
+    source["options"] = get_adapter(source["adapter"]).Options.overlaid(source["options"], given)
+    given = parse_assignments(flags["assignments"])
+    values["settings"] = get_defense(values["defense"]).Settings.overlaid(values.get("settings", {}), given)
     values |= {key: flags[key] for key in ("preset", "seed", "device", "out", "write_to") if flags[key] is not None}
     if flags["no_write_back"]:
         values["write_back"] = False
     if flags["retrain"] or flags["retrain_values"]:
         given = parse_assignments(flags["retrain_values"], where="--retrain-set")
-        values["retrain"] = {**(values.get("retrain") or {}), **given}
+        values["retrain"] = Retraining.overlaid(values.get("retrain") or {}, given)
     if flags["controls"]:
         values["controls"] = True
     return RunSpec.build(values, where=target)

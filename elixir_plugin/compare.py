@@ -37,8 +37,8 @@ from .diffusion.ranks import rank_and_world
 from .errors import ElixirError, RunError, SettingsError
 from .plugins import get_adapter, get_defense
 from .run import resolved, retraining_of, run_defense
-from .run_folder import logged
-from .storage import atomic_file, plain, remove_leftovers, write_json
+from .run_folder import holds_something, logged
+from .storage import atomic_file, plain, read_json, remove_leftovers, write_json
 from .terminal import shown
 
 FILE = "compare.yaml"
@@ -99,7 +99,7 @@ def run_compare(
     cells = plan_cells(spec)
     say = on_line or (lambda line: None)
     with _opened(folder, spec), PageAlong(folder) as page:
-        records: list[dict[str, Any]] = [_record(cell, folder) for cell in cells]
+        records = [_known(cell, folder) for cell in cells]
         clock = _Clock(len(cells))
         for number, cell in enumerate(cells):
             name = f"[{number + 1}/{len(cells)}] {cell.defense} on {cell.case}, seed {cell.seed}"
@@ -173,12 +173,23 @@ def _run_cell(cell: Cell, root: Path, quiet: bool) -> tuple[dict[str, Any], bool
     spec = cell.spec.model_copy(update={"out": str(folder)})
     try:
         result = run_defense(spec, quiet=quiet, cache=root / SHARED)
+        return _record(cell, root, state="done", report=result.report), result.already_done
     except (Exception, SystemExit) as error:  # a defense of a stranger may fail in any way; the others go on
         logger = logging.getLogger(__name__)
         name = f"{cell.defense} on {cell.case}, seed {cell.seed}"
         logger.error("%s failed: %s", name, error, exc_info=not isinstance(error, ElixirError))
         return _record(cell, root, state="failed", reason=reason_of(error)), False
-    return _record(cell, root, state="done", report=result.report), result.already_done
+
+
+def _known(cell: Cell, root: Path) -> dict[str, Any]:
+    """Return what an earlier go has found about a cell; the run itself looks more closely whether it still holds."""
+    folder = cell.folder(root)
+    try:
+        if folder is not None and (folder / "report.json").is_file():
+            return _record(cell, root, state="done", report=read_json(folder / "report.json"))
+    except (ElixirError, KeyError, TypeError):  # not a report of ours: the run will say so
+        pass
+    return _record(cell, root)
 
 
 def _record(
@@ -233,7 +244,7 @@ def _opened(folder: Path, spec: CompareSpec) -> Iterator[None]:
 
     :raises RunError: when it holds something else.
     """
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / FILE).is_file())):
+    if folder.exists() and (not folder.is_dir() or (holds_something(folder) and not (folder / FILE).is_file())):
         raise RunError("output folder holds something else", where=folder, hint="choose another --out")
     if folder.is_dir():
         remove_leftovers(folder)

@@ -48,7 +48,11 @@ def summarise(results: Mapping[str, Any]) -> list[Row]:
 
 
 def _one_per_seed(cells: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> list[Mapping[str, Any]]:
-    """Return for each seed a cell that is done, else any: what is measured before is the same in all of them."""
+    """Return for each seed a cell that is done, else any: what is measured before is the same in all of them.
+
+    It is: the suspect model of the case, else one that the comparison's own retraining gives. With neither, a defense
+    may bring its own, e.g. a teacher.
+    """
     chosen = []
     for seed in seeds:
         own = [cell for cell in cells if cell["seed"] == seed]

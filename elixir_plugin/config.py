@@ -59,8 +59,8 @@ class Settings(BaseModel):
                     allowed=", ".join(known) or "none: these settings have no presets",
                     hint=nearest(preset, known),
                 )
-            base = cls._merged(base, cls.presets[preset])
-        base = cls._merged(base, values or {})
+            base = cls.overlaid(base, cls.presets[preset])
+        base = cls.overlaid(base, values or {})
         try:
             return cls(**base)
         except ValidationError as error:
@@ -72,8 +72,13 @@ class Settings(BaseModel):
         return {name: value.dump() for name, value in defaults.items() if isinstance(value, Settings)}
 
     @classmethod
-    def _merged(cls, base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return *base* overlaid with *values*; mappings for nested settings are overlaid in turn."""
+    def overlaid(cls, base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return *base* overlaid with *values*; mappings for nested settings are overlaid in turn.
+
+        >>> from elixir_plugin.training import Recipe
+        >>> Recipe.overlaid({"epochs": 5, "augmentation": {"crop": 1, "flip": True}}, {"augmentation": {"crop": 2}})
+        {'epochs': 5, 'augmentation': {'crop': 2, 'flip': True}}
+        """
         merged = dict(base)
         for key, value in values.items():
             inner = _settings_in(cls, key)
@@ -81,7 +86,7 @@ class Settings(BaseModel):
             if inner is None or inner.whole or not isinstance(value, Mapping) or not isinstance(below, Mapping):
                 merged[key] = value
             else:
-                merged[key] = inner._merged(below, value)
+                merged[key] = inner.overlaid(below, value)
         return merged
 
     def __hash__(self) -> int:
@@ -137,7 +142,7 @@ class RunSpec(Settings):
     settings: dict[str, Any] = Field({}, description="settings of the defense")
     retrain: dict[str, Any] | None = Field(None, description="train a model on the sanitised set; see Retraining")
     controls: bool = Field(False, description="also train models without the denoiser, and on the clean set alone")
-    seed: int = Field(0, description="the one seed of the run")
+    seed: int = Field(0, ge=0, description="the one seed of the run")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
     out: str | None = Field(None, description="run folder; default: runs/DEFENSE-CASE-HASH")
     write_back: bool = Field(True, description="also write files in the toolkit's own format, where it looks for them")

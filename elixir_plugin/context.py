@@ -32,7 +32,7 @@ class Context:
     :param work_dir: a folder for intermediate files that a later run may pick up, or None: keep nothing.
     :param cache: a folder for what other runs can use as well, e.g. denoisers trained on the same images; or None.
     :param quiet: no progress, neither bars nor lines.
-    :param on_stage: called with ``(stage, seconds)`` after each stage.
+    :param on_stage: called with ``(stage, seconds)`` after each stage, also after one that failed.
 
     >>> context = Context(seed=3)
     >>> with context.stage("score"):
@@ -74,15 +74,14 @@ class Context:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a stage; adds up when entered again."""
-        started = self.clock()
+        """Time a stage; adds up when entered again. Borrowed seconds count, but :attr:`on_stage` is not told them."""
+        started, counted = time.perf_counter(), self.clock()
         try:
             yield
         finally:
-            seconds = self.clock() - started
-            self.timings[name] = self.timings.get(name, 0.0) + seconds
+            self.timings[name] = self.timings.get(name, 0.0) + self.clock() - counted
             if self.on_stage is not None:
-                self.on_stage(name, seconds)
+                self.on_stage(name, time.perf_counter() - started)
 
     def clock(self) -> float:
         """Return seconds since some moment, borrowed ones included: two readings say what lay between them."""
@@ -147,7 +146,7 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name)
+        device = torch.device("none" if name == "meta" else name)  # which holds no values
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise SettingsError(

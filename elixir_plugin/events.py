@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -12,6 +13,7 @@ from typing import Any
 from .storage import plain
 
 FILE = "events.jsonl"
+SIGNS = (FILE, "log.txt", "work", "outcome")  # what a run writes as it goes on; other files may be anybody's
 ASIDE = ("preview", "evaluate before")  # stages before the defense starts, which its seconds leave out
 
 
@@ -21,7 +23,7 @@ class Earlier:
 
     :param goes: how many there were.
     :param seconds: of the defense; a go that was killed counts up to its last sign of life.
-    :param stages: seconds of the stages that they finished.
+    :param stages: seconds of the stages that came to an end in them, by success or by failure.
     """
 
     goes: int = 0
@@ -36,8 +38,12 @@ def append_event(folder: Path, event: str, *, at: float | None = None, **facts: 
     """
     when = datetime.now(timezone.utc) if at is None else datetime.fromtimestamp(at, timezone.utc)
     line = {"time": when.isoformat(timespec="milliseconds"), "event": event, **facts}
-    with (folder / FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(plain(line)) + "\n")
+    with (folder / FILE).open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":  # a kill cut the last line off
+                file.write(b"\n")
+        file.write(f"{json.dumps(plain(line))}\n".encode())
 
 
 def note_killed(folder: Path) -> None:
@@ -45,7 +51,8 @@ def note_killed(folder: Path) -> None:
     events = read_events(folder)
     if not events or events[-1]["event"] in ("stopped", "finished", "killed"):
         return
-    append_event(folder, "killed", at=max(path.stat().st_mtime for path in folder.rglob("*") if path.is_file()))
+    signs = [path for name in SIGNS for path in (folder / name, *(folder / name).rglob("*")) if path.is_file()]
+    append_event(folder, "killed", at=max(path.stat().st_mtime for path in signs))
 
 
 def earlier(folder: Path) -> Earlier:

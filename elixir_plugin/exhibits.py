@@ -24,6 +24,7 @@ from .defense import Defense
 from .evaluation import poison_per_class, score_panels, triggered_examples, truth_of_samples
 from .outcome import Outcome
 from .panels import Matrix, Panel, Table, dump_panels
+from .pixels import to_bytes
 
 SHOWN = 6  # samples per group
 PIXEL_BUDGET = 420_000  # bytes of all pictures before they are packed; larger images are reduced
@@ -66,10 +67,15 @@ def _own_panels(defense: Defense, outcome: Outcome) -> tuple[list[dict[str, Any]
 def _summary(case: Case, outcome: Outcome, moved: NDArray[np.float64] | None) -> dict[str, Any]:
     facts: dict[str, Any] = {"kept": None if outcome.kept is None else len(outcome.kept)}
     if moved is not None and case.train is not None and outcome.train is not None:
-        facts["images_changed"] = int((moved > 0).sum())
+        facts["images_changed"] = int((moved != 0).sum())  # an image of another size has changed, too
         facts["labels_changed"] = int((case.train.labels != outcome.train.labels).sum())
-        facts["rms_change"] = float(np.sqrt(np.square(moved).mean())) if len(moved) else 0.0
+        facts["rms_change"] = _number(np.sqrt(np.square(moved).mean())) if len(moved) else 0.0
     return facts
+
+
+def _number(value: float | np.floating[Any]) -> float | None:
+    """Return *value* for JSON, which has no NaN."""
+    return None if np.isnan(value) else float(value)
 
 
 def _class_panels(case: Case, outcome: Outcome) -> list[Panel]:
@@ -139,7 +145,7 @@ def _suspect_sheets(case: Case, outcome: Outcome, moved: NDArray[np.float64] | N
         groups.append(("Most suspicious", np.argsort(-outcome.scores, kind="stable")[:SHOWN]))
     elif outcome.flagged is not None and outcome.flagged.any():
         groups.append(("Flagged", np.flatnonzero(outcome.flagged)[:SHOWN]))
-    if moved is not None and moved.any():
+    if moved is not None and (moved > 0).any():  # NaN has no order
         most = np.argsort(-moved, kind="stable")[:SHOWN]
         groups.append(("Most changed", most[moved[most] > 0]))
     rng = np.random.default_rng(derive_seed(seed, "report", "random samples"))
@@ -167,7 +173,7 @@ def _sample(row: int, case: Case, outcome: Outcome, moved: NDArray[np.float64] |
         "new_label": None if outcome.train is None else int(outcome.train.labels[row]),
         "score": None if outcome.scores is None else float(outcome.scores[row]),
         "flagged": None if outcome.flagged is None else bool(outcome.flagged[row]),
-        "change": None if moved is None else float(moved[row]),
+        "change": None if moved is None else _number(moved[row]),
         "truth": truth_of_samples(case.truth, np.array([row]))[0],
     }
 
@@ -185,7 +191,7 @@ def _triggered_sheets(case: Case, outcome: Outcome) -> list[dict[str, Any]]:
             "target_label": each.target,
             "before": each.before,
             "after": each.after,
-            "pictures": [_packed(_bytes(each.image), edge)],
+            "pictures": [_packed(to_bytes(each.image), edge)],
         }
         for each in examples
     ]
@@ -194,31 +200,32 @@ def _triggered_sheets(case: Case, outcome: Outcome) -> list[dict[str, Any]]:
 
 
 class _Pictures:
-    """The pictures of some samples: original alone, or original | purified | difference."""
+    """The pictures of some samples: original alone, or original | purified | difference where there is one."""
 
     def __init__(self, before: ImageSet, after: ImageSet | None, rows: Index) -> None:
         self._rows = {int(row): place for place, row in enumerate(np.unique(rows))}
         wanted = np.array(list(self._rows), np.int64)
-        self._before = _bytes(before.read(wanted))
-        self._after = None if after is None else _bytes(after.read(wanted))
-        self._edge = _edge(len(rows) * (1 if after is None else 3), before.image_shape[2])
+        self._shown = [to_bytes(before.read(wanted))]  # rounded for showing alone
         self.caption = ""
-        if self._after is not None:
-            gap = self._after.astype(np.int16) - self._before
-            usual = float(np.quantile(np.abs(gap), 0.99))
-            self._factor = max((each for each in FACTORS if each * usual <= 128), default=1)
-            self._gap = np.clip(128 + self._factor * gap, 0, 255).astype(np.uint8)
-            self.caption = f"Original, purified, and their difference times {self._factor}; grey means none."
+        if after is not None:
+            self._shown.append(to_bytes(after.read(wanted)))
+            self.caption = "Original and purified, which are of different size."
+            if after.image_shape == before.image_shape:
+                self._shown.append(self._difference())
+        self._edge = _edge(len(rows) * len(self._shown), max(images.shape[3] for images in self._shown))
+
+    def _difference(self) -> NDArray[np.uint8]:
+        before, after = self._shown
+        gap = after.astype(np.int16) - before
+        usual = float(np.quantile(np.abs(gap), 0.99))
+        factor = max((each for each in FACTORS if each * usual <= 128), default=1)
+        self.caption = f"Original, purified, and their difference times {factor}; grey means none."
+        shown: NDArray[np.uint8] = np.clip(128 + factor * gap, 0, 255).astype(np.uint8)
+        return shown
 
     def of(self, row: int) -> dict[str, Any]:
         place = self._rows[row]
-        shown = [self._before] if self._after is None else [self._before, self._after, self._gap]
-        return {"pictures": [_packed(images[place], self._edge) for images in shown]}
-
-
-def _bytes(images: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return images as uint8, rounded for showing alone."""
-    return images if images.dtype == np.uint8 else np.rint(images * 255).astype(np.uint8)
+        return {"pictures": [_packed(images[place], self._edge) for images in self._shown]}
 
 
 def _edge(pictures: int, channels: int) -> int:

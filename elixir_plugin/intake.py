@@ -23,6 +23,7 @@ from .case import Images, ImageSet
 from .classifier import Classifier, evaluating, to_batch
 from .errors import InputError
 from .raw_arrays import Layout, Normalisation, array_images, integer_labels, is_one_hot
+from .storage import refuse_deep
 
 CHUNK = 256
 
@@ -274,6 +275,7 @@ def _array(value: Any) -> NDArray[Any]:
         return value.detach().cpu().numpy()
     mode = getattr(value, "mode", None)  # a PIL image
     if isinstance(mode, str) and hasattr(value, "convert"):
+        refuse_deep(value, "a picture of the data set")
         value = value if mode in ("L", "RGB") else value.convert("RGB")
     return np.asarray(value)
 

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from .case import Case, ImageSet
 from .checkpoint import Checkpoint
-from .classifier import Classifier
+from .classifier import Classifier, build_module
 from .context import Context
 from .normalisation import normalisation
+from .plugins import plugins
 from .training import Objective, Recipe, Samples, ShuffledBatches, train
 
 
@@ -45,6 +46,20 @@ def untrained(
         mean=mean,
         std=std,
     ).to(device)
+
+
+def refuse_unknown_architecture(architecture: str | None, channels: int) -> None:
+    """Refuse a name that :func:`untrained` could not build, with the error of building it, before any work.
+
+    :param architecture: its name; None is never refused.
+    :raises SettingsError: for an unknown name, or a torchvision model with other than 3 channels.
+    """
+    if architecture is None or architecture in plugins().offers()["architecture"]:
+        return
+    import torchvision  # noqa: PLC0415  (slow, and needed for foreign architectures only)
+
+    if channels != 3 or architecture not in torchvision.models.list_models(module=torchvision.models):
+        build_module(architecture, 2, channels)  # which refuses it before it builds anything
 
 
 def learn(
@@ -81,8 +96,9 @@ def learn(
 
 
 def model_fingerprint(model: Classifier) -> str:
-    """Return 12 hex digits over the weights of *model*."""
-    digest = hashlib.sha256()
+    """Return 12 hex digits over what decides the answers of *model*: weights, architecture, resizing, normalisation."""
+    facts = [model.architecture, model.input_size, model.mean.flatten().tolist(), model.std.flatten().tolist()]
+    digest = hashlib.sha256(repr(facts).encode())
     for name, value in sorted(model.module.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())

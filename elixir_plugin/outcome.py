@@ -46,6 +46,7 @@ class Outcome:
     :param train: the sanitised suspect set, in the order of the suspect set.
     :param kept: ascending positions of the suspect samples to go on with.
     :param augmentation: what belongs to training on ``train``, beside the usual crop and flip.
+    :param baked: what was done to the images of ``train`` once, for good; controls do the same to theirs.
     :param noise_level: relative noise, in pixel scale, that purification added before it denoised; what a control
         without denoiser has to add.
     :param model: the repaired or newly trained model, in eval mode.
@@ -67,6 +68,7 @@ class Outcome:
     train: ImageSet | None = None
     kept: Index | None = None
     augmentation: Augmentation | None = None
+    baked: Augmentation | None = None
     noise_level: float | None = None
     model: Classifier | None = None
     undefended: Classifier | None = None
@@ -133,6 +135,7 @@ class Outcome:
             train=train,
             kept=arrays.get("kept"),
             augmentation=Augmentation.build(facts["augmentation"]) if facts["augmentation"] else None,
+            baked=Augmentation.build(facts["baked"]) if facts.get("baked") else None,
             noise_level=facts["noise_level"],
             model=Classifier.load(folder / "model") if (folder / "model").is_dir() else None,
             verdict=Verdict(**facts["verdict"]) if facts["verdict"] else None,
@@ -149,6 +152,7 @@ class Outcome:
             "flagged": None if self.flagged is None else int(self.flagged.sum()),
             "num_classes": None if self.train is None else self.train.num_classes,
             "augmentation": None if self.augmentation is None else self.augmentation.dump(),
+            "baked": None if self.baked is None else self.baked.dump(),
             "noise_level": self.noise_level,
             "curves": self.curves,
             "tables": self.tables,
@@ -162,7 +166,7 @@ def same_outcome(first: Outcome, second: Outcome) -> list[str]:
     different = [
         name for name in ("scores", "flagged", "kept") if not _same_array(getattr(first, name), getattr(second, name))
     ]
-    said = ("curves", "tables", "verdict", "augmentation", "noise_level")
+    said = ("curves", "tables", "verdict", "augmentation", "baked", "noise_level")
     different += [name for name in said if not _same_json(first, second, name)]
     if (first.train is None) != (second.train is None) or (
         first.train is not None and second.train is not None and first.train.fingerprint() != second.train.fingerprint()

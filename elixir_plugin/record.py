@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import platform
 import shlex
@@ -13,10 +14,11 @@ import torch
 
 from . import __version__
 from .case import Case
-from .config import RunSpec
+from .config import RunSpec, fingerprint
 from .defense import Defense
 from .evaluation import Evaluation
 from .exhibits import collect
+from .learning import model_fingerprint
 from .outcome import Outcome
 from .storage import plain
 
@@ -89,6 +91,11 @@ def describe(case: Case) -> dict[str, Any]:
     }
     if case.model is not None:
         facts["model"] = case.model.architecture or type(case.model.module).__name__
+        facts["model_fingerprint"] = model_fingerprint(case.model)
+    if case.test_poisoned is not None:
+        facts["test_poisoned"]["original_labels"] = fingerprint(case.test_poisoned.original_labels.tolist())
+    if case.truth is not None:
+        facts["truth"] = fingerprint(plain(dataclasses.asdict(case.truth)))
     return facts | {
         "num_classes": case.num_classes,
         "origin": {"adapter": case.origin.adapter, "path": case.origin.path},

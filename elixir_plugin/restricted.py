@@ -1,4 +1,4 @@
-"""What an untrusted pickle may hold: stand-ins for numpy's constructors that take numbers and nothing else.
+"""What an untrusted pickle may hold: dense tensors, and stand-ins for numpy's constructors that take numbers alone.
 
 numpy's own constructors take object types and raw memory from a pickle, and then follow the addresses they find
 there; allowing them by name is not enough. A refusal is a ``pickle.UnpicklingError`` naming what was asked for.
@@ -75,7 +75,7 @@ def _latin1(text: str, encoding: str) -> bytes:
 
 
 def _named(item: Callable[..., Any], dotted: str) -> Callable[..., Any]:
-    """Return *item* under the name that pickles use: torch before 2.6 knows what it may call by that alone."""
+    """Return *item* under the name that pickles use, by which torch knows what it may call."""
 
     def stand_in(*arguments: Any) -> Any:
         return item(*arguments)
@@ -103,18 +103,8 @@ for _package in ("numpy._core", "numpy.core"):  # as numpy 2 and numpy 1 call it
 @contextmanager
 def allowed(*more: Any) -> Iterator[None]:
     """Let ``torch.load(weights_only=True)`` use the stand-ins, and *more*, inside the block."""
-    items = [*NUMPY.values(), *more]
-    if hasattr(torch.serialization, "safe_globals"):
-        with torch.serialization.safe_globals(items):
-            yield
-        return
-    before = list(torch.serialization.get_safe_globals())  # torch 2.4
-    torch.serialization.add_safe_globals(items)
-    try:
+    with torch.serialization.safe_globals([*NUMPY.values(), *more]):
         yield
-    finally:
-        torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(before)
 
 
 class PlainUnpickler(pickle.Unpickler):
@@ -126,3 +116,13 @@ class PlainUnpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"{module}.{name}")
         # a pickle may set attributes of what it is given, so it gets its own
         return lambda *arguments: item(*arguments)  # noqa: PLW0108
+
+
+def is_dense(tensor: torch.Tensor) -> bool:
+    """Whether *tensor* is a plain array of numbers: neither sparse, nested nor quantised, and not without content."""
+    return tensor.layout == torch.strided and not (tensor.is_nested or tensor.is_quantized or tensor.is_meta)
+
+
+def holds_all(tensor: torch.Tensor) -> bool:
+    """Whether *tensor* is dense, and holds each of its numbers: a file can repeat one of them without end."""
+    return is_dense(tensor) and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()

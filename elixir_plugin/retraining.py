@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from .augmentation import Augmentation
-from .case import CHUNK, Case, ImageSet, Index
+from .augmentation import Augmentation, augmented_once
+from .case import Case, ImageSet, Index
 from .classifier import Classifier
 from .context import Context
 from .errors import InputError
 from .evaluation import Evaluation, ModelMetrics, der, detection_metrics, model_metrics
+from .normalisation import normalisation
 from .outcome import Outcome
 from .training import Recipe, Samples, ShuffledBatches, train
 
@@ -79,9 +80,11 @@ def retrain_and_measure(
 
 def run_controls(case: Case, outcome: Outcome, plan: Retraining, context: Context) -> dict[str, ModelMetrics]:
     """Train and measure every control of :data:`CONTROLS` that this case and outcome allow."""
+    if case.train is None:
+        return {}
     possible = {"undefended": True}
     possible["no_denoiser"] = outcome.train is not None
-    possible["noise_only"] = outcome.noise_level is not None
+    possible["noise_only"] = bool(outcome.noise_level)
     possible["clean_only"] = case.clean is not None and len(case.clean) > 1
     return {name: run_control(name, case, outcome, plan, context) for name in CONTROLS if possible[name]}
 
@@ -89,14 +92,17 @@ def run_controls(case: Case, outcome: Outcome, plan: Retraining, context: Contex
 def run_control(name: str, case: Case, outcome: Outcome, plan: Retraining, context: Context) -> ModelMetrics:
     """Train and measure one control of :data:`CONTROLS`."""
     images = _suspects(case)
-    added = outcome.augmentation
-    if name == "undefended":
-        added = None
-    elif name == "noise_only":
-        added = _noisier(added, outcome.noise_level or 0.0)
-    elif name == "clean_only":
+    added, baked = outcome.augmentation, outcome.baked
+    if name == "noise_only":
+        level = outcome.noise_level or 0.0
+        added, baked = (added, _noisier(baked, level)) if baked else (_noisier(added, level), None)
+    elif name != "no_denoiser":
+        added = baked = None
+    if name == "clean_only":
         assert case.clean is not None
-        images, added, plan = case.clean, None, _as_many_steps(plan, len(images), len(case.clean))
+        images, plan = case.clean, _as_many_steps(plan, len(images), len(case.clean))
+    if baked is not None:
+        images = augmented_once(images, baked, context.generator("control", name))
     return model_metrics(
         _trained(images, case, _with(plan, added), context, f"control {name}"), case.test, case.test_poisoned
     )
@@ -171,14 +177,13 @@ def _trained(
 
 
 def _fresh(images: ImageSet, case: Case, plan: Retraining, context: Context) -> Classifier:
-    pixels = images.read(slice(0, min(len(images), CHUNK))).reshape(-1, images.image_shape[2])
-    scale = 255 if pixels.dtype == np.uint8 else 1
+    mean, std = normalisation(images)
     known = None if case.model is None else case.model.architecture
     return Classifier.build(
         plan.architecture or known or "small_resnet",
         images.num_classes,
         channels=images.image_shape[2],
         seed=context.derive_seed("retrain", "weights"),
-        mean=(pixels.mean(0, np.float64) / scale).tolist(),
-        std=(np.maximum(pixels.std(0, dtype=np.float64), 1e-3) / scale).tolist(),
+        mean=mean,
+        std=std,
     ).to(context.device)

@@ -31,12 +31,13 @@ import torch
 
 from .adapter import Adapter
 from .case import Case
+from .classifier import Classifier
 from .config import RunSpec
 from .context import Context, resolve_device
 from .defense import Defense
 from .diffusion.pictures import write_grid
 from .diffusion.ranks import barrier, local_device, rank_and_world, together
-from .errors import RunError, SettingsError
+from .errors import InputError, RunError, SettingsError
 from .evaluation import Evaluation, ModelMetrics, evaluate, model_metrics
 from .events import append_event
 from .outcome import Outcome
@@ -44,8 +45,8 @@ from .plugins import get_adapter, get_defense, plugins
 from .record import describe, make_report
 from .report.single import write_pages
 from .retraining import Retraining, judge_denoiser, retrain, run_control, run_controls
-from .run_folder import choose_folder, defended, opened, stage_finished
-from .storage import plain, read_json, refuse_unwritable, write_json
+from .run_folder import choose_folder, defended, opened, stage_finished, write_target
+from .storage import plain, read_json, write_json
 
 MEASURING = timedelta(days=7)  # how long the other ranks stay while rank 0 trains and measures models
 
@@ -84,8 +85,9 @@ def run_defense(
     :param force: start anew in a folder beside an existing one (``NAME-2``, ``NAME-3``, …).
     :param preview: first write a picture of what becomes of so many suspect images, ``preview.png``.
     :param on_preview: called with its path, before the run goes on.
-    :param rewrite: write the files in the toolkit's own format again when the run is done already: another run may
-        have put its own in their place.
+    :param rewrite: for hosts that name what they read and write: write the files in the toolkit's own format again when
+        the run is done already, as another run may have put its own in their place; and run beside an earlier run that
+        saw other input under the same name.
     :param cache: where several runs keep what they share: suspect models trained for a testbed case, denoisers.
     :raises ElixirError: for anything wrong with settings, input or folders; the message says what to do. Nothing
         is written before settings and input have been checked.
@@ -99,6 +101,8 @@ def run_defense(
     >>> first.already_done, second.already_done, sorted(first.report["metrics"]["after"])
     (False, True, ['acc', 'asr', 'clean_loss', 'ra', 'triggered_loss'])
     """
+    if preview and get_defense(spec.defense).preview is Defense.preview:
+        raise SettingsError("this defense has no preview", where="--preview", found=spec.defense)
     with together(MEASURING):
         show = partial(write_preview, count=preview, on_done=on_preview)
         return _run(spec, force, quiet, show, rewrite=rewrite, cache=cache)
@@ -120,7 +124,7 @@ def write_preview(
     if not count:
         return
     with context.stage("preview"):
-        rows = defense.preview(case, context, count)
+        rows = defense.preview(case.visible(), context, count)
     if not rows:
         raise SettingsError("this defense has no preview", where="--preview", found=defense.name)
     if rank_and_world()[0]:  # the others came along because what a preview makes may be made together
@@ -138,7 +142,8 @@ def estimate_run(spec: RunSpec) -> dict[str, Any]:
     defense = get_defense(spec.defense)(spec.settings, preset=spec.preset)
     adapter = get_adapter(spec.source.adapter)(spec.source.options)
     case = adapter.read(Path(spec.source.path), spec.seed)
-    return defense.estimate(case, Context(seed=spec.seed, device=resolve_device(spec.device)))
+    defense.refuse(case)
+    return defense.estimate(case.visible(), Context(seed=spec.seed, device=resolve_device(spec.device)))
 
 
 def _run(
@@ -161,10 +166,12 @@ def _run(
         raise SettingsError("ranks would choose different folders", where="--force", hint="name a new one with --out")
     folder = choose_folder(spec, force)
     case = adapter.read(Path(spec.source.path), spec.seed)
+    if rewrite and _has_changed(folder, case):
+        folder = choose_folder(spec, force=True)
     if (folder / "report.json").exists():
         return RunResult({}, folder, already_done=True) if rank else _already_done(folder, spec, case, adapter, rewrite)
     defense.refuse(case)
-    target = _write_target(spec, adapter, case)
+    target = write_target(spec, adapter, case)
     work = folder / "work"
     context = Context(seed=spec.seed, device=device, work_dir=work, cache=cache, quiet=quiet or rank > 0)
     if rank:
@@ -200,11 +207,11 @@ def _run(
 def _already_done(folder: Path, spec: RunSpec, case: Case, adapter: Adapter, rewrite: bool) -> RunResult:
     """Return a finished run, after making sure it saw the same input; write native files that are missing."""
     report = read_json(folder / "report.json")
-    if report["case"] != plain(describe(case)):
+    if _has_changed(folder, case):
         raise RunError(
             "the input has changed since this run was made", where=folder, hint="use --force to run beside it"
         )
-    target = _write_target(spec, adapter, case)
+    target = write_target(spec, adapter, case)
     written = [Path(name) for name in report["written"]]
     here = any(path.is_relative_to(target or "") for path in written)
     complete = here and all(path.exists() for path in written)
@@ -219,6 +226,14 @@ def _already_done(folder: Path, spec: RunSpec, case: Case, adapter: Adapter, rew
     return RunResult(report, folder, tuple(written), already_done=True)
 
 
+def _has_changed(folder: Path, case: Case) -> bool:
+    """Whether a finished run in *folder* saw another case. Older versions looked at less of it."""
+    if not (folder / "report.json").exists():
+        return False
+    now = plain(describe(case))
+    return any(now.get(key) != value for key, value in read_json(folder / "report.json")["case"].items())
+
+
 def execute(
     defense: Defense,
     case: Case,
@@ -231,7 +246,8 @@ def execute(
     """Run *defense* on *case* and measure it; the test data is touched only before and after.
 
     :param plan: train a model on what the defense leaves, when it hands back none; without a suspect model, one
-        trained the same way on the whole suspect set stands in as "before"; so does ``outcome.undefended``.
+        trained the same way on the whole suspect set stands in as "before". Without a plan, ``outcome.undefended``
+        does.
     :param controls: also measure the controls of ``retraining``; needs *plan*.
     :param on_defended: called with the seconds of the defense itself, before anything is measured.
     """
@@ -242,28 +258,37 @@ def execute(
             before = model_metrics(model, case.test, case.test_poisoned)
     outcome = defense.run(case, context)
     if on_defended is not None:
-        on_defended(outcome.timings["total"])
+        on_defended(outcome.timings["total"] - context.borrowed)
     barrier()  # no rank needs the intermediate files any more
     measured: dict[str, ModelMetrics] = {}
-    if before is None and outcome.undefended is not None:
-        with context.stage("evaluate before"):
-            before = model_metrics(outcome.undefended, case.test, case.test_poisoned)
-    if plan is not None:
+    if plan is not None and case.train is not None:
         if outcome.model is None:
-            outcome.model = retrain(case, outcome, plan, context)
+            outcome.model = _retrained(case, outcome, plan, context)
         if controls:
             measured = run_controls(case, outcome, plan, context)
         if before is None:
             before = measured.get("undefended") or run_control("undefended", case, outcome, plan, context)
+    if before is None and outcome.undefended is not None:
+        with context.stage("evaluate before"):
+            before = model_metrics(outcome.undefended, case.test, case.test_poisoned)
     with context.stage("evaluate after"):
         evaluation = dataclasses.replace(evaluate(case, outcome, before=before), controls=measured)
-    if outcome.noise_level is not None:
+    if outcome.noise_level:
         size = 0 if case.test is None else len(case.test)
         outcome.notes += judge_denoiser(evaluation.after, measured, size)
     outcome.timings = {**outcome.timings, **context.timings}  # with what the stages since then took
     if outcome.model is not None:
         outcome.model.cpu()
     return outcome, evaluation
+
+
+def _retrained(case: Case, outcome: Outcome, plan: Retraining, context: Context) -> Classifier | None:
+    """Return a model trained on what *outcome* keeps, or None, with a note, when that is nothing."""
+    try:
+        return retrain(case, outcome, plan, context)
+    except InputError as error:
+        outcome.notes.append(f"no model was trained on the result: {error.what} ({error.found})")
+        return None
 
 
 def retraining_of(spec: RunSpec) -> Retraining | None:
@@ -276,17 +301,7 @@ def retraining_of(spec: RunSpec) -> Retraining | None:
 def resolved(spec: RunSpec, defense: Defense, adapter: Adapter, plan: Retraining | None = None) -> RunSpec:
     """Return *spec* with every setting spelled out, so that it says the same under other defaults."""
     path = str(Path(spec.source.path).absolute()) if adapter.reads_disk else spec.source.path
-    source = spec.source.model_copy(update={"path": path, "options": adapter.options.dump()})
+    places = {name: str(value.absolute()) for name, value in adapter.options if isinstance(value, Path)}
+    source = spec.source.model_copy(update={"path": path, "options": adapter.options.dump() | places})
     values = {"settings": defense.settings.dump(), "preset": None, "source": source}
     return spec.model_copy(update=values | {"retrain": None if plan is None else plan.dump()})
-
-
-def _write_target(spec: RunSpec, adapter: Adapter, case: Case) -> Path | None:
-    """Return where native results go; refuse a place that cannot be written before work starts."""
-    if spec.write_to is not None:
-        target: Path | None = Path(spec.write_to).absolute()
-    else:
-        target = adapter.result_folder(case, spec.defense) if spec.write_back else None
-    if target is not None:
-        refuse_unwritable(target)
-    return target

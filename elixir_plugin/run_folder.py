@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import yaml
 
 from . import __version__
+from .adapter import Adapter
+from .case import Case
 from .config import RunSpec, load_yaml
 from .errors import ElixirError, RunError
 from .events import Earlier, append_event, earlier, note_killed
 from .plugins import plugins
-from .storage import atomic_file, remove_leftovers
+from .storage import atomic_file, refuse_unwritable, remove_leftovers
+from .terminal import shown
 
 
 def choose_folder(spec: RunSpec, force: bool) -> Path:
@@ -22,15 +25,15 @@ def choose_folder(spec: RunSpec, force: bool) -> Path:
     source = Path(spec.source.path)
     name = spec.out or f"runs/{spec.defense}-{source.stem or spec.source.adapter}-{spec.identity()[:6]}"
     folder = Path(name)
-    if force:
+    if force and (folder.is_dir() or not folder.exists()):
         number = 2
-        while folder.exists() and any(folder.iterdir()):
+        while holds_something(folder):
             folder = Path(f"{name}-{number}")
             number += 1
         return folder
     if not folder.exists():
         return folder
-    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / "run.yaml").exists()):
+    if not folder.is_dir() or (holds_something(folder) and not (folder / "run.yaml").exists()):
         raise RunError("output folder holds something else", where=folder, hint="choose another --out")
     if (folder / "run.yaml").exists():
         there = load_yaml(folder / "run.yaml").get("identity")
@@ -45,6 +48,36 @@ def choose_folder(spec: RunSpec, force: bool) -> Path:
     return folder
 
 
+def write_target(spec: RunSpec, adapter: Adapter, case: Case) -> Path | None:
+    """Return where native results go; refuse a place that cannot be written before work starts."""
+    own = adapter.result_folder(case, spec.defense)
+    target = own if spec.write_back else None
+    if spec.write_to is not None:
+        target = Path(spec.write_to).absolute()
+        if own is None or not target.is_relative_to(own.parent):
+            _refuse_input(target, spec, adapter)
+    if target is not None:
+        refuse_unwritable(target)
+    return target
+
+
+def _refuse_input(target: Path, spec: RunSpec, adapter: Adapter) -> None:
+    """Refuse to write results where the input is read from: below it, around it, or in its place."""
+    read = [value for _, value in adapter.options if isinstance(value, Path)]
+    read += [Path(spec.source.path)] if adapter.reads_disk else []
+    place = target.resolve()
+    for path in (each.resolve() for each in read if each.exists()):
+        if place.is_relative_to(path) or path.is_relative_to(place):
+            raise RunError(
+                "results would land in the input", where=target, found=path, hint="choose another --write-to"
+            )
+
+
+def holds_something(folder: Path) -> bool:
+    """Whether *folder* is there and holds more than what a kill left half-written."""
+    return folder.exists() and any(not (path.name[0] == "." and path.suffix == ".part") for path in folder.iterdir())
+
+
 @contextmanager
 def opened(folder: Path, spec: RunSpec) -> Iterator[Earlier]:
     """Prepare the run folder, log to it, and record a failure in it.
@@ -55,7 +88,7 @@ def opened(folder: Path, spec: RunSpec) -> Iterator[Earlier]:
     before = earlier(folder)
     remove_leftovers(folder)
     with atomic_file(folder / "run.yaml") as temporary:
-        header = f"# elixir_plugin {__version__}; rerun: elixir-plugin run {folder / 'run.yaml'}\n"
+        header = f"# elixir_plugin {__version__}; rerun: elixir-plugin run {shown(str(folder / 'run.yaml'))}\n"
         text = yaml.safe_dump({**spec.dump(), "identity": spec.identity()}, sort_keys=False)
         temporary.write_text(header + text, encoding="utf-8")
     with logged(folder):
@@ -63,7 +96,8 @@ def opened(folder: Path, spec: RunSpec) -> Iterator[Earlier]:
         try:
             yield before
         except BaseException as error:
-            append_event(folder, "stopped", reason=f"{type(error).__name__}: {getattr(error, 'what', error)}")
+            with suppress(OSError):  # a full disk must not hide what happened
+                append_event(folder, "stopped", reason=f"{type(error).__name__}: {getattr(error, 'what', error)}")
             if isinstance(error, ElixirError):
                 logging.getLogger(__name__).error("%s", error)
             raise
@@ -90,6 +124,11 @@ def defended(folder: Path, seconds: float) -> None:
 
 def stage_finished(folder: Path, stage: str, seconds: float) -> None:
     """Write down that a stage came to its end, and tell the plugins."""
-    append_event(folder, "stage", stage=stage, seconds=seconds)
-    logging.getLogger(__name__).info("%s: %.1f s", stage, seconds)
-    plugins().manager.hook.elixir_stage_finished(stage=stage, seconds=seconds)
+    with suppress(OSError):  # this also runs while an error makes its way out
+        append_event(folder, "stage", stage=stage, seconds=seconds)
+    logger = logging.getLogger(__name__)
+    logger.info("%s: %.1f s", stage, seconds)
+    try:
+        plugins().manager.hook.elixir_stage_finished(stage=stage, seconds=seconds)
+    except Exception:  # a stranger's hook does not stop a run
+        logger.exception("a plugin failed when told that stage %s is finished", stage)

@@ -13,6 +13,7 @@ import os
 import pickle
 import re
 import shutil
+import struct
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,7 +30,11 @@ from .errors import InputError, RunError
 from .restricted import NUMPY, PlainUnpickler, allowed
 
 _MODES = {1: "L", 3: "RGB"}
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning)
+_UNREADABLE = (  # what Pillow raises for damaged files
+    OSError, EOFError, SyntaxError, ValueError, TypeError, KeyError, struct.error,
+    Image.DecompressionBombError, Image.DecompressionBombWarning,
+)  # fmt: skip
+_ASIDE = ".old.part"  # ends the name of a folder that another one is just replacing
 
 
 def inside(root: Path, relative: str | Path) -> Path:
@@ -50,12 +55,14 @@ def inside(root: Path, relative: str | Path) -> Path:
 def read_image(path: Path, channels: int = 3) -> NDArray[np.uint8]:
     """Decode one image file to uint8 ``[H, W, channels]``.
 
-    :raises InputError: when the file is missing, truncated, or not an image.
+    :raises InputError: when the file is missing, truncated, not an image, or of more than 8 bits.
     """
+    mode = _MODES[channels]
     try:
         with Image.open(path) as image:
             _refuse_huge(image)
-            array = np.asarray(image.convert(_MODES[channels]))
+            refuse_deep(image, path)
+            array = np.asarray(image.convert(mode))
     except FileNotFoundError:
         raise InputError("image file not found", where=path) from None
     except _UNREADABLE as error:
@@ -66,10 +73,14 @@ def read_image(path: Path, channels: int = 3) -> NDArray[np.uint8]:
 
 
 def image_shape(path: Path) -> tuple[int, int, str]:
-    """Return ``(H, W, mode)`` from the header alone."""
+    """Return ``(H, W, mode)`` from the header alone.
+
+    :raises InputError: when it is no header of an image, or of one of more than 8 bits.
+    """
     try:
         with Image.open(path) as image:
             _refuse_huge(image)
+            refuse_deep(image, path)
             return image.height, image.width, image.mode
     except _UNREADABLE as error:
         raise InputError("image file cannot be opened", where=path, found=str(error)) from None
@@ -80,6 +91,22 @@ def _refuse_huge(image: Image.Image) -> None:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise Image.DecompressionBombError(f"{image.width} × {image.height} pixels, more than {limit}")
+
+
+def refuse_deep(image: Image.Image, where: object) -> None:
+    """Refuse pixels of more than 8 bits: turned into 8 bits, they are clipped, not scaled.
+
+    :raises InputError: naming Pillow's mode of the image.
+    """
+    mode = str(image.mode)
+    if mode in ("I", "F") or mode.startswith("I;"):
+        raise InputError(
+            "image has more than 8 bits per value",
+            where=where,
+            found=f"mode {mode}",
+            allowed="8-bit images",
+            hint="convert it first: only you know which value is white",
+        )
 
 
 def read_torch(path: Path) -> Any:
@@ -169,12 +196,21 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         try:
             temporary.chmod(0o777 & ~_umask())
             yield temporary
-            if path.exists():  # moved aside first: there is no folder for the time of a rename, not of a removal
-                path.replace(temporary.with_suffix(".old.part"))
-            temporary.replace(path)
+            _take_place(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-            shutil.rmtree(temporary.with_suffix(".old.part"), ignore_errors=True)
+
+
+def _take_place(new: Path, path: Path) -> None:
+    """Move *new* to *path*; what was there takes the name *new*, or comes back where that fails."""
+    aside = new.with_suffix(_ASIDE)
+    try:
+        if path.exists():  # moved aside first: there is no folder for the time of a rename, not of a removal
+            path.replace(aside)
+        new.replace(path)
+    finally:
+        if aside.exists():
+            aside.replace(new if path.exists() else path)
 
 
 @contextmanager
@@ -198,9 +234,18 @@ def refuse_unwritable(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what :func:`atomic_file` and :func:`atomic_folder` had under way in *folder* when they were killed."""
-    for left in folder.glob(".*.part"):
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    """Remove what :func:`atomic_file` and :func:`atomic_folder` had under way in *folder* when they were killed.
+
+    A folder that had been moved aside, and not been replaced yet, goes back to its place.
+    """
+    for left in sorted(folder.glob(".*.part")):
+        name = re.fullmatch(rf"\.(.+)\.\w+{re.escape(_ASIDE)}", left.name)
+        if name and not (folder / name[1]).exists():
+            left.rename(folder / name[1])
+        elif left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
 
 
 def _umask() -> int:
@@ -260,11 +305,32 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor | NDArray[Any]]) -> None:
-    """Write tensors to a safetensors file atomically."""
-    contiguous = {name: torch.as_tensor(np.array(v) if isinstance(v, np.ndarray) else v) for name, v in tensors.items()}
-    content = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in contiguous.items()})
+    """Write tensors to a safetensors file atomically; those that share memory are written one by one."""
+    content = save(unshared(tensors))
     with atomic_file(path) as temporary:  # not save_file: its own temporary file is private, and would outlive a kill
         temporary.write_bytes(content)
+
+
+def unshared(tensors: Mapping[str, torch.Tensor | NDArray[Any]]) -> dict[str, torch.Tensor]:
+    """Return *tensors* as safetensors takes them: contiguous, on the CPU, no two in the same memory.
+
+    They are copied only where need be, so that they change with the given ones.
+    """
+    found: dict[str, torch.Tensor] = {}
+    taken: set[int] = set()
+    for name, value in tensors.items():
+        tensor = _contiguous(value)
+        memory = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.clone() if memory in taken else tensor
+        taken.add(memory)
+    return found
+
+
+def _contiguous(value: torch.Tensor | NDArray[Any]) -> torch.Tensor:
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu().contiguous()
+    as_it_is = value.flags.c_contiguous and value.flags.writeable  # torch takes no read-only array
+    return torch.from_numpy(value if as_it_is else np.array(value, order="C"))
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

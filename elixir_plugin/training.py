@@ -127,8 +127,9 @@ class Samples:
 class ShuffledBatches:
     """Passes over :class:`Samples` in a new random order each epoch, augmented.
 
-    Order and augmentation are functions of (seed, name, epoch, position in the set). A last batch of one sample joins
-    the one before it, because batch norm cannot train on a single sample.
+    Order and augmentation are functions of (seed, name, epoch, position in the set), but for noise, which is drawn
+    batch by batch and so depends on the batch size too. A last batch of one sample joins the one before it, because
+    batch norm cannot train on a single sample.
     """
 
     def __init__(

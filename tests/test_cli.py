@@ -113,13 +113,16 @@ def test_run_prints_before_and_after_and_writes_where_told(case_file: Path, tmp_
 
 def test_run_file_with_flags_on_top_and_json_output(case_file: Path, tmp_path: Path) -> None:
     (tmp_path / "d3.yaml").write_text(
-        f"defense: d3\nsource: arrays:{case_file}\npreset: code\nsettings: {{epochs: 1}}\nout: run\n"
+        f"defense: d3\nsource: arrays:{case_file}\npreset: code\nout: run\n"
+        "settings: {epochs: 1, augmentation: {crop: 1, flip: false}}\n"
     )
     model = f"model={case_file.parent / 'model'}"
-    done = call("run", "d3.yaml", "-o", model, "--seed", "4", "--set", "lr=1e-3", "--json", cwd=tmp_path)
+    values = ("--set", "lr=1e-3", "--set", "augmentation.crop=2")
+    done = call("run", "d3.yaml", "-o", model, "--seed", "4", *values, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     run = json.loads(done.stdout)["run"]
     assert (run["seed"], run["settings"]["lam"], run["settings"]["lr"], run["settings"]["epochs"]) == (4, 0.5, 1e-3, 1)
+    assert run["settings"]["augmentation"]["crop"] == 2 and not run["settings"]["augmentation"]["flip"]
 
 
 @pytest.mark.parametrize(

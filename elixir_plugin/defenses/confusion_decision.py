@@ -68,8 +68,11 @@ def conclude(finding: Finding, material: Material, settings: ConfusionSettings, 
     classes = flagged_classes(evidence, tests, settings) & material.inspected
     belief = np.mean(beliefs, axis=0)
     scores = own(belief, labels)
+    seen = material.inspected[labels]
+    # where clean samples were never confused, being fitted says nothing: below all others, so that no list begins there
+    scores[~seen] = scores[seen].min(initial=0.0)
     by_ratio = settings.rule == "ratio"
-    isolated = ((predicted if by_ratio else belief.argmax(1)) == labels) & material.inspected[labels]
+    isolated = ((predicted if by_ratio else belief.argmax(1)) == labels) & seen
     if settings.decision == "ungated":
         flagged, withheld = isolated, 0
     else:
@@ -95,7 +98,7 @@ def conclude(finding: Finding, material: Material, settings: ConfusionSettings, 
 def _tests(
     beliefs: list[Floats], calm: list[Floats], material: Material, settings: ConfusionSettings
 ) -> list[Exceedance]:
-    """Return the test of each class that the last models agree on.
+    """Return the test of each class that the last models agree on; for one that is not inspected, p = 1.
 
     :param beliefs: ``[N, C]`` of the suspect set, one per model.
     :param calm: ``[h]`` of the held-out samples at their label, one per model.
@@ -107,7 +110,10 @@ def _tests(
                     strays=settings.strays)
         for mine, theirs in zip(beliefs, calm, strict=True)
     ]  # fmt: skip
-    return [joint_vote(each, settings.vote) for each in zip(*votes, strict=True)]
+    tests = [joint_vote(each, settings.vote) for each in zip(*votes, strict=True)]
+    return [
+        test if inspected else Exceedance(0, 1.0) for test, inspected in zip(tests, material.inspected, strict=True)
+    ]
 
 
 def _level(held_out: Floats, strays: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,10 @@ from ..case import Case, ImageSet, Index
 from ..classifier import Classifier, to_batch
 from ..config import fingerprint
 from ..context import Context
-from ..errors import ElixirError
+from ..errors import ElixirError, InputError
+from ..learning import model_fingerprint
 from ..normalisation import normalisation
+from ..overlap import shared_rows
 from ..storage import read_json, read_tensors, write_json, write_tensors
 from ..training import Augmentation, Recipe, Samples, SampleSource, ShuffledBatches, train
 from .confusion_rounds import View
@@ -79,6 +81,23 @@ def prepare(case: Case, settings: ConfusionSettings, context: Context) -> Materi
     )
 
 
+def refuse_none_held_out(clean: ImageSet, settings: ConfusionSettings) -> None:
+    """Refuse a reserved clean set too small to hold any sample out, where a rule rests on those: none could ever fire.
+
+    :raises InputError: naming how many samples one class needs at least.
+    """
+    most = int(clean.class_counts().max())
+    if settings.rule == "ratio" or int(settings.held_out * most):
+        return
+    raise InputError(
+        "too few reserved clean samples to hold any out",
+        where="clean",
+        found=f"{most} of the largest class",
+        allowed=f"from {math.ceil(1 / settings.held_out)} of a class on, at held_out={settings.held_out:g}",
+        hint="raise held_out, or set rule=ratio",
+    )
+
+
 def hold_out(labels: Index, share: float, context: Context, name: str = "hold out") -> Index:
     """Return ascending positions of samples to set aside: ``floor(share · m_c)`` of every class, drawn under *name*."""
     order = torch.randperm(len(labels), generator=context.generator("confusion_training", name)).numpy()
@@ -99,22 +118,12 @@ def warnings(suspect: ImageSet, clean: ImageSet, counts: Index) -> list[str]:
         )
     if len(thin := np.flatnonzero(present & (counts > 0) & (counts < THIN))):
         found.append(f"fewer than {THIN} reserved clean samples to confuse in classes {_few(thin)}: less reliable")
-    if suspect.images.dtype == clean.images.dtype:
-        shared = np.isin(clean.content_hashes(), suspect.content_hashes())
-    else:  # one side was rounded to 8 bits
-        shared = np.isin(_rounded(clean).content_hashes(), _rounded(suspect).content_hashes())
-    if shared.any():
+    if shared := len(shared_rows(clean, suspect)):
         found.append(
-            f"{int(shared.sum())} images of the reserved clean set are in the suspect set too (found by content): "
+            f"{shared} images of the reserved clean set are in the suspect set too (found by content): "
             "they are pulled to wrong labels and to their own at once, and are no independent check"
         )
     return found
-
-
-def _rounded(images: ImageSet) -> ImageSet:
-    """Return the set in 8 bits, to compare contents only."""
-    pixels = images.read(slice(0, len(images)))
-    return images.replace(images=pixels if pixels.dtype == np.uint8 else np.rint(pixels * 255).astype(np.uint8))
 
 
 def _few(classes: Index, limit: int = 10) -> str:
@@ -154,13 +163,13 @@ def suspect_model(case: Case, material: Material, settings: ConfusionSettings, c
     if case.model is not None:
         return case.model.clone().to(context.device).eval()
     model = fresh_model(case, settings, context, "reference")
-    third = settings.reference_epochs // 4
+    quarter = max(1, settings.reference_epochs // 4)  # at milestone 0 the rate would be lowered from the start
     recipe = Recipe(
         epochs=settings.reference_epochs,
         lr=settings.reference_lr,
         weight_decay=settings.weight_decay,
         schedule="step",
-        milestones=(2 * third, 3 * third),
+        milestones=(2 * quarter, 3 * quarter),
         augmentation=Augmentation(crop=4, flip=True),
         precision=settings.precision,
         channels_last=settings.channels_last,
@@ -199,7 +208,7 @@ class Memory:
         if context.work_dir is not None:
             assert case.train is not None and case.clean is not None
             key = [settings.trained_with(), context.seed, case.train.fingerprint(), case.clean.fingerprint()]
-            key.append(None if case.model is None else _weights(case.model))
+            key.append(None if case.model is None else model_fingerprint(case.model))
             self._folder = context.work_dir / f"confusion_training-{fingerprint(key)}"
 
     def recall(
@@ -218,11 +227,3 @@ class Memory:
         write_tensors(tensors, made[0])
         write_json(facts, made[1])
         return made
-
-
-def _weights(model: Classifier) -> str:
-    digest = hashlib.sha256()
-    for name, value in model.module.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -35,10 +35,19 @@ from ..classifier import Classifier
 from ..context import Context
 from ..defense import Card, Defense
 from ..errors import InputError
+from ..learning import refuse_unknown_architecture
 from ..outcome import Outcome
 from ..panels import Panel
 from .confusion_decision import Finding, Testimony, conclude
-from .confusion_material import Material, Memory, fresh_model, prepare, read_out, suspect_model
+from .confusion_material import (
+    Material,
+    Memory,
+    fresh_model,
+    prepare,
+    read_out,
+    refuse_none_held_out,
+    suspect_model,
+)
 from .confusion_panels import panels_of
 from .confusion_rounds import Round, View, confuse, train_base
 from .confusion_schedule import ConfusionSettings
@@ -68,6 +77,9 @@ class ConfusionTraining(Defense):
     def check(self, case: Case) -> None:
         if case.num_classes < 2:
             raise InputError("confusion needs a wrong label", where="number of classes", found=1, allowed="2 or more")
+        assert case.clean is not None
+        refuse_none_held_out(case.clean, self.settings)
+        refuse_unknown_architecture(self.settings.architecture, case.clean.image_shape[2])
 
     def defend(self, case: Case, context: Context) -> Outcome:
         material = prepare(case, self.settings, context)

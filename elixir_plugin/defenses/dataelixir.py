@@ -35,6 +35,7 @@ from ..defense import Card, Defense
 from ..diffusion.base import Denoiser
 from ..diffusion.plan import Plan
 from ..errors import InputError, MissingNeedError
+from ..learning import refuse_unknown_architecture
 from ..outcome import Outcome
 from ..panels import Panel
 from ..storage import plain
@@ -47,7 +48,7 @@ from .dataelixir_panels import panels_of
 from .dataelixir_reference import make_reference, some_clean, wanted
 from .dataelixir_repair import Repair, Repairer, repaired_set
 from .dataelixir_settings import DataElixirSettings
-from .dataelixir_target import ClassFinding, find_targets, notes_on
+from .dataelixir_target import ClassFinding, find_targets, notes_on, refuse_no_such_class
 from .dataelixir_votes import Reference, Votes, count_votes
 
 
@@ -76,6 +77,9 @@ class DataElixir(Defense):
     def check(self, case: Case) -> None:
         if case.num_classes < 2:
             raise InputError("relabelling needs another label", where="number of classes", found=1, allowed="2 or more")
+        assert case.train is not None
+        refuse_no_such_class(self.settings.detection, case.num_classes)
+        refuse_unknown_architecture(self.settings.architecture, case.train.image_shape[2])
         if self.settings.detection.mode == "excess" and (case.clean is None or not len(case.clean)):
             raise MissingNeedError(
                 "this case holds no reserved clean set to compare with",

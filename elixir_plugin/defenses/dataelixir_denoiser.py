@@ -11,6 +11,7 @@ from ..context import Context
 from ..diffusion import choice
 from ..diffusion.base import Denoiser
 from ..diffusion.choice import refuse_seen as refuse_seen  # noqa: PLC0414  (re-exported: part of the choice)
+from ..diffusion.closed_form import GaussianDenoiser
 from ..diffusion.fit_settings import FitSettings
 from ..diffusion.plan import Plan, plan
 from ..diffusion.sampler import Step
@@ -22,9 +23,15 @@ from .dataelixir_settings import DataElixirSettings
 def refuse_no_denoiser(case: Case, settings: DataElixirSettings) -> None:
     """Refuse a case that holds nothing to train a denoiser on, when none is named; before any work.
 
-    :raises ElixirError: without a reserved clean set, or when that set holds images of the suspect set.
+    :raises ElixirError: without a reserved clean set, when that set holds images of the suspect set, or when the walk
+        does not fit the chain that would be trained.
     """
     choice.refuse_no_denoiser(case, settings.denoiser, defense="dataelixir", forced=settings.force_denoiser)
+    if settings.denoiser is None and case.train is not None:
+        fit = fit_settings(settings)
+        choice.refuse_untrained(settings.purification.level, fit)
+        stand_in = GaussianDenoiser(Schedule(fit.schedule, fit.length), 0.0, 1.0, case.train.image_shape[2])
+        plan_walk(stand_in, settings, case.train)
 
 
 def prepare_denoiser(case: Case, settings: DataElixirSettings, context: Context) -> Denoiser:

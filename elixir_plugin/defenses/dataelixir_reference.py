@@ -16,6 +16,7 @@ import torch
 
 from ..case import ImageSet, Index
 from ..context import Context
+from ..diffusion.choice import count_seen
 from .dataelixir_candidates import Candidates, Walker, make_copies, predict_slots
 from .dataelixir_settings import DataElixirSettings
 from .dataelixir_votes import Reference, kept_shares
@@ -43,6 +44,11 @@ def make_reference(walker: Walker, folder: Path, context: Context) -> Reference:
     """
     assert walker.probe is not None
     rows = np.arange(len(walker.images))
+    if seen := count_seen(walker.denoiser, walker.images):
+        context.note(
+            f"the denoiser was trained on {seen} of the {len(rows)} reserved clean images that suspects are compared "
+            "with: once purified, these may keep their labels more often than benign suspects do"
+        )
     candidates = Candidates(walker.images, walker.settings.slots)
     with context.stage("purify"):
         candidates.add(rows, make_copies(walker, rows, folder, context, "purifying clean images"))

@@ -118,7 +118,7 @@ class DataElixirSettings(Settings):
     variance: Literal["fixed_large", "fixed_small"] = Field(
         "fixed_large",
         description="of the noise of each step back, unless the denoiser learned it; small leaves less noise after "
-        "few steps",
+        "few steps, but raises false alarms where mode mad decides",
     )
     states: int = Field(5, ge=1, le=1000, description="m, images kept from the end of each round")
     keep: Literal["states", "predictions"] = Field(
@@ -157,6 +157,12 @@ class DataElixirSettings(Settings):
     def _drops_before_the_end(self) -> Self:
         if self.drop_stable_after is not None and self.drop_stable_after >= self.purification.rounds:
             raise ValueError("`drop_stable_after` must be less than purification.rounds, or nothing is saved")
+        return self
+
+    @model_validator(mode="after")
+    def _jump_beyond_is_walked_back(self) -> Self:
+        if self.jump_beyond and self.purification.sampler != "ddpm":  # the step in front would leave nothing but zeros
+            raise ValueError("`jump_beyond` needs purification.sampler=ddpm")
         return self
 
     @property

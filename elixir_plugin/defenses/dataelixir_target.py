@@ -145,10 +145,8 @@ def find_targets(
     :raises SettingsError: when a given target is no class.
     """
     settings = decided(settings, reference)
-    if any(target >= num_classes for target in settings.targets):
-        raise SettingsError(
-            "no such class", where="detection.targets", found=list(settings.targets), allowed=f"0..{num_classes - 1}"
-        )
+    refuse_no_such_class(settings, num_classes)
+    cut = settings.threshold(num_classes)
 
     def per_class(rows: NDArray[np.bool_]) -> Index:
         return np.bincount(given[rows], minlength=num_classes)
@@ -164,7 +162,7 @@ def find_targets(
     discrepancy = np.where(eligible, discrepancy, 0.0)
     judged = eligible if settings.min_anomalies or settings.min_share else np.ones_like(eligible)
     relative = int(judged.sum()) > FEW_CLASSES
-    flagged, score, doubtful = _decide(discrepancy, judged, settings)
+    flagged, score, doubtful = _decide(discrepancy, judged, settings, cut)
     flagged &= eligible
     if settings.mode == "all":
         flagged = size > 0
@@ -180,10 +178,21 @@ def find_targets(
         score=score,
         eligible=eligible,
         flagged=flagged,
-        threshold=settings.threshold(num_classes) if relative else settings.absolute_cut,
+        threshold=cut if relative else settings.absolute_cut,
         relative=relative,
         doubtful=doubtful and settings.mode in COMPARED,
     )
+
+
+def refuse_no_such_class(settings: Detection, num_classes: int) -> None:
+    """Refuse target classes that are given and do not exist.
+
+    :raises SettingsError: naming them.
+    """
+    if any(target >= num_classes for target in settings.targets):
+        raise SettingsError(
+            "no such class", where="detection.targets", found=list(settings.targets), allowed=f"0..{num_classes - 1}"
+        )
 
 
 def decided(settings: Detection, reference: Reference | None) -> Detection:
@@ -216,10 +225,13 @@ def robust_scores(discrepancy: Floats, *, floor: float, eps: float) -> Floats:
     return scores
 
 
-def stand_out(discrepancy: Floats, settings: Detection, *, scale: float = 1.0) -> NDArray[np.bool_]:
+def stand_out(discrepancy: Floats, settings: Detection, cut: float, *, scale: float = 1.0) -> NDArray[np.bool_]:
     """Return which classes ``[C]`` stand out, with all thresholds times *scale*.
 
-    >>> stand_out(np.array([1, 1, 1, 1, 3.0]), Detection()).tolist()
+    :param discrepancy: of the classes that are compared.
+    :param cut: robust score to exceed; it depends on the number of all classes, see :meth:`Detection.threshold`.
+
+    >>> stand_out(np.array([1, 1, 1, 1, 3.0]), Detection(), 2.0).tolist()
     [False, False, False, False, True]
     """
     d = np.nan_to_num(discrepancy, posinf=CAP)
@@ -229,20 +241,20 @@ def stand_out(discrepancy: Floats, settings: Detection, *, scale: float = 1.0) -
     effect = d - np.median(d)
     if settings.side == "both":
         scores, effect = np.abs(scores), np.abs(effect)
-    return (scores > settings.threshold(len(d)) * scale) & (effect >= settings.min_effect * scale)
+    return (scores > cut * scale) & (effect >= settings.min_effect * scale)
 
 
 def _decide(
-    discrepancy: Floats, judged: NDArray[np.bool_], settings: Detection
+    discrepancy: Floats, judged: NDArray[np.bool_], settings: Detection, cut: float
 ) -> tuple[NDArray[np.bool_], Floats, bool]:
     """Return flags and scores ``[C]``, and whether the decision is a close one; only *judged* classes are compared."""
     d, flagged, score = discrepancy[judged], np.zeros(len(judged), bool), np.zeros(len(judged))
     if not len(d):
         return flagged, score, False
-    flagged[judged] = stand_out(d, settings)
+    flagged[judged] = stand_out(d, settings, cut)
     few = len(d) <= FEW_CLASSES
     score[judged] = d if few else robust_scores(d, floor=settings.mad_floor, eps=settings.mad_eps)
-    lenient, strict = (stand_out(d, settings, scale=scale) for scale in (1 - MARGIN, 1 + MARGIN))
+    lenient, strict = (stand_out(d, settings, cut, scale=scale) for scale in (1 - MARGIN, 1 + MARGIN))
     return flagged, score, bool((lenient != strict).any())
 
 

@@ -9,7 +9,8 @@ model trained on it fail on clean data. Three modules answer:
 - C: all of them get Gaussian noise.
 
 Where paper and released code differ, the code is followed: B and C draw anew at every access (``mode`` online), x̂0 is
-clipped, T = 4000. Neither is followed in taking the clean images from the scored test set: that is refused.
+clipped, T = 4000. Neither is followed in taking the clean images from the scored test set: that is refused, as are
+clean images that are suspects too (§2.1).
 """
 
 from __future__ import annotations
@@ -27,16 +28,15 @@ from ..comparison import rms_changes
 from ..config import Settings
 from ..context import Context
 from ..defense import Card, Defense
+from ..diffusion import choice
 from ..diffusion.base import Denoiser
-from ..diffusion.denoiser import find_denoiser
-from ..diffusion.fit import fit_denoiser
 from ..diffusion.fit_settings import FitSettings
 from ..diffusion.plan import Purification, plan
 from ..diffusion.purify import purify
-from ..diffusion.schedule import NoiseLevel, Schedule
-from ..errors import SettingsError
+from ..diffusion.schedule import NoiseLevel
 from ..outcome import Outcome
 from ..panels import Panel, line_panels
+from ..storage import plain
 
 PAPER_LEVEL = {"steps": 100, "of": 4000, "schedule": "cosine"}  # t* of the released configuration: 6.37/255
 
@@ -57,6 +57,7 @@ class EclipseSettings(Settings):
     denoiser: str | None = Field(
         None, description="diffusers folder, Hub name or registered name; default: train one on the reserved clean set"
     )
+    force_denoiser: bool = Field(False, description="take a denoiser that was trained on images of the suspect set")
     sparse: int | None = Field(
         None, ge=2, description="clean images to train the denoiser on, drawn at random; default: all"
     )
@@ -95,8 +96,11 @@ class Eclipse(Defense):
 
     def check(self, case: Case) -> None:
         settings = self.settings
-        if settings.purify and settings.denoiser is None:
-            refuse_untrained(settings.purification.level, settings.fit)
+        if not settings.purify:
+            return
+        choice.refuse_no_denoiser(case, settings.denoiser, defense="eclipse", forced=settings.force_denoiser)
+        if settings.denoiser is None:
+            choice.refuse_untrained(settings.purification.level, settings.fit)
 
     def defend(self, case: Case, context: Context) -> Outcome:
         assert case.train is not None and case.clean is not None
@@ -106,8 +110,10 @@ class Eclipse(Defense):
         if settings.purify:
             with context.stage("denoiser"):
                 denoiser = self.prepare_denoiser(case.clean, context)
+                facts = self._provenance(denoiser, case.train, context)
             with context.stage("purify"):
                 images, tables, level = self.purified(denoiser, case.train, context)
+            tables["denoiser"] = facts
             curves = _curves(denoiser, tables["chain"])
         added = Augmentation(grayscale=settings.gray_p, noise=settings.noise_std)
         if settings.gray_p and images.image_shape[2] == 1:
@@ -115,6 +121,7 @@ class Eclipse(Defense):
         if settings.mode == "static":
             return Outcome(
                 train=augmented_once(images, added, context.generator("eclipse", "static")),
+                baked=added,
                 noise_level=level,
                 curves=curves,
                 tables=tables,
@@ -140,17 +147,23 @@ class Eclipse(Defense):
     def prepare_denoiser(self, clean: ImageSet, context: Context) -> Denoiser:
         """Return the denoiser named in the settings, or one trained on (some of) the reserved clean set."""
         settings = self.settings
-        if settings.denoiser is not None:
-            size, _, channels = clean.image_shape
-            return find_denoiser(settings.denoiser, image_size=size, channels=channels, device=context.device)
-        if settings.sparse is not None and settings.sparse < len(clean):
+        if settings.denoiser is None and settings.sparse is not None and settings.sparse < len(clean):
             order = torch.randperm(len(clean), generator=context.generator("eclipse", "sparse")).numpy()
             clean = clean.subset(np.sort(order[: settings.sparse]))
-        return fit_denoiser(clean, settings.fit, context)
+        return choice.named_or_trained(settings.denoiser, clean, settings.fit, clean.image_shape, context)
+
+    def _provenance(self, denoiser: Denoiser, train: ImageSet, context: Context) -> dict[str, Any]:
+        """Return what the denoiser has seen, refusing one that knows the suspect set."""
+        known = choice.refuse_seen(denoiser, train, forced=self.settings.force_denoiser)
+        facts, unknown = choice.provenance(denoiser, self.settings.denoiser)
+        for note in (unknown, known):
+            if note is not None:
+                context.note(note)
+        return dict(plain(facts))
 
     def purified(self, denoiser: Denoiser, train: ImageSet, context: Context) -> tuple[ImageSet, dict[str, Any], float]:
         """Module A: return the purified set, facts for the report, and the noise added on the way."""
-        settings = self.settings.purification
+        settings = self._short_enough(denoiser, context)
         planned = plan(denoiser, settings, train.image_shape)
         store = None if context.work_dir is None else context.work_dir / "purified"
         images = purify(denoiser, settings, train, context, seed_name="eclipse", store=store)
@@ -164,25 +177,23 @@ class Eclipse(Defense):
         }
         return images, tables, planned.sigma
 
+    def _short_enough(self, denoiser: Denoiser, context: Context) -> Purification:
+        """Return how to purify, with at most as many steps as the noise level has in the denoiser's chain.
+
+        A level that is given in another chain may have far fewer of them there.
+        """
+        settings = self.settings.purification
+        most = settings.level.resolve(denoiser.schedule)
+        if not most or settings.steps is None or settings.steps <= most:
+            return settings
+        context.note(
+            f"the denoiser's chain has {most} steps up to the noise level: all are taken, {settings.steps} wanted"
+        )
+        return settings.model_copy(update={"steps": most})
+
 
 def _curves(denoiser: Denoiser, chain: list[int]) -> dict[str, list[float]]:
     """Return the noise level at each step of *chain*, and how the denoiser was trained where that is known."""
     curves = {"noise_level": [denoiser.schedule.noise_std(step) for step in chain]}
     learned = getattr(denoiser, "card", {}).get("curves", {})
     return curves | ({"denoiser_loss": list(learned["loss"])} if "loss" in learned else {})
-
-
-def refuse_untrained(level: NoiseLevel, settings: FitSettings) -> None:
-    """Refuse a noise level that a denoiser trained with *settings* would not know, before it is trained.
-
-    :raises SettingsError: naming the highest level allowed.
-    """
-    steps = level.resolve(Schedule(settings.schedule, settings.length))
-    if steps > settings.trained_steps:
-        raise SettingsError(
-            "noise level above what the denoiser is to be trained for",
-            where="purification.level, fit.t_train_max",
-            found=f"t* = {steps}",
-            allowed=f"t* ≤ {settings.trained_steps} of {settings.length}",
-            hint="raise fit.t_train_max, or lower the level",
-        )

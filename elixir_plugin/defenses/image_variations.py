@@ -29,6 +29,7 @@ from ..context import Context
 from ..defense import Card, Defense
 from ..diffusion.generators import ImageGenerator
 from ..errors import InputError, MissingNeedError
+from ..learning import refuse_unknown_architecture
 from ..outcome import Outcome
 from ..panels import Panel
 from ..storage import plain
@@ -36,7 +37,7 @@ from .image_variations_estimate import estimate
 from .image_variations_generator import Loaded, choose_backend, load_generator, load_to_time, refuse_store
 from .image_variations_making import Maker, Variations, make_variations
 from .image_variations_models import Trainer, mixed
-from .image_variations_outcome import compare, notes_on
+from .image_variations_outcome import compare, notes_on, sanitised
 from .image_variations_panels import panels_of
 from .image_variations_preview import sheet
 from .image_variations_settings import ImageVariationsSettings
@@ -76,6 +77,8 @@ class ImageVariations(Defense):
                 hint="use a record that holds one, or teacher=train",
             )
         refuse_store(case, settings)
+        assert case.train is not None
+        refuse_unknown_architecture(settings.architecture, case.train.image_shape[2])
         if settings.student_data == "variations":
             self.refuse_no_generator(case)
 
@@ -153,14 +156,14 @@ class ImageVariations(Defense):
         return outcome
 
     def _outcome(self, train: ImageSet, made: Variations, student: Classifier, teacher: Classifier) -> Outcome:
-        """Return student, teacher, and the variations as sanitised set where there is one for each image."""
+        """Return student, teacher, and the variations as sanitised set where they can stand for its images."""
         settings = self.settings
-        single = settings.num_variations == 1
-        sanitised = train.replace(images=made.images.read(slice(None))) if single else None
-        notes = notes_on(made.counts, settings.variations, settings.num_variations)
+        fits = made.images.image_shape == train.image_shape
+        notes = notes_on(made.counts, settings.variations, settings.num_variations, fits=fits)
         if settings.mixing:
             notes.append(f"mixing: the student also saw {100 * settings.mixing:.0f} % of the suspect images")
-        return Outcome(train=sanitised, model=student, undefended=teacher, notes=notes)
+        replaced = sanitised(train, made.images, settings.num_variations)
+        return Outcome(train=replaced, model=student, undefended=teacher, notes=notes)
 
     def _seed(self, context: Context) -> int:
         return context.derive_seed("image_variations", "variations")

@@ -14,6 +14,7 @@ from ..diffusion.base import Denoiser
 from ..diffusion.fit_settings import FitSettings
 from ..diffusion.generators import ImageGenerator, find_generator, sdedit_on
 from ..diffusion.pipeline_files import is_cached, pipeline_of
+from ..diffusion.schedule import NoiseLevel
 from ..errors import InputError, SettingsError
 from ..plugins import plugins
 from .image_variations_settings import ImageVariationsSettings
@@ -40,7 +41,8 @@ class Loaded:
 def choose_backend(case: Case, settings: ImageVariationsSettings) -> str:
     """Return the name of the generator, without loading anything.
 
-    :raises SettingsError: for an unknown name, or when ``auto`` finds nothing.
+    :raises SettingsError: for an unknown name, when ``auto`` finds nothing, or for a strength that the denoiser would
+        not be trained for.
     :raises MissingNeedError: for sdedit with neither a denoiser nor a reserved clean set.
     """
     name = settings.backend
@@ -49,7 +51,17 @@ def choose_backend(case: Case, settings: ImageVariationsSettings) -> str:
     plugins().get("generator", name)
     if name == "sdedit":
         choice.refuse_no_denoiser(case, settings.denoiser, defense="image_variations", forced=settings.force_denoiser)
+        _refuse_untrained(settings)
     return name
+
+
+def _refuse_untrained(settings: ImageVariationsSettings) -> None:
+    """Refuse a strength that a denoiser trained here would not know; a search keeps to those that it knows."""
+    if settings.denoiser is not None or settings.strength == "auto":
+        return
+    fit = fit_settings(settings)
+    level = NoiseLevel(steps=round(float(settings.strength) * fit.length), of=fit.length)
+    choice.refuse_untrained(level, fit, where="strength")
 
 
 def _at_hand(case: Case, settings: ImageVariationsSettings) -> str:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ..case import ImageSet
 from ..classifier import Classifier
+from ..overlap import fractions
 
 
 def compare(teacher: Classifier, train: ImageSet, variations: ImageSet, count: int) -> tuple[Any, list[dict[str, Any]]]:
@@ -51,14 +52,31 @@ def _share(values: NDArray[np.bool_]) -> float | None:
     return float(values.mean()) if len(values) else None
 
 
-def notes_on(counts: dict[str, int], settings_kept: str | None, count: int) -> list[str]:
+def sanitised(train: ImageSet, variations: ImageSet, count: int) -> ImageSet | None:
+    """Return the suspect set with *variations* as its images, in its own type; None where they are no such set.
+
+    They are none where there are several per image, or where they are stored in another size.
+
+    :param variations: uint8 ``[N · K]``.
+    :param count: K.
+    """
+    if count != 1 or variations.image_shape != train.image_shape:
+        return None
+    same = variations if train.images.dtype == np.uint8 else fractions(variations)
+    return train.replace(images=same.read(slice(None)))
+
+
+def notes_on(counts: dict[str, int], settings_kept: str | None, count: int, *, fits: bool) -> list[str]:
     """Return what a reader must know about the variations.
 
     :param counts: ``regenerated`` and ``blank``.
     :param settings_kept: the folder that keeps them, or None.
     :param count: K.
+    :param fits: whether they have the size of the suspect images.
     """
     notes = []
+    if not fits:
+        notes.append("variations are stored in another size than the suspect images: no sanitised set is handed back")
     if counts["regenerated"]:
         notes.append(f"{counts['regenerated']} blank variations were made again; {counts['blank']} are blank still")
     if count > 1 and settings_kept is None:

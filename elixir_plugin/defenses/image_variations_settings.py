@@ -36,7 +36,8 @@ class Learning(Recipe):
         """Return the recipe with milestones in epochs."""
         values = self.model_dump(exclude={"drops"})
         if not self.milestones:
-            values["milestones"] = tuple(round(share * self.epochs) for share in self.drops)
+            # at milestone 0 the rate would be lowered from the start
+            values["milestones"] = tuple(max(1, round(share * self.epochs)) for share in self.drops)
         return Recipe(**values)
 
 

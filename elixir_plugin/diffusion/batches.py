@@ -110,21 +110,27 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def _fitting(denoiser: Denoiser, shape: tuple[int, int, int], bf16: bool) -> int:
-    """Return how many images fit on the CUDA device, from the peaks of two small batches."""
+    """Return how many images fit on the CUDA device, from the peaks of two small batches; 1 when these do not fit."""
     device = denoiser.device
-    peaks = [_peak(denoiser, torch.zeros(n, *shape, device=device), bf16) for n in (2, 8)]
+    try:
+        peaks = [_peak(denoiser, (n, *shape), bf16) for n in (2, 8)]
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        return 1
     per_image = max((peaks[1] - peaks[0]) // 6, 1)
     held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     free = torch.cuda.mem_get_info(device)[0] + held
     return max(1, int(free * MEMORY_SHARE / per_image))
 
 
-def _peak(denoiser: Denoiser, states: Tensor, bf16: bool) -> int:
-    torch.cuda.reset_peak_memory_stats(states.device)
-    indices = torch.zeros(len(states), dtype=torch.int64, device=states.device)
-    with torch.inference_mode(), torch.autocast(states.device.type, torch.bfloat16, enabled=bf16):
+def _peak(denoiser: Denoiser, shape: tuple[int, ...], bf16: bool) -> int:
+    device = denoiser.device
+    torch.cuda.reset_peak_memory_stats(device)
+    states, indices = torch.zeros(shape, device=device), torch.zeros(shape[0], dtype=torch.int64, device=device)
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         denoiser.predict(states, indices)
-    return torch.cuda.max_memory_allocated(states.device)
+    return torch.cuda.max_memory_allocated(device)
 
 
 def _power_of_two(number: int) -> int:

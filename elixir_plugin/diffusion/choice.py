@@ -6,12 +6,13 @@ from typing import Any
 
 from ..case import Case, ImageSet
 from ..context import Context
-from ..errors import InputError, MissingNeedError
+from ..errors import InputError, MissingNeedError, SettingsError
 from ..overlap import shared_rows
 from .base import Denoiser
 from .denoiser import UNetDenoiser, find_denoiser
 from .fit import fit_denoiser
 from .fit_settings import FitSettings
+from .schedule import NoiseLevel, Schedule
 
 
 def refuse_no_denoiser(case: Case, source: str | None, *, defense: str, forced: bool) -> None:
@@ -31,12 +32,29 @@ def refuse_no_denoiser(case: Case, source: str | None, *, defense: str, forced: 
             hint="name one (--set denoiser=FOLDER, or a Hub name such as google/ddpm-cifar10-32), or give a reserved "
             "clean set",
         )
-    if case.train is not None and not forced and case.train.images.dtype == case.clean.images.dtype:
+    if case.train is not None and not forced:
         count = len(shared_rows(case.train, case.clean))
         if count:
             raise _seen(
                 "a denoiser would be trained on images of the suspect set", "the reserved clean set", count, case.train
             )
+
+
+def refuse_untrained(level: NoiseLevel, fit: FitSettings, *, where: str = "purification.level") -> None:
+    """Refuse a noise level that a denoiser trained with *fit* would not know, before it is trained.
+
+    :param where: the setting that says the level.
+    :raises SettingsError: naming the highest level allowed.
+    """
+    steps = level.resolve(Schedule(fit.schedule, fit.length))
+    if steps > fit.trained_steps:
+        raise SettingsError(
+            "noise level above what the denoiser is to be trained for",
+            where=f"{where}, fit.t_train_max",
+            found=f"t* = {steps}",
+            allowed=f"t* ≤ {fit.trained_steps} of {fit.length}",
+            hint="raise fit.t_train_max, or lower the level",
+        )
 
 
 def named_or_trained(
@@ -66,15 +84,18 @@ def refuse_seen(denoiser: Denoiser, train: ImageSet, *, forced: bool) -> str | N
     :returns: what a reader must know when it is *forced* all the same.
     :raises InputError: naming how many images it has seen.
     """
-    if not isinstance(denoiser, UNetDenoiser):
-        return None
-    count = int(denoiser.seen(train).sum())
+    count = count_seen(denoiser, train)
     if not count:
         return None
     error = _seen("the denoiser was trained on images of the suspect set", "card of the denoiser", count, train)
     if not forced:
         raise error
     return f"the denoiser was trained on {error.found}, and used all the same: it may paint triggers back in"
+
+
+def count_seen(denoiser: Denoiser, images: ImageSet) -> int:
+    """Return how many of *images* the denoiser was trained on, by content, as far as that is on record."""
+    return int(denoiser.seen(images).sum()) if isinstance(denoiser, UNetDenoiser) else 0
 
 
 def _seen(what: str, where: str, count: int, train: ImageSet) -> InputError:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -28,6 +27,7 @@ from ..checkpoint import write_state
 from ..classifier import unwrap
 from ..environment import installed
 from ..errors import InputError, SettingsError
+from ..overlap import fractions, rounded
 from ..plugins import plugins
 from ..storage import atomic_folder, plain, read_json, write_json
 from .base import Denoiser, Prediction, Variance
@@ -38,6 +38,7 @@ from .unet import refuse_missing_groupnorm
 
 PRIVATE = "_elixir_plugin"  # a config key that diffusers passes over: what it has no word for
 HASH = 16  # bytes of an image's content hash
+MOST_SCALE = 1000  # of the timesteps: 1000/T
 
 
 class UNetDenoiser(Denoiser):
@@ -124,9 +125,17 @@ class UNetDenoiser(Denoiser):
         return digest.hexdigest()[:12]
 
     def seen(self, images: ImageSet) -> NDArray[np.bool_]:
-        """Return bool ``[N]``: which of *images* the denoiser was trained on, by content, as far as its card says."""
+        """Return bool ``[N]``: which of *images* the denoiser was trained on, by content, as far as its card says.
+
+        It may have been trained on pixels of the other type: float images are also looked up rounded to 8 bits, those
+        in 8 bits also as fractions of 255.
+        """
         known = set(self.card.get("images", {}).get("content", ()))
-        return np.array([each in known for each in hexadecimal(images)], bool)
+        if not known:
+            return np.zeros(len(images), bool)
+        other = fractions(images) if images.images.dtype == np.uint8 else rounded(images)
+        pairs = zip(hexadecimal(images), hexadecimal(other), strict=True)
+        return np.array([own in known or converted in known for own, converted in pairs], bool)
 
     @classmethod
     def load(
@@ -256,7 +265,7 @@ def _checked_private(values: Any, schedule: Schedule, where: Path) -> dict[str, 
     if not isinstance(values, dict):
         values, faults = {}, ["not a mapping"]
     scale, steps, size = values.get("timestep_scale", 1.0), values.get("trained_steps"), values.get("image_size")
-    if not isinstance(scale, float | int) or not math.isfinite(scale) or scale <= 0:
+    if not isinstance(scale, float | int) or not 0 < scale <= MOST_SCALE:  # NaN fails too
         faults.append(f"timestep_scale = {scale!r}")
     if steps is not None and (not isinstance(steps, int) or not 1 <= steps <= schedule.length):
         faults.append(f"trained_steps = {steps!r}")
@@ -275,6 +284,12 @@ def _card(folder: Path, source: str | Path) -> dict[str, Any]:
     card = read_json(path)
     images = card.get("images", {}) if isinstance(card, dict) else None
     content = images.get("content", []) if isinstance(images, dict) else None
-    if not isinstance(content, list) or not all(isinstance(each, str) for each in content):
+    curves = card.get("curves", {}) if isinstance(card, dict) else None
+    loss = curves.get("loss", []) if isinstance(curves, dict) else None
+    if not _list_of(content, str) or not _list_of(loss, float | int):
         raise InputError("card refused", where=path, found="not the card of a denoiser", hint="remove it")
     return dict(plain(card))
+
+
+def _list_of(value: Any, kind: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, kind) for each in value)

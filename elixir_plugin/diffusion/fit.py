@@ -7,37 +7,36 @@ from __future__ import annotations
 
 import glob
 import math
-import platform
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import __version__
 from ..case import ImageSet
 from ..checkpoint import Checkpoint
 from ..classifier import to_batch
 from ..config import fingerprint
 from ..context import Context
-from ..environment import installed
 from ..errors import InputError, RunError
 from ..storage import read_json, refuse_unwritable, write_json
 from ..training import Objective, Recipe, Samples, train
 from .average import WeightAverage
-from .denoiser import UNetDenoiser, hexadecimal, load_denoiser
+from .denoiser import UNetDenoiser, load_denoiser
+from .fit_card import identity_of, provenance_card
 from .fit_settings import FitSettings
 from .objective import NoisyBatch, denoising_objective
+from .plan import padded
 from .ranks import rank_and_world, together
 from .schedule import Schedule
 from .unet import architecture_of, build_unet
 
 BLOCK = 250  # iterations between two points of the curves
+SIGN = 5.0  # seconds between two signs of life
 PATIENCE = timedelta(days=7)  # how long other ranks wait for the one that trains
 
 
@@ -64,16 +63,9 @@ class NoisyBatches:
         rows = torch.randint(len(self._samples), (count, size), generator=generator).to(device)
         indices = torch.randint(settings.trained_steps, (count, size), generator=generator).to(device)
         for chosen, at in zip(rows, indices, strict=True):
-            images = self._padded(to_batch(self._samples.pixels(chosen), device))
+            images = padded(to_batch(self._samples.pixels(chosen), device), self._padding)
             noise = _moved(torch.randn(images.shape, generator=generator), device)
             yield NoisyBatch(images, self._samples.targets[chosen], chosen, noise, at)
-
-    def _padded(self, images: Tensor) -> Tensor:
-        below, right = self._padding
-        if not (below or right):
-            return images
-        fits = below < images.shape[2] and right < images.shape[3]  # else there is too little to reflect
-        return F.pad(images, (0, right, 0, below), mode="reflect" if fits else "replicate")
 
 
 def _moved(draws: Tensor, device: torch.device) -> Tensor:
@@ -101,13 +93,21 @@ def fit_denoiser(images: ImageSet, settings: FitSettings, context: Context, *, n
 
 
 def _fit_once(images: ImageSet, settings: FitSettings, context: Context, name: str, cache: Path) -> UNetDenoiser:
-    """Return what an equal call has left in *cache*, with its seconds, or leave it there."""
-    identity = fingerprint([_identity(images, settings, context, name), context.device.type])
+    """Return what an equal call has left in *cache*, or leave it there; the seconds of its training count either way.
+
+    A file in the work folder says that an earlier go of this very run trained it, and so has counted them already.
+    """
+    identity = fingerprint([identity_of(images, settings, context, name), context.device.type])
     folder, timing = cache / f"{name}-{identity}", cache / f"{name}-{identity}.json"
-    if not finished(folder, images, settings, context, name=name):
-        return fit_into(folder, images, settings, context, name=name, timing=timing)
-    context.borrow(float(read_json(timing)["seconds"]))
-    return load_denoiser(folder, device=context.device)
+    sign = None if context.work_dir is None else context.work_dir / f"{name}.trained-here"
+    counted, started = sign is not None and sign.exists(), time.perf_counter()
+    if sign is not None and not finished(folder, images, settings, context, name=name):
+        sign.parent.mkdir(parents=True, exist_ok=True)
+        sign.touch()
+    denoiser = fit_into(folder, images, settings, context, name=name, timing=timing, sign=sign)
+    if not counted:
+        context.borrow(max(0.0, read_json(timing)["seconds"] - (time.perf_counter() - started)))
+    return denoiser
 
 
 def fit_into(
@@ -118,6 +118,7 @@ def fit_into(
     *,
     name: str = "denoiser",
     timing: Path | None = None,
+    sign: Path | None = None,
 ) -> UNetDenoiser:
     """Train as :func:`fit_denoiser` does and save to *folder*, or load what an equal call has saved there.
 
@@ -126,6 +127,7 @@ def fit_into(
 
     :param timing: JSON file that gets the ``seconds`` of the training, those of killed calls up to the last state that
         they saved; not in *folder*, which is the same however often a call was killed.
+    :param sign: a file that is touched now and then while the training goes on.
     :raises RunError: when something else is in *folder*.
     """
     rank, _ = rank_and_world()
@@ -133,7 +135,7 @@ def fit_into(
         if rank == 0 and not finished(folder, images, settings, context, name=name):
             refuse_unwritable(folder)
             _remove_leftovers(folder)
-            denoiser, seconds = _fit(images, settings, context, name, state_file(folder))
+            denoiser, seconds = _fit(images, settings, context, name, state_file(folder), sign=sign)
             if timing is not None:
                 write_json(timing, {"seconds": seconds})
             denoiser.save(folder)
@@ -163,7 +165,7 @@ def finished(
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     known = load_denoiser(folder).card.get("identity") if (folder / "card.json").is_file() else None
-    if known != _identity(images, settings, context, name):
+    if known != identity_of(images, settings, context, name):
         raise RunError(
             "folder is in the way",
             where=folder,
@@ -174,7 +176,13 @@ def finished(
 
 
 def _fit(
-    images: ImageSet, settings: FitSettings, context: Context, name: str, checkpoint: Path | None
+    images: ImageSet,
+    settings: FitSettings,
+    context: Context,
+    name: str,
+    checkpoint: Path | None,
+    *,
+    sign: Path | None = None,
 ) -> tuple[UNetDenoiser, float]:
     """Return a trained denoiser, and the seconds of its training."""
     if not len(images):
@@ -196,7 +204,7 @@ def _fit(
     )
     network.to(context.device).to(memory_format=torch.channels_last)
     average = WeightAverage(list(network.parameters()), settings.ema_decay, warmup=settings.ema_warmup)
-    identity = _identity(images, settings, context, name)
+    identity = identity_of(images, settings, context, name)
     recipe = Recipe(
         epochs=math.ceil(settings.iterations / BLOCK),
         batch_size=settings.batch_size,
@@ -214,7 +222,7 @@ def _fit(
     )
     if settings.compile:
         objective = _through(cast(nn.Module, torch.compile(network)), objective)
-    watch = _Stopwatch()
+    watch = _Stopwatch(sign)
 
     def after_step() -> None:
         average.update()
@@ -241,61 +249,32 @@ def _fit(
         timestep_scale=settings.timestep_scale,
         trained_steps=settings.trained_steps,
         image_size=height if height == width else None,
-        card=_card(images, settings, context, curves, identity),
+        card=provenance_card(images, settings, context, curves, identity=identity, block=BLOCK),
     )
     watch.update()
     return denoiser, float(watch.seconds)
 
 
 class _Stopwatch:
-    """Seconds of a training, as a tensor, so that its checkpoint takes them over into the next go."""
+    """Seconds of a training, as a tensor, so that its checkpoint takes them over into the next go.
 
-    def __init__(self) -> None:
+    :param sign: a file to touch every few seconds.
+    """
+
+    def __init__(self, sign: Path | None) -> None:
         self.seconds = torch.zeros((), dtype=torch.float64)
-        self._last = time.perf_counter()
+        self._last = self._touched = time.perf_counter()
+        self._sign = sign
 
     def update(self) -> None:
         now = time.perf_counter()
         self.seconds += now - self._last
         self._last = now
+        if self._sign is not None and now - self._touched > SIGN:
+            self._sign.touch()
+            self._touched = now
 
 
 def _through(network: nn.Module, objective: Objective) -> Objective:
     """Return *objective* with *network*, a compiled twin, in the place of the one that is trained."""
     return lambda _, batch: objective(network, batch)
-
-
-def _identity(images: ImageSet, settings: FitSettings, context: Context, name: str) -> str:
-    return fingerprint([settings.dump(), context.seed, name, hexadecimal(images)])
-
-
-def _card(
-    images: ImageSet, settings: FitSettings, context: Context, curves: Mapping[str, list[float]], identity: str
-) -> dict[str, Any]:
-    """Return where the weights come from. No times: an interrupted run must end with the same files."""
-    seen = settings.iterations * settings.batch_size
-    return {
-        "origin": "trained by elixir_plugin",
-        "identity": identity,
-        "images": {
-            "count": len(images),
-            "shape": list(images.image_shape),
-            "fingerprint": images.fingerprint(),
-            "content": hexadecimal(images),
-        },
-        "settings": settings.dump(),
-        "seed": context.seed,
-        "device": context.device.type,
-        "trained_steps": settings.trained_steps,
-        "timestep_scale": settings.timestep_scale,
-        "timesteps": "the network is told index · timestep_scale; diffusers pipelines pass the index itself",
-        "ema_decay": settings.ema_decay,
-        "passes": round(seen / (len(images) * (settings.replications + 1)), 3),
-        "final": {key: values[-1] for key, values in curves.items()},
-        "curves": {"block": BLOCK, **curves},
-        "versions": {
-            "elixir_plugin": __version__,
-            "python": platform.python_version(),
-            **{package: installed(package) for package in ("torch", "diffusers")},
-        },
-    }

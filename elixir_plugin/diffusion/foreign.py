@@ -16,9 +16,10 @@ from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from ..classifier import load_by_name
+from ..classifier import few, load_by_name
 from ..config import Settings
 from ..errors import InputError, SettingsError
+from ..restricted import holds_all
 from ..storage import read_json, read_tensors, read_torch
 from .base import Variance
 from .schedule import Schedule
@@ -194,6 +195,7 @@ def load_unet(config: UNetConfig, parts: Parts) -> nn.Module:
     refuse_missing_groupnorm(unet, parts.config)
     weights = {_modern(name): value for name, value in read_weights(parts.weights).items()}
     have, need = (sum(each.numel() for each in values) for values in (weights.values(), unet.parameters()))
+    have = min(have, parts.weights.stat().st_size)  # many names may stand for one tensor
     if have < need:
         raise InputError(
             "weights do not fit the network",
@@ -205,20 +207,24 @@ def load_unet(config: UNetConfig, parts: Parts) -> nn.Module:
     load_by_name(unet, weights, where=str(parts.weights))
     broken = [name for name, value in unet.state_dict().items() if not bool(torch.isfinite(value).all())]
     if broken:
-        raise InputError("weights are not finite", where=parts.weights, found=", ".join(broken[:4]))
+        raise InputError("weights are not finite", where=parts.weights, found=few(broken))
     return unet.eval().requires_grad_(False)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a weight file: safetensors, or a torch file that holds tensors and no more.
 
-    :raises InputError: when it is damaged, or asks for anything that is not plain data.
+    :raises InputError: when it is damaged, asks for anything that is not plain data, or holds a tensor that is not
+        dense or larger than its memory.
     """
     if path.suffix == ".safetensors":
         return read_tensors(path)
     state = read_torch(path)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError("not a state dict", where=path, found=type(state).__name__, allowed="names -> tensors")
+    odd = [str(name) for name, value in state.items() if not holds_all(value)]
+    if odd:
+        raise InputError("weights are not plain numbers", where=path, found=few(odd), allowed="dense tensors")
     return {str(name): value for name, value in state.items()}
 
 

@@ -18,6 +18,7 @@ INDEX = "model_index.json"
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion", "versatile_diffusion")  # a class from elsewhere is code
 LEFT_OUT = ("safety_checker",)
 _CLASS = re.compile(r"[A-Za-z_]\w*")
+_SAFE = re.compile(r"(diffusion_pytorch_)?model(-\d+-of-\d+)?\.safetensors")  # as the two libraries name weights
 
 
 def load_pipeline(
@@ -41,6 +42,7 @@ def load_pipeline(
             str(folder),
             torch_dtype=dtype,
             local_files_only=True,
+            use_safetensors=only_safe(folder) or None,
             **_left_out(cls),
         )
     except Exception as error:  # the two libraries raise dozens of classes for a damaged file
@@ -114,6 +116,13 @@ def refuse_other_pipeline(folder: Path, accepted: Collection[str]) -> None:
                 found=value,
                 allowed=f"classes of {', '.join(LIBRARIES)}",
             )
+
+
+def only_safe(folder: Path) -> bool:
+    """Whether every part of a pipeline that has pickled weights has safetensors, too: the others are never opened."""
+    parts = [part for part in folder.iterdir() if part.is_dir() and part.name not in LEFT_OUT]
+    pickled = [part for part in parts if any(part.glob("*.bin"))]
+    return all(any(_SAFE.fullmatch(file.name) for file in part.iterdir()) for part in pickled)
 
 
 def is_cached(name: str) -> bool:

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field, model_validator
+from torch import Tensor
 from typing_extensions import Self
 
 from ..config import Settings
@@ -169,3 +171,18 @@ def _cpu_has_bf16() -> bool:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     except (AttributeError, RuntimeError):  # a build of torch without oneDNN
         return False
+
+
+def padded(images: Tensor, padding: tuple[int, int]) -> Tensor:
+    """Return images ``[B, C, H, W]`` with (rows below, columns to the right) added by reflection.
+
+    What a denoiser is trained on and what it purifies are padded alike.
+
+    >>> padded(torch.arange(3.0).reshape(1, 1, 1, 3), (0, 1)).flatten().tolist()
+    [0.0, 1.0, 2.0, 1.0]
+    """
+    below, right = padding
+    if not (below or right):
+        return images
+    fits = below < images.shape[2] and right < images.shape[3]  # else there is too little to reflect
+    return F.pad(images, (0, right, 0, below), mode="reflect" if fits else "replicate")

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -24,7 +23,7 @@ from .base import Denoiser, Prediction
 from .batches import in_parts, tuned
 from .chunks import MANIFEST, ChunkStore
 from .noise import normal_noise
-from .plan import Plan, Purification, plan
+from .plan import Plan, Purification, padded, plan
 from .ranks import local_device, rank_and_world, together
 from .sampler import jump, predicted_image, reverse, sampled
 
@@ -125,7 +124,7 @@ class _Walk:
     @torch.inference_mode()
     def run(self, images: Tensor, kept: Tensor | None) -> Tensor:
         """Return the purified images; fills *kept* ``[B, rounds, keep, C, H, W]``."""
-        states = self._padded(images.to(self.denoiser.device, torch.float32) * 2 - 1)
+        states = padded(images.to(self.denoiser.device, torch.float32) * 2 - 1, self.plan.padding)
         if self.plan.settings.channels_last:
             states = states.contiguous(memory_format=torch.channels_last)
         finite = torch.ones(len(states), dtype=torch.bool, device=states.device)
@@ -168,13 +167,6 @@ class _Walk:
         """Return fresh noise; the jump is step ``t*``, a reverse step has its index."""
         shape = tuple(states.shape[1:])
         return normal_noise(self.seed, self.ids, number, step, shape, device=states.device)
-
-    def _padded(self, states: Tensor) -> Tensor:
-        below, right = self.plan.padding
-        if not (below or right):
-            return states
-        fits = below < states.shape[2] and right < states.shape[3]  # else there is too little to reflect
-        return F.pad(states, (0, right, 0, below), mode="reflect" if fits else "replicate")
 
     def _pixels(self, states: Tensor) -> Tensor:
         height, width, _ = self.plan.image_shape

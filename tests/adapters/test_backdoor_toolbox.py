@@ -73,6 +73,13 @@ def test_float_images_are_not_rounded(tmp_path):
     assert np.array_equal(read(folder).train.read(slice(None)), torch.load(folder / "imgs").permute(0, 2, 3, 1).numpy())
 
 
+def test_images_that_were_parameters_are_read(tmp_path):
+    folder = make_set(tmp_path)
+    expected = read(folder).train.fingerprint()
+    torch.save(torch.nn.Parameter(torch.load(folder / "imgs")), folder / "imgs")
+    assert read(folder).train.fingerprint() == expected
+
+
 @pytest.mark.parametrize("layout", ["imgs", "data"])
 def test_parent_folders_may_be_called_data(tmp_path, layout):
     case = read(make_set(tmp_path / "data" / "database", layout=layout))
@@ -195,10 +202,13 @@ def test_positions_out_of_range(tmp_path, refused, file, positions):
     refused(lambda: read(folder), file, "out of range", f"0..{N - 1}")
 
 
-def test_positions_that_are_none(tmp_path, refused):
+@pytest.mark.parametrize(
+    ("positions", "expected"), [({"a": 1}, "not a list of positions"), ([[0], [1, 2]], "not plain numbers")]
+)
+def test_positions_that_are_none(tmp_path, refused, positions, expected):
     folder = make_set(tmp_path)
-    torch.save({"a": 1}, folder / "poison_indices")
-    refused(lambda: read(folder), "poison_indices", "not a list of positions")
+    torch.save(positions, folder / "poison_indices")
+    refused(lambda: read(folder), "poison_indices", expected)
 
 
 def test_images_of_mixed_size(tmp_path, refused):
@@ -221,6 +231,7 @@ def test_clean_images_of_another_size(tmp_path, refused):
         (torch.full((N, 3, EDGE, EDGE), 2.0), "out of range"),
         (torch.full((N, 3, EDGE, EDGE), float("nan")), "out of range"),
         (torch.zeros(N, 3, EDGE, EDGE, dtype=torch.uint8), "float32 tensor"),
+        (torch.zeros(N, 3, EDGE, EDGE, dtype=torch.bfloat16), "plain numbers"),
         ([1, 2], "float32 tensor"),
     ],
 )
@@ -230,7 +241,17 @@ def test_pixels_that_are_none(tmp_path, refused, value, expected):
     refused(lambda: read(folder), "imgs", expected)
 
 
-@pytest.mark.parametrize("labels", [torch.full((N,), 10), torch.zeros(N), torch.zeros(N, 2, dtype=torch.int64)])
+@pytest.mark.parametrize(
+    "labels",
+    [
+        torch.full((N,), 10),
+        torch.zeros(N),
+        torch.zeros(N, 2, dtype=torch.int64),
+        torch.zeros(N, dtype=torch.bfloat16),
+        torch.zeros(1, dtype=torch.int64).expand(10**12),
+        [[0], [0, 1]],
+    ],
+)
 def test_labels_that_are_none(tmp_path, refused, labels):
     folder = make_set(tmp_path)
     torch.save(labels, folder / "labels")

@@ -499,6 +499,7 @@ class TestRefusals:
             ("original_index_array", np.array([3, 3]), "position given twice"),
             ("original_index_array", np.array([0.5]), "integers [n]"),
             ("original_index_array", [[1], [2, 3]], "numbers [n]"),
+            ("original_index_array", torch.zeros(2, dtype=torch.bfloat16), "numbers [n]"),
             ("poison_indicator", np.full(TRAIN, 2.0), "0 or 1"),
             ("poison_indicator", np.ones(TRAIN), "no image for samples"),
             ("poison_indicator", None, "0 or 1"),

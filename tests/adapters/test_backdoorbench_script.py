@@ -104,6 +104,11 @@ class TestFlags:
             request_of(tmp_path, "eclipse", *flags)
         assert text in str(caught.value)
 
+    def test_a_recipe_that_is_no_mapping_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(SettingsError, match="a recipe is a mapping") as caught:
+            request_of(tmp_path, "dataelixir", "--recipe", "foo", "--epochs", "2")
+        assert (caught.value.where, caught.value.found) == ("recipe", "foo")
+
     def test_unknown_keys_of_the_file_are_refused(self, tmp_path: Path) -> None:
         with pytest.raises(SettingsError, match=r"unknown key[\s\S]*did you mean 'epochs'"):
             request_of(tmp_path, "d3", epoch=3)

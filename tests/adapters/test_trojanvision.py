@@ -285,6 +285,7 @@ def test_normalisation_in_the_data_set_is_honoured(
         (["--d3_clean_num", "999"], "not that many"),
         (["--d3_clean_from", "test"], "unknown source"),
         (["--d3_preset", "codex"], "unknown preset"),
+        (["--d3_seed", "abc"], "not a whole number"),
     ],
 )
 def test_bad_arguments_get_one_clear_error(

@@ -48,6 +48,7 @@ LEARNING: dict[str, Any] = {"recipe": RECIPE, "fine_tune_lr": 0.004}
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper": PAPER,
     "few": {"purification": FEW},  # the defaults
+    "small_variance": {"purification": FEW, "variance": "fixed_small"},
     "small": SMALL_WALK,
     "not_rebalanced": {"purification": FEW, "rebalance": False},
     "dropping": {"purification": FEW, "drop_stable_after": 2},
@@ -98,6 +99,7 @@ class MixtureElixir(DataElixir):
         pass
 
     def prepare_denoiser(self, case: Case, context: Context) -> Denoiser:
+        self.denoiser.variance = self.settings.variance
         return self.denoiser
 
 

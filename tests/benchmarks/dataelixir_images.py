@@ -43,7 +43,7 @@ from elixir_plugin.testbed.digits import Splits
 FIT: dict[str, Any] = {**CPU_FIT, "t_train_max": 500, "iterations": 1500}
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "small": {},
-    "paper": {"purification": FULL, "states": 10, "threshold": 5},
+    "paper": {"purification": FULL, "variance": "fixed_large", "states": 10, "threshold": 5},
     "default_walk": {"purification": {**FULL, "steps": 10, "dense_below": 5}, "states": 5, "threshold": 3},
     "two_phase": {"detect_per_class": 60},
     "dropping": {"drop_stable_after": 2},

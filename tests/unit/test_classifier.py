@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -269,6 +271,40 @@ def test_load_without_architecture_needs_a_module(tmp_path):
 def test_load_of_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match="not found"):
         Classifier.load(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ({}, "architecture: Field required"),
+        ([], "valid"),
+        ({"extra": 1}, "extra: Extra inputs"),
+        ({"mean": "x"}, "mean: "),
+        ({"mean": [0.1, 0.2]}, "one value, or 3"),
+        ({"std": [0]}, "std.0: "),
+        ({"num_classes": 10**12}, "num_classes: "),
+        ({"channels": None}, "channels: "),
+    ],
+)
+def test_facts_that_are_none_are_refused(tmp_path, content, found):
+    small().save(tmp_path)
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **content} if content else content))
+    with pytest.raises(InputError, match="not the facts of a classifier") as caught:
+        Classifier.load(tmp_path)
+    assert caught.value.where == path and found in caught.value.found
+
+
+@pytest.mark.filterwarnings("ignore")  # torch warns of sparse tensors
+@pytest.mark.parametrize("odd", [torch.Tensor.to_sparse, lambda value: value.to("meta")])
+def test_weights_that_are_not_dense_are_refused_and_nothing_is_loaded(odd):
+    target = build_module("small_resnet", CLASSES)
+    before = {name: value.clone() for name, value in target.state_dict().items()}
+    state = {name: torch.zeros_like(value) for name, value in before.items()}
+    state["linear.weight"] = odd(state["linear.weight"])
+    with pytest.raises(InputError, match="not plain numbers") as caught:
+        load_by_name(target, state, where="x.pt")
+    assert caught.value.found == "linear.weight" and same(target.state_dict(), before)
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])

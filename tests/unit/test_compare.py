@@ -177,6 +177,16 @@ def test_a_comparison_in_the_making_says_what_is_missing() -> None:
     assert "not done yet" in Path("out/table.md").read_text()
 
 
+def test_what_is_done_is_known_while_something_new_is_under_way() -> None:
+    compare(defenses=["scorer"])
+    Scorer.failures[1] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        compare(cases=["tiny:bb", "tiny:a"], defenses=["scorer"])  # stopped in its second cell, a new one
+    cells = json.loads(Path("out/results.json").read_text())["cells"]
+    states = {(cell["case"], cell["seed"]): cell["state"] for cell in cells}
+    assert states == {("bb", 0): "done", ("bb", 1): "missing", ("a", 0): "done", ("a", 1): "done"}
+
+
 def test_a_folder_with_something_else_is_refused_and_untouched() -> None:
     Path("out").mkdir()
     Path("out/thesis.tex").write_text("dear")

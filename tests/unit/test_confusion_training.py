@@ -13,8 +13,9 @@ from scipy.stats import hypergeom, multivariate_normal
 from elixir_plugin import Context
 from elixir_plugin.case import Case, ImageSet
 from elixir_plugin.classifier import Classifier
-from elixir_plugin.defenses.confusion_decision import flagged_classes
-from elixir_plugin.defenses.confusion_material import hold_out, prepare, read_out
+from elixir_plugin.defenses import confusion_decision, confusion_material
+from elixir_plugin.defenses.confusion_decision import Finding, conclude, flagged_classes
+from elixir_plugin.defenses.confusion_material import Material, hold_out, prepare, read_out, suspect_model
 from elixir_plugin.defenses.confusion_rounds import (
     CHUNK,
     ConfusionBatches,
@@ -694,13 +695,70 @@ def test_a_class_that_the_clean_set_does_not_hold_is_not_inspected():
     assert any("not inspected" in note and " 3." in note for note in outcome.notes)
 
 
+def test_a_class_that_is_not_inspected_leads_neither_verdict_nor_scores():
+    """Class 1, which the reserved clean set does not hold, is fitted throughout: it was never confused."""
+    rng = np.random.default_rng(0)
+
+    def logits(n):
+        return rng.normal(size=(n, 2)).astype(np.float32)
+
+    labels, clean_labels = np.repeat([0, 1], 100), np.zeros(40, np.int64)
+    suspect = logits(200)
+    suspect[100:, 1] += 20
+    material = Material(
+        suspect=None, clean=None, held_out=None, labels=labels, clean_labels=clean_labels,
+        held_out_labels=clean_labels, num_classes=2, inspected=np.array([True, False]), taught=np.arange(200),
+        witnesses=np.arange(200),
+    )  # fmt: skip
+    features = rng.normal(size=(200, 3)).astype(np.float32)
+    finding = Finding(
+        [confusion_decision.Testimony(suspect, logits(40), logits(40))], features, {"confused_accuracy": [0.5]}
+    )
+    outcome = conclude(finding, material, ConfusionSettings(**TINY), Context())
+    rows = outcome.tables["classes"]
+    assert (rows[1]["state"], rows[1]["p"], rows[1]["above"]) == ("not inspected", 1.0, 0)
+    assert outcome.verdict.score == pytest.approx(-np.log10(rows[0]["p"])) and rows[0]["p"] > 1e-3
+    assert not outcome.verdict.poisoned and not outcome.flagged.any()
+    assert outcome.scores[100:].max() <= outcome.scores[:100].min()
+
+
 def test_few_clean_samples_are_noted():
     assert any("fewer than 20" in note for note in run(tiny_case()).notes)
 
 
 @pytest.mark.parametrize("count", [4, 17, 33])
 def test_odd_sizes_of_the_clean_set(count):
-    assert run(subset_of(tiny_case(), clean=np.arange(count))).scores is not None
+    rule = "ratio" if count == 4 else "guarded"  # one sample per class: none can be held out
+    assert run(subset_of(tiny_case(), clean=np.arange(count)), rule=rule).scores is not None
+
+
+@pytest.mark.parametrize("rule", ["guarded", "held_out", "both"])
+def test_a_clean_set_too_small_to_hold_any_out_is_refused(rule):
+    few = subset_of(tiny_case(), clean=np.arange(16))  # four per class
+    with pytest.raises(InputError, match="too few reserved clean samples") as refusal:
+        run(few, rule=rule)
+    assert "from 5 of a class on" in str(refusal.value) and "rule=ratio" in str(refusal.value)
+    for values in ({"rule": "ratio"}, {"rule": rule, "held_out": 0.25}):
+        ConfusionTraining(**TINY, **values).refuse(few)
+    ConfusionTraining(**TINY, rule=rule).refuse(subset_of(tiny_case(), clean=np.arange(17)))
+
+
+def test_an_unknown_architecture_is_refused_before_any_work():
+    with pytest.raises(SettingsError, match="unknown architecture") as refusal:
+        ConfusionTraining(**{**TINY, "architecture": "smal_resnet"}).refuse(tiny_case())
+    with pytest.raises(SettingsError) as built:
+        Classifier.build("smal_resnet", 4)
+    assert str(refusal.value) == str(built.value)
+
+
+def test_a_short_reference_training_starts_at_its_own_rate(monkeypatch):
+    recipes = []
+    monkeypatch.setattr(confusion_material, "train", lambda _model, _source, recipe, *_a, **_k: recipes.append(recipe))
+    case = dataclasses.replace(tiny_case(), model=None)
+    for epochs in (2, 100):
+        settings = ConfusionSettings(**TINY, reference_epochs=epochs)
+        suspect_model(case, prepare(case, settings, Context()), settings, Context())
+    assert [recipe.milestones for recipe in recipes] == [(2, 3), (50, 75)]
 
 
 @pytest.mark.parametrize("count", [5, 17, 33])

@@ -15,6 +15,7 @@ import torch
 from elixir_plugin.adapters.image_folder import ImageFolder
 from torch import Tensor
 
+from elixir_plugin import costs
 from elixir_plugin.case import Case, ImageSet, Origin, Truth
 from elixir_plugin.classifier import Classifier, to_batch
 from elixir_plugin.context import Context
@@ -26,6 +27,7 @@ from elixir_plugin.defenses.dataelixir_models import Trainer
 from elixir_plugin.defenses.dataelixir_repair import Repairer
 from elixir_plugin.defenses.dataelixir_settings import LEVEL, DataElixirSettings
 from elixir_plugin.defenses.dataelixir_votes import count_votes
+from elixir_plugin.diffusion import choice
 from elixir_plugin.diffusion.base import Denoiser, Prediction, Variance
 from elixir_plugin.diffusion.closed_form import GaussianDenoiser, OracleDenoiser
 from elixir_plugin.diffusion.denoiser import UNetDenoiser, hexadecimal
@@ -35,6 +37,7 @@ from elixir_plugin.diffusion.unet import Architecture, build_unet
 from elixir_plugin.errors import InputError, MissingNeedError, SettingsError
 from elixir_plugin.evaluation import Evaluation, detection_metrics
 from elixir_plugin.outcome import Outcome, same_outcome
+from elixir_plugin.overlap import fractions
 from elixir_plugin.testing import check_defense, tiny_case
 from elixir_plugin.training import Recipe, Samples, ShuffledBatches, train
 
@@ -313,6 +316,7 @@ def test_a_set_without_a_target_class_comes_back_bit_identical() -> None:
     assert outcome.tables["target_classes"] == [] and outcome.tables["status"]["stable"] < 96
     assert outcome.train is not None and outcome.train.fingerprint() == suspects(case).fingerprint()
     assert outcome.verdict is not None and outcome.verdict.poisoned is False
+    assert "of 20 clean sets of synthetic images, 2 had" in outcome.verdict.meaning
 
 
 def repainting_case(flip: int = 20) -> tuple[Case, OracleDenoiser, np.ndarray[Any, Any]]:
@@ -387,6 +391,14 @@ def test_a_yardstick_that_is_not_there_is_refused() -> None:
     lacking = dataclasses.replace(tiny_case(), clean=None)
     with pytest.raises(MissingNeedError, match="clean set to compare with"):
         run(lacking, detection={"mode": "excess"})
+
+
+def test_a_yardstick_that_the_denoiser_was_trained_on_is_told() -> None:
+    case = tiny_case()
+    values: dict[str, Any] = {"detection": {"mode": "excess", "reference_per_class": 4}}
+    for denoiser, told in ((tiny_denoiser(case.clean), True), (tiny_denoiser(None), False)):
+        notes = run(case, denoiser, **values).notes
+        assert any("trained on 16 of the 16 reserved clean images" in note for note in notes) == told
 
 
 def test_a_killed_run_with_a_yardstick_goes_on(tmp_path: Path) -> None:
@@ -695,6 +707,40 @@ def test_a_reserved_clean_set_inside_the_suspect_set_is_refused() -> None:
     with pytest.raises(InputError, match="would be trained on images of the suspect set"):
         DataElixir({**SHORT, "fit": {**FIT, "iterations": 1}}).run(leaking)
     DataElixir(SHORT, force_denoiser=True).refuse(leaking)
+
+
+def test_a_reserved_clean_set_in_another_type_of_pixel_is_compared_all_the_same() -> None:
+    case = tiny_case()
+    leaking = dataclasses.replace(case, clean=fractions(suspects(case).subset(np.arange(20))))
+    with pytest.raises(InputError, match="would be trained on images of the suspect set"):
+        DataElixir(SHORT).refuse(leaking)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"fit": {**FIT, "t_train_max": 149}}, "above what the denoiser is to be trained for"),
+        ({"states": 4}, "more states to keep than steps"),
+        ({"purification": {**WALK, "steps": 151}}, "number of steps"),
+        ({"architecture": "fast_resnt"}, "unknown architecture"),
+        ({"detection": {"mode": "given", "targets": [0, 4]}, "detect_per_class": 10}, "no such class"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_a_denoiser_is_trained(
+    values: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "fit_denoiser", lambda *_args, **_options: pytest.fail("a denoiser was trained"))
+    monkeypatch.setattr(costs, "fit_denoiser", lambda *_args, **_options: pytest.fail("a denoiser was trained"))
+    defense = DataElixir({**SHORT, **values})
+    with pytest.raises(SettingsError, match=message):
+        defense.run(tiny_case())
+    with pytest.raises(SettingsError, match=message):
+        defense.estimate(tiny_case(), Context())
+
+
+def test_a_jump_beyond_needs_a_walk_that_can_take_it() -> None:
+    with pytest.raises(SettingsError, match="jump_beyond"):
+        DataElixirSettings.build({"jump_beyond": True, "purification": {"sampler": "ddim"}})
 
 
 @pytest.mark.parametrize("variance", ["fixed_large", "fixed_small"])

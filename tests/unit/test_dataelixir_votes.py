@@ -122,6 +122,11 @@ def random_votes(seed: int, samples: int = 400, classes: int = 6) -> tuple[Votes
     return count_votes(labels, threshold=2), given_labels
 
 
+def standing_out(discrepancy: np.ndarray[Any, Any], settings: Detection) -> np.ndarray[Any, Any]:
+    """Return which classes stand out, where all of them are compared."""
+    return stand_out(discrepancy, settings, settings.threshold(len(discrepancy)))
+
+
 @pytest.mark.parametrize("settings", [Detection(), RELEASED])
 def test_renaming_classes_renames_the_scores(settings: Detection) -> None:
     votes, labels = random_votes(0)
@@ -166,8 +171,8 @@ def test_classes_without_any_sample_are_counted_and_not_flagged() -> None:
 )
 def test_rules_on_hand_made_discrepancies(discrepancy: list[float], default: list[int], released: list[int]) -> None:
     d = np.array(discrepancy, float)
-    assert np.flatnonzero(stand_out(d, Detection())).tolist() == default
-    assert np.flatnonzero(stand_out(d, RELEASED)).tolist() == released
+    assert np.flatnonzero(standing_out(d, Detection())).tolist() == default
+    assert np.flatnonzero(standing_out(d, RELEASED)).tolist() == released
 
 
 @pytest.mark.parametrize("count", [1, 5, 6])
@@ -176,13 +181,13 @@ def test_infinities_give_no_nan(count: int) -> None:
     scores = robust_scores(d, floor=0, eps=1e-6)
     assert np.isfinite(scores).all()
     if count == 1:
-        assert np.flatnonzero(stand_out(d, Detection())).tolist() == [0]
+        assert np.flatnonzero(standing_out(d, Detection())).tolist() == [0]
 
 
 def test_one_class_against_many_equal_ones_is_flagged_at_no_spread() -> None:
     """Well-separated data has no clean anomalies at all: the spread is zero."""
     d = np.array([3.0] + [0.0] * 9)
-    assert np.flatnonzero(stand_out(d, Detection())).tolist() == [0]
+    assert np.flatnonzero(standing_out(d, Detection())).tolist() == [0]
 
 
 def test_two_classes_are_judged_by_an_absolute_cut_and_the_reader_is_told() -> None:
@@ -246,6 +251,21 @@ def test_the_threshold_rises_with_the_number_of_classes() -> None:
     assert Detection(z_threshold=3).threshold(43) == 3
 
 
+@pytest.mark.parametrize(("classes", "cut", "targets"), [(10, 2.0, [0]), (43, 3.5, [])])
+def test_the_threshold_goes_by_all_classes_however_few_can_be_judged(
+    classes: int, cut: float, targets: list[int]
+) -> None:
+    """Ten classes wobble, class 0 most, with a score of 3; the others are quiet."""
+    given_labels = np.repeat(np.arange(classes), 20)
+    labels = np.repeat(given_labels[:, None], 11, axis=1)
+    for c in range(10):
+        stay = 4 + c % 3 if c else 2  # of ten copies
+        labels[given_labels == c, 1 + stay :] = (c + 1) % classes
+    finding = find_targets(count_votes(labels, threshold=1), given_labels, classes, Detection(smoothing=0))
+    assert finding.eligible.sum() == 10 and finding.relative and finding.threshold == cut
+    assert 2.9 < finding.score[0] < 3.2 and finding.targets == targets
+
+
 def scattered_votes(classes: int, share: float) -> tuple[Votes, np.ndarray[Any, Any]]:
     """Return votes in which *share* of every class agrees on the next class."""
     given_labels = np.arange(100 * classes) % classes
@@ -292,10 +312,10 @@ def test_a_decision_near_a_threshold_is_in_doubt() -> None:
 )
 def test_chance_alarms_of_the_rules_without_guards(classes: int, settings: Detection, expected: float) -> None:
     rng = np.random.default_rng(0)
-    alarms = np.mean([stand_out(1 + 0.1 * rng.normal(size=classes), settings).any() for _ in range(2000)])
+    alarms = np.mean([standing_out(1 + 0.1 * rng.normal(size=classes), settings).any() for _ in range(2000)])
     assert alarms == pytest.approx(expected, abs=0.035)
 
 
 def test_guards_remove_the_chance_alarms() -> None:
     rng = np.random.default_rng(0)
-    assert not any(stand_out(1 + 0.05 * rng.normal(size=10), Detection()).any() for _ in range(500))
+    assert not any(standing_out(1 + 0.05 * rng.normal(size=10), Detection()).any() for _ in range(500))

@@ -174,6 +174,13 @@ def test_the_file_holds_no_pickle(tmp_path: Path) -> None:
     assert issubclass(RunError, ElixirError)
 
 
+def test_tied_weights_are_written_under_both_names(tmp_path: Path) -> None:
+    layer = nn.Linear(2, 2)
+    state = nn.Sequential(layer, layer).state_dict()
+    module.write_state(tmp_path / "state", state, {"facts": "{}"})
+    assert same(state, module.read_state(tmp_path / "state")[0])
+
+
 def test_dropout_differs_between_epochs_and_follows_the_seed() -> None:
     drawn: list[Tensor] = []
 

@@ -30,6 +30,7 @@ from elixir_plugin.diffusion.schedule import Schedule
 from elixir_plugin.diffusion.unet import SIZES, Architecture, build_unet, instantiate
 from elixir_plugin.errors import ElixirError, InputError, RunError, SettingsError
 from elixir_plugin.hookspecs import Entry, hookimpl
+from elixir_plugin.overlap import fractions
 from elixir_plugin.plugins import plugins
 
 TOY = Architecture((8, 16), 1, (False, True), {**SIZES["tiny"].options, "attention_head_dim": 8})
@@ -163,6 +164,16 @@ def test_training_images_are_recognised() -> None:
     assert made.seen(images).tolist() == [False, True, False, False, True, False]
     assert toy().seen(images).tolist() == [False] * 6
     assert all(len(each) == 32 for each in hexadecimal(images))
+
+
+def test_training_images_are_recognised_in_the_other_type_of_pixel() -> None:
+    images = ImageSet(np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8), [0] * 6, 1)
+    faint = images.replace(images=np.clip(fractions(images).read(slice(None)) + np.float32(0.001), 0, 1))
+    for seen, shown in ((images, fractions(images)), (images, faint), (fractions(images), images)):
+        made = toy()
+        made.card["images"] = {"content": hexadecimal(seen.subset([1, 4]))}
+        assert made.seen(shown).tolist() == [False, True, False, False, True, False]
+    assert made.seen(images.subset([])).tolist() == []
 
 
 # folders of others
@@ -314,6 +325,8 @@ def test_damaged_files_are_refused(saved: Path, name: str, change: Callable[[byt
         ({"layers_per_block": 2}, "weights do not fit"),
         ({"_elixir_plugin": {"timestep_scale": 0}}, "timestep_scale"),
         ({"_elixir_plugin": {"timestep_scale": "1"}}, "timestep_scale"),
+        ({"_elixir_plugin": {"timestep_scale": 10**400}}, "timestep_scale"),
+        ({"_elixir_plugin": {"timestep_scale": float("nan")}}, "timestep_scale"),
         ({"_elixir_plugin": {"trained_steps": 5000}}, "trained_steps"),
         ({"_elixir_plugin": {"image_size": -1}}, "image_size"),
         ({"_elixir_plugin": [1]}, "not a mapping"),
@@ -348,6 +361,15 @@ def test_scheduler_configs_are_not_believed(saved: Path, values: dict[str, Any],
     with pytest.raises(ElixirError) as caught:
         load_denoiser(saved)
     assert isinstance(caught.value, InputError) and says in str(caught.value)
+
+
+@pytest.mark.parametrize("curves", [[1], None, {"loss": 3}, {"loss": None}, {"loss": ["high"]}])
+def test_curves_of_a_card_are_not_believed(saved: Path, curves: Any) -> None:
+    edit(saved / "card.json", curves=curves)
+    with pytest.raises(InputError, match="card refused"):
+        load_denoiser(saved)
+    edit(saved / "card.json", curves={"block": 250, "loss": [1, 0.5]})
+    assert load_denoiser(saved).card["curves"]["loss"] == [1, 0.5]
 
 
 def test_weights_that_are_not_finite_are_refused(saved: Path) -> None:

@@ -12,8 +12,8 @@ import pytest
 from elixir_plugin.augmentation import Augmentation
 from elixir_plugin.case import Case, ImageSet
 from elixir_plugin.context import Context
-from elixir_plugin.defenses import eclipse
 from elixir_plugin.defenses.eclipse import Eclipse, EclipseSettings
+from elixir_plugin.diffusion import choice
 from elixir_plugin.diffusion.closed_form import GaussianDenoiser
 from elixir_plugin.diffusion.schedule import Schedule
 from elixir_plugin.errors import InputError, SettingsError
@@ -29,7 +29,7 @@ SHORT: dict[str, Any] = {"fit": FIT, "purification": {"level": LEVEL, "steps": 2
 def formula(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand a formula in for the trained network: purification without training."""
     made = GaussianDenoiser(Schedule("cosine", 1000), mean=0.0, std=0.3)
-    monkeypatch.setattr(eclipse, "fit_denoiser", lambda *_args: made)
+    monkeypatch.setattr(choice, "fit_denoiser", lambda *_args, **_options: made)
 
 
 def run(case: Case | None = None, seed: int = 0, work: Path | None = None, **values: Any) -> Outcome:
@@ -71,7 +71,7 @@ def test_rms_change_is_that_of_the_pixels() -> None:
 
 
 def test_without_module_a_the_set_is_untouched_and_no_denoiser_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eclipse, "fit_denoiser", lambda *_args: pytest.fail("a denoiser was trained"))
+    monkeypatch.setattr(choice, "fit_denoiser", lambda *_args, **_options: pytest.fail("a denoiser was trained"))
     case = tiny_case()
     outcome = run(case, purify=False)
     assert outcome.train is not None and case.train is not None
@@ -83,6 +83,7 @@ def test_without_module_a_the_set_is_untouched_and_no_denoiser_is_trained(monkey
 def test_static_mode_draws_b_and_c_once_into_the_set() -> None:
     online, static, again = run(), run(mode="static"), run(mode="static")
     assert static.augmentation is None and static.train is not None
+    assert static.baked == online.augmentation and online.baked is None
     assert online.train is not None and again.train is not None
     assert static.train.fingerprint() == again.train.fingerprint() != online.train.fingerprint()
     pixels = static.train.read(slice(None)).astype(float) - online.train.read(slice(None)).astype(float)
@@ -99,7 +100,7 @@ def test_static_mode_without_b_and_c_changes_nothing() -> None:
 @pytest.mark.usefixtures("formula")
 def test_one_channel_makes_module_b_idle_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     made = GaussianDenoiser(Schedule("cosine", 1000), mean=0.0, std=0.3, channels=1)
-    monkeypatch.setattr(eclipse, "fit_denoiser", lambda *_args: made)
+    monkeypatch.setattr(choice, "fit_denoiser", lambda *_args, **_options: made)
     case = tiny_case()
     assert case.train is not None and case.clean is not None
 
@@ -113,16 +114,52 @@ def test_one_channel_makes_module_b_idle_and_says_so(monkeypatch: pytest.MonkeyP
 def test_the_denoiser_learns_from_a_sparse_draw_of_the_clean_set(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[ImageSet] = []
 
-    def note(clean: ImageSet, *_args: Any) -> GaussianDenoiser:
+    def note(clean: ImageSet, *_args: Any, name: str) -> GaussianDenoiser:
         seen.append(clean)
+        assert name == "denoiser"  # its random draws go by this name
         return GaussianDenoiser(Schedule("cosine", 1000), mean=0.0, std=0.3)
 
-    monkeypatch.setattr(eclipse, "fit_denoiser", note)
+    monkeypatch.setattr(choice, "fit_denoiser", note)
     for seed in (0, 0, 1):
         run(seed=seed, sparse=10)
     run(sparse=1000)
     assert [len(each) for each in seen] == [10, 10, 10, 48]
     assert seen[0].ids.tolist() == seen[1].ids.tolist() != seen[2].ids.tolist()
+
+
+def overlapping() -> Case:
+    """Return a case whose reserved clean set holds 20 suspect images."""
+    case = tiny_case()
+    assert case.train is not None
+    return dataclasses.replace(case, clean=case.train.subset(np.arange(20)))
+
+
+def test_clean_images_that_are_suspects_are_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(choice, "fit_denoiser", lambda *_args, **_options: pytest.fail("a denoiser was trained"))
+        with pytest.raises(InputError, match="would be trained on images of the suspect set") as refusal:
+            run(overlapping())
+        assert "20 of 96" in str(refusal.value) and "clean_from=test" in str(refusal.value)
+        run(overlapping(), purify=False)
+    forced = run(overlapping(), force_denoiser=True)
+    assert any("paint triggers back in" in note for note in forced.notes)
+
+
+def test_a_denoiser_that_has_seen_the_suspect_set_is_refused_unless_forced(tmp_path: Path) -> None:
+    run(overlapping(), work=tmp_path, force_denoiser=True)
+    with pytest.raises(InputError, match="was trained on images of the suspect set"):
+        run(denoiser=str(tmp_path / "denoiser"))
+    forced = run(denoiser=str(tmp_path / "denoiser"), force_denoiser=True)
+    assert forced.tables["denoiser"]["images_seen"] == 20
+
+
+def test_the_report_says_what_the_denoiser_has_seen(tmp_path: Path) -> None:
+    facts = run(work=tmp_path, sparse=10).tables["denoiser"]
+    assert (facts["source"], facts["images_seen"]) == ("trained on the reserved clean set", 10)
+    (tmp_path / "denoiser" / "card.json").unlink()
+    foreign = run(denoiser=str(tmp_path / "denoiser"))
+    assert foreign.tables["denoiser"]["images_seen"] is None
+    assert any("not on record" in note for note in foreign.notes)
 
 
 @pytest.mark.usefixtures("formula")
@@ -143,9 +180,19 @@ def test_a_scored_clean_set_is_refused() -> None:
 
 
 def test_a_level_above_the_trained_range_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eclipse, "fit_denoiser", lambda *_args: pytest.fail("a denoiser was trained"))
+    monkeypatch.setattr(choice, "fit_denoiser", lambda *_args, **_options: pytest.fail("a denoiser was trained"))
     with pytest.raises(SettingsError, match="noise level above what the denoiser is to be trained for"):
         run(purification={"level": {"steps": 60, "of": 1000}, "steps": 2})
+
+
+def test_a_chain_with_fewer_steps_than_wanted_takes_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default level is reached in 12 steps of the usual linear chain, and the default wants 25."""
+    usual = GaussianDenoiser(Schedule("linear", 1000), mean=0.0, std=0.3)
+    monkeypatch.setattr(choice, "find_denoiser", lambda *_args, **_options: usual)
+    outcome = Eclipse(denoiser="somebody/usual").run(tiny_case())
+    assert outcome.tables["t_star"] == outcome.tables["nfe_per_image"] == 12
+    assert any("12 steps up to the noise level" in note and "25 wanted" in note for note in outcome.notes)
+    assert not any("wanted" in note for note in Eclipse({**SHORT, "denoiser": "somebody/usual"}).run(tiny_case()).notes)
 
 
 def test_a_bare_index_is_refused() -> None:

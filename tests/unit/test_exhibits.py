@@ -192,3 +192,27 @@ def test_changes_are_measured_in_chunks_like_at_once(case: Case) -> None:
     gap = (case.train.read(slice(None)).astype(float) - outcome.train.read(slice(None))) / 255
     assert np.allclose(rms_changes(case.train, outcome.train), np.sqrt((gap**2).mean((1, 2, 3))))
     assert not rms_changes(case.train, case.train).any()
+
+
+def test_a_set_of_another_type_has_changed_only_where_its_pixels_have(case: Case) -> None:
+    outcome = purified(case)
+    assert case.train is not None and outcome.train is not None
+    expected = rms_changes(case.train, outcome.train)
+    floats = outcome.train.replace(images=outcome.train.read(slice(None)).astype(np.float32) / np.float32(255))
+    for pair in ((case.train, floats), (floats, case.train)):
+        assert np.allclose(rms_changes(*pair), expected, atol=1e-6)
+    summary = collect(Stub(), case, dataclasses.replace(outcome, train=floats), 0)["summary"]
+    assert summary["images_changed"] == 2 and summary["rms_change"] < 1
+
+
+def test_a_set_of_another_size_has_changed_altogether_by_no_amount(case: Case) -> None:
+    outcome = purified(case)
+    assert case.train is not None and outcome.train is not None
+    smaller = outcome.train.replace(images=outcome.train.read(slice(None))[:, ::2, ::2])
+    exhibits = collect(Stub(), case, dataclasses.replace(outcome, train=smaller), 0)
+    assert json.dumps(exhibits, allow_nan=False)
+    assert exhibits["summary"]["images_changed"] == len(case.train) and exhibits["summary"]["rms_change"] is None
+    assert "Most changed" not in sheets(exhibits) and "different size" in exhibits["sheets"][0]["caption"]
+    for sample in sheets(exhibits)["Random"]:
+        assert sample["change"] is None
+        assert [decoded(each).shape for each in sample["pictures"]] == [case.train.image_shape, smaller.image_shape]

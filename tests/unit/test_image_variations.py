@@ -19,6 +19,7 @@ from torch import Tensor
 
 from elixir_plugin.case import Case, ImageSet
 from elixir_plugin.classifier import Classifier
+from elixir_plugin.comparison import rms_changes
 from elixir_plugin.config import RunSpec
 from elixir_plugin.context import Context
 from elixir_plugin.defenses.image_variations import ImageVariations
@@ -31,7 +32,9 @@ from elixir_plugin.diffusion.generators import ImageGenerator
 from elixir_plugin.diffusion.schedule import Schedule
 from elixir_plugin.diffusion.unet import Architecture, build_unet
 from elixir_plugin.errors import InputError, MissingNeedError, PluginError, RunError, SettingsError
+from elixir_plugin.learning import model_fingerprint
 from elixir_plugin.outcome import Outcome, same_outcome
+from elixir_plugin.overlap import fractions
 from elixir_plugin.run import execute, run_defense
 from elixir_plugin.testing import tiny_case
 
@@ -365,8 +368,9 @@ def test_answers_looked_up_beforehand_change_nothing() -> None:
 def test_larger_variations_have_a_student_of_their_size() -> None:
     outcome = run(store_size=16, teacher="train")
     assert outcome.model is not None and outcome.model.input_size == 16 and outcome.undefended is not None
-    assert outcome.train is not None and outcome.train.image_shape == (16, 16, 3)
+    assert outcome.train is None and any("another size" in note for note in outcome.notes)
     assert outcome.undefended.input_size == 8
+    assert run(store_size=8).train is not None
     with pytest.raises(SettingsError, match="smaller"):
         ImageVariations(SHORT, store_size=8).run(tiny_case(size=12))
 
@@ -387,6 +391,15 @@ def test_one_variation_each_is_a_sanitised_set_and_several_are_not(tmp_path: Pat
     kept = run(case, num_variations=2, variations=str(tmp_path / "kept"))
     assert any("row i·2 + k" in note for note in kept.notes)
     assert np.load(tmp_path / "kept" / "images" / "data.npy").shape == (192, 8, 8, 3)
+
+
+def test_the_sanitised_set_of_a_float_set_is_in_float(tmp_path: Path) -> None:
+    case = tiny_case()
+    outcome = run(dataclasses.replace(case, train=fractions(suspects(case))), work=tmp_path)
+    assert outcome.train is not None and outcome.train.images.dtype == np.float32
+    stored = np.load(tmp_path / "image_variations" / "images" / "data.npy")
+    assert (outcome.train.read(slice(None)) == stored / np.float32(255)).all()
+    assert 0.01 < rms_changes(fractions(suspects(case)), outcome.train).max() < 0.5
 
 
 def test_kept_variations_serve_other_students(tmp_path: Path) -> None:
@@ -499,6 +512,36 @@ def test_a_case_without_generator_is_refused_before_any_work() -> None:
         ImageVariations(SHORT, backend="sdedit").run(dataclasses.replace(tiny_case(), clean=None))
 
 
+def test_settings_that_cannot_work_are_refused_before_any_work() -> None:
+    case = tiny_case()
+    shallow: dict[str, Any] = {**SHORT, "backend": "sdedit", "fit": {"t_train_max": 10}}
+    with pytest.raises(SettingsError, match="above what the denoiser is to be trained for"):
+        ImageVariations(shallow, strength=0.3).refuse(case)
+    for strength in ("auto", 0.01):
+        ImageVariations(shallow, strength=strength).refuse(case)
+    with pytest.raises(SettingsError, match="unknown architecture") as refusal:
+        stubbed(architecture="fast_resnt").refuse(case)
+    with pytest.raises(SettingsError) as built:
+        Classifier.build("fast_resnt", 4)
+    assert str(refusal.value) == str(built.value)
+    assert case.train is not None
+    grey = Case(train=case.train.replace(images=case.train.read(slice(None))[..., :1]))
+    with pytest.raises(SettingsError, match="take 3 channels"):
+        stubbed(architecture="resnet18").refuse(grey)
+    stubbed(architecture="resnet18").refuse(case)
+
+
+def test_all_that_decides_a_models_answers_is_in_its_fingerprint() -> None:
+    def made(architecture: str = "fast_resnet", **options: Any) -> Classifier:
+        return Classifier.build(architecture, 4, seed=0, **options)
+
+    plain = made()
+    others = [made(mean=(0.5,)), made(std=(0.5,)), made(input_size=16), made("small_resnet"), made().fresh(1)]
+    others.append(Classifier(plain.module, 4))  # without the name of its architecture
+    assert len({model_fingerprint(each) for each in (plain, *others)}) == 7
+    assert model_fingerprint(made()) == model_fingerprint(plain)
+
+
 # preview, presets
 
 
@@ -564,6 +607,8 @@ def test_presets_say_what_they_promise() -> None:
     assert not (paper.normalize or paper.mixing or paper.drop_disagreeing) and paper.color_transfer
     short = ImageVariationsSettings.build({"recipe": {"epochs": 12}}).recipe.resolved()
     assert short.milestones == (4, 6)
+    shortest = ImageVariationsSettings.build({"recipe": {"epochs": 1}}).recipe.resolved()
+    assert shortest.milestones == (1, 1)  # at 0 the rate would be a hundredth from the start
     own = ImageVariationsSettings.build({"recipe": {"milestones": (7,)}}).recipe.resolved()
     assert own.milestones == (7,)
     assert ImageVariationsSettings(ce_temperature=1).hard_temperature == 1

@@ -132,6 +132,7 @@ REFUSED = {
         DataLoader(TensorDataset(TENSORS, torch.from_numpy(LABELS)), sampler=SubsetRandomSampler([1, 2])),
         "no fixed positions",
     ),
+    "deep pictures": (Items(lambda i: (Image.new("I;16", (6, 6)), 0)), "more than 8 bits"),
     "nothing": (Items(jittered, 0), "empty"),
     "a number": (3, "not a data set"),
     "a mapping": ({"x": PIXELS}, "not a data set"),

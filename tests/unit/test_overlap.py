@@ -9,7 +9,7 @@ import pytest
 
 from elixir_plugin.case import Case, ImageSet
 from elixir_plugin.errors import InputError
-from elixir_plugin.overlap import refuse_scored_clean, shared_rows
+from elixir_plugin.overlap import fractions, refuse_scored_clean, rounded, shared_rows
 
 
 def images(count: int, seed: int) -> ImageSet:
@@ -40,3 +40,22 @@ def test_a_case_without_one_of_the_two_is_fine() -> None:
     case = Case(clean=images(6, 0), test=images(6, 0))
     refuse_scored_clean(dataclasses.replace(case, test=None))
     refuse_scored_clean(dataclasses.replace(case, clean=None))
+
+
+def test_images_in_8_bits_and_in_float_are_compared_in_8_bits() -> None:
+    clean, test = images(6, 0), images(9, 1)
+    other = joined(test, clean.subset([4, 1]))
+    faint = fractions(clean)
+    faint = faint.replace(images=np.clip(faint.read(slice(None)) + np.float32(0.001), 0, 1))
+    for first, second in ((fractions(clean), other), (clean, fractions(other)), (faint, other)):
+        assert shared_rows(first, second).tolist() == [1, 4]
+    assert shared_rows(faint, fractions(other)).tolist() == []  # both in float: nothing is rounded
+    with pytest.raises(InputError, match="overlaps the test set"):
+        refuse_scored_clean(Case(clean=fractions(clean), test=other))
+
+
+def test_rounding_undoes_fractions() -> None:
+    plain = images(6, 0)
+    assert rounded(plain) is plain and fractions(fractions(plain)).images.dtype == np.float32
+    assert (rounded(fractions(plain)).read(slice(None)) == plain.read(slice(None))).all()
+    assert rounded(fractions(plain)).images.dtype == np.uint8

@@ -323,6 +323,36 @@ def test_a_damaged_folder_is_refused_with_what_to_do(folders: dict[str, Path], t
     assert "weights=FOLDER" in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("files", "safe"),
+    [
+        (["unet/diffusion_pytorch_model.safetensors", "encoder/model.safetensors"], True),
+        (["unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.bin"], True),
+        (["encoder/model-00001-of-00002.safetensors", "encoder/pytorch_model-00001-of-00002.bin"], True),
+        (["unet/diffusion_pytorch_model.safetensors", "safety_checker/pytorch_model.bin"], True),
+        (["unet/diffusion_pytorch_model.safetensors", "encoder/pytorch_model.bin"], None),
+        (["unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.bin"], None),
+    ],
+)
+def test_pickled_weights_are_opened_only_where_there_are_no_others(
+    files: list[str], safe: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    class Pipeline:
+        @staticmethod
+        def from_pretrained(_: str, **options: Any) -> None:
+            asked.append(options)
+
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "Pipeline"}))
+    monkeypatch.setattr(pipeline_files, "pipeline_class", lambda _: Pipeline)
+    pipeline_files.load_pipeline("Pipeline", ["Pipeline"], str(tmp_path), default="a/b", dtype=torch.float32)
+    assert [each["use_safetensors"] for each in asked] == [safe]
+
+
 @pytest.mark.parametrize("name", BUILD)
 def test_nothing_is_downloaded_unless_it_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []

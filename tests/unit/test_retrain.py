@@ -113,6 +113,23 @@ def test_controls_differ_from_the_defense_in_one_part_each(monkeypatch):
     assert clean_only[1].epochs == round(plan.epochs * len(case.train) / len(case.clean))
 
 
+def test_what_was_done_to_the_images_once_is_done_to_those_of_the_controls(monkeypatch):
+    case = tiny_case()
+    baked = Augmentation(grayscale=1.0, noise=0.03)
+    outcome = dataclasses.replace(purified(case), augmentation=None, baked=baked)
+    seen = seen_by(monkeypatch, lambda: run_controls(case, outcome, PLAN, Context()))
+    undefended, no_denoiser, noise_only, clean_only = (images for images, _ in seen)
+    assert all(plan.augmentation == PLAN.augmentation for _, plan in seen)
+    assert undefended is case.train and clean_only is case.clean
+    spread = [images.read(slice(None)).astype(float).std(3).mean() for images in (undefended, no_denoiser, noise_only)]
+    assert spread[1] < spread[0] and spread[1] < spread[2]  # gray, but for a little noise; the other has more of it
+
+
+def test_controls_need_a_suspect_set():
+    case = dataclasses.replace(tiny_case(), train=None, truth=None)
+    assert run_controls(case, Outcome(model=case.model), PLAN, Context()) == {}
+
+
 def test_the_defended_model_trains_on_the_sanitised_set_with_its_augmentation(monkeypatch):
     case = tiny_case()
     outcome = purified(case)

@@ -6,11 +6,13 @@ import dataclasses
 import json
 import shlex
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from pydantic import Field
 
@@ -46,6 +48,7 @@ class Scorer(Defense):
     Settings = StubSettings
     settings: StubSettings
     failure: ClassVar[BaseException | None] = None
+    threshold: ClassVar[float] = 200
     runs: ClassVar[int] = 0
     tables: ClassVar[dict[str, Any]] = {}
 
@@ -56,11 +59,12 @@ class Scorer(Defense):
             scores = case.train.read(slice(None)).mean((1, 2, 3)).astype(np.float64) * self.settings.strength
         if self.failure is not None:
             raise self.failure
-        return Outcome(scores=scores, flagged=scores > 200, tables=dict(self.tables))
+        return Outcome(scores=scores, flagged=scores > self.threshold, tables=dict(self.tables))
 
 
 class TinyOptions(Settings):
     part_missing: str | None = None
+    beside: Path | None = None
     seed: int = Field(0, ge=0)
 
 
@@ -249,6 +253,60 @@ def test_an_interrupted_run_leaves_no_result_and_goes_on(
     assert Path("out/report.json").exists()
 
 
+@pytest.mark.parametrize("changed", ["model", "truth", "original_labels"])
+def test_a_run_is_not_done_when_what_it_was_measured_on_has_changed(
+    watcher: Watcher, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    run_defense(spec())
+    case = tiny_case(seed=0)
+    assert case.model is not None and case.truth is not None and case.test_poisoned is not None
+    if changed == "model":
+        with torch.no_grad():
+            next(case.model.module.parameters()).add_(1)
+    elif changed == "truth":
+        case = dataclasses.replace(case, truth=dataclasses.replace(case.truth, poison=~case.truth.poison))
+    else:
+        labels = case.test_poisoned.original_labels[::-1].copy()
+        case = dataclasses.replace(case, test_poisoned=dataclasses.replace(case.test_poisoned, original_labels=labels))
+    monkeypatch.setattr(Tiny, "read", lambda *_: case)
+    with pytest.raises(RunError, match="input has changed"):
+        run_defense(spec())
+
+
+@pytest.mark.parametrize(
+    ("target", "allowed"), [("case", False), ("case/below", False), (".", False), ("case-2", True), ("beside/it", True)]
+)
+def test_results_never_land_in_the_input(watcher: Watcher, target: str, allowed: bool) -> None:
+    with nullcontext() if allowed else pytest.raises(RunError, match="results would land in the input"):
+        run_defense(spec(write_to=target))
+    assert Path(target, "scorer.txt").exists() == allowed
+
+
+def test_where_nothing_is_left_to_train_on_the_rest_is_measured(
+    watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Scorer, "threshold", -1.0)
+    report = run_defense(spec(retrain={"epochs": 1})).report
+    assert report["metrics"]["after"] is None and report["metrics"]["detection"]["fpr"] == 1
+    assert any("no model was trained on the result" in note for note in report["notes"])
+
+
+def test_a_hook_that_fails_does_not_stop_a_run(watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        @hookimpl
+        def elixir_stage_finished(self, stage: str) -> None:
+            raise RuntimeError("boom")
+
+    plugins().register(Broken(), "broken")
+    assert run_defense(spec()).report["goes"] == 1
+    assert "boom" in Path("out/log.txt").read_text()
+
+
+def test_paths_among_the_options_of_the_input_do_not_depend_on_the_folder_one_is_in(watcher: Watcher) -> None:
+    run_defense(spec(source=Source(adapter="tiny", path="case", options={"beside": "case"})))
+    assert yaml.safe_load(Path("out/run.yaml").read_text())["source"]["options"]["beside"] == str(Path.cwd() / "case")
+
+
 def test_seconds_include_those_of_the_goes_before(watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Scorer, "failure", RuntimeError("out of memory"))
     with pytest.raises(RuntimeError):
@@ -306,9 +364,17 @@ def test_the_resolved_run_spells_out_every_setting(watcher: Watcher) -> None:
     resolved = yaml.safe_load(Path("out/run.yaml").read_text())
     assert resolved["settings"] == {"strength": 1.0}
     assert Path(resolved["source"]["path"]).is_absolute()
-    assert resolved["source"]["options"] == {"part_missing": None, "seed": 0}
+    assert resolved["source"]["options"] == {"part_missing": None, "beside": None, "seed": 0}
 
 
 def test_the_identity_ignores_where_output_goes(watcher: Watcher) -> None:
     assert spec().identity() == spec(out="x", write_to="y").identity()
     assert spec().identity() != spec(seed=1).identity()
+
+
+def test_a_host_whose_input_changed_under_its_name_gets_a_run_beside(watcher: Watcher) -> None:
+    first = run_defense(spec(), rewrite=True)
+    assert run_defense(spec(), rewrite=True).already_done
+    Path("case/version").write_text("1")
+    again = run_defense(spec(), rewrite=True)
+    assert (first.folder, again.folder, again.already_done) == (Path("out"), Path("out-2"), False)

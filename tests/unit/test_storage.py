@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
 import stat
+import struct
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +19,7 @@ from PIL import Image
 
 from elixir_plugin import storage
 from elixir_plugin.errors import InputError, RunError
+from elixir_plugin.restricted import holds_all, is_dense
 
 
 class Hostile:
@@ -64,11 +67,29 @@ class TestImages:
         Image.new(mode, size).save(path)
         return path
 
-    @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "1", "I;16"])
+    @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "1"])
     @pytest.mark.parametrize("channels", [1, 3])
     def test_any_mode(self, tmp_path: Path, mode: str, channels: int) -> None:
         image = storage.read_image(self.save(tmp_path / "a.png", mode), channels)
         assert image.shape == (4, 5, channels) and image.dtype == np.uint8
+
+    @pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+    def test_more_than_8_bits_would_be_clipped(self, tmp_path: Path, mode: str) -> None:
+        path = self.save(tmp_path / "a.tiff", mode)
+        for function in (storage.read_image, storage.image_shape):
+            with pytest.raises(InputError, match="more than 8 bits") as caught:
+                function(path)
+            assert "a.tiff" in str(caught.value) and caught.value.found == f"mode {mode}"
+
+    @pytest.mark.parametrize("error", [struct.error, KeyError, TypeError, EOFError])
+    def test_whatever_pillow_raises(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Any) -> None:
+        def damaged(_: Path) -> Any:
+            raise error("header")
+
+        monkeypatch.setattr(Image, "open", damaged)
+        for function in (storage.read_image, storage.image_shape):
+            with pytest.raises(InputError, match="cannot be"):
+                function(tmp_path / "a.png")
 
     def test_header(self, tmp_path: Path) -> None:
         assert storage.image_shape(self.save(tmp_path / "a.png", "L")) == (4, 5, "L")
@@ -307,6 +328,33 @@ class TestAtomicWriting:
             1 / 0  # noqa: B018
         assert [path.name for path in target.iterdir()] == ["old.txt"] and len(list(tmp_path.iterdir())) == 1
 
+    def test_folder_comes_back_when_the_new_one_cannot_take_its_place(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        target, replace = tmp_path / "out", Path.replace
+        with storage.atomic_folder(target) as temporary:
+            (temporary / "old.txt").write_text("x")
+
+        def failing(self: Path, to: Path) -> Path:
+            if to == target and (self / "new.txt").exists():
+                raise OSError(errno.EIO, "broken disk")
+            return replace(self, to)
+
+        monkeypatch.setattr(Path, "replace", failing)
+        with pytest.raises(RunError, match="cannot write"), storage.atomic_folder(target) as temporary:
+            (temporary / "new.txt").write_text("x")
+        assert [path.name for path in target.iterdir()] == ["old.txt"] and len(list(tmp_path.iterdir())) == 1
+
+    def test_leftovers_go_and_a_folder_that_was_moved_aside_comes_back(self, tmp_path: Path) -> None:
+        for name in (".lost.1.ab12_x9z.old.part", ".there.ab12_x9z.old.part", ".there.ab12_x9y.part", "there"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "file").write_text(name)
+        (tmp_path / ".report.json.ab12_x9z.part").write_text("half")
+        storage.remove_leftovers(tmp_path)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["lost.1", "there"]
+        assert (tmp_path / "lost.1" / "file").read_text() == ".lost.1.ab12_x9z.old.part"
+        assert (tmp_path / "there" / "file").read_text() == "there"
+
     def test_place_that_cannot_be_written(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("x")
         for context in (storage.atomic_file, storage.atomic_folder):
@@ -339,9 +387,28 @@ class TestPlainFormats:
         read = storage.read_tensors(tmp_path / "a.safetensors")
         assert all(np.array_equal(read[name].numpy(), np.asarray(value)) for name, value in given.items())
 
+    def test_tensors_are_copied_only_where_need_be(self) -> None:
+        array, tensor = np.arange(3.0), torch.zeros(2)
+        fixed = np.arange(3.0)
+        fixed.flags.writeable = False
+        found = storage.unshared({"a": array, "b": array, "c": tensor, "d": tensor[:1], "e": fixed})
+        shared = [np.shares_memory(found[name].numpy(), value) for name, value in (("a", array), ("b", array))]
+        assert shared == [True, False] and np.array_equal(found["b"].numpy(), array)
+        assert found["c"].data_ptr() == tensor.data_ptr() != found["d"].data_ptr()
+        assert not np.shares_memory(found["e"].numpy(), fixed) and np.array_equal(found["e"].numpy(), fixed)
+
     def test_tensor_faults(self, tmp_path: Path) -> None:
         (tmp_path / "a.safetensors").write_bytes(b"\xff" * 20)
         with pytest.raises(InputError, match="not a safetensors file"):
             storage.read_tensors(tmp_path / "a.safetensors")
         with pytest.raises(InputError, match="not found"):
             storage.read_tensors(tmp_path / "none.safetensors")
+
+
+@pytest.mark.filterwarnings("ignore")  # torch warns of sparse tensors
+def test_dense_tensors_are_told_from_others() -> None:
+    plain, repeated = torch.zeros(2, 3), torch.zeros(1).expand(10**12)
+    assert all(is_dense(each) and holds_all(each) for each in (plain, plain.T, plain[:1], torch.zeros(0), plain.half()))
+    assert is_dense(repeated) and not holds_all(repeated)
+    for each in (plain.to_sparse(), plain.to("meta")):
+        assert not is_dense(each) and not holds_all(each)
