@@ -17,7 +17,8 @@ from PIL import Image
 
 from ..case import Images, ImageSet, Index, Truth, checked_labels
 from ..errors import InputError
-from ..storage import inside, read_torch, refuse_deep
+from ..image_files import refuse_deep
+from ..storage import inside, read_torch
 from ._files import file_reader
 from ._numbers import numbers
 

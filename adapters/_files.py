@@ -14,7 +14,8 @@ from PIL import Image
 
 from ..case import ImageBacking, Images, LazyImages
 from ..errors import InputError
-from ..storage import inside, read_image
+from ..image_files import read_image
+from ..storage import inside
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 WORKERS = min(8, os.cpu_count() or 1)

@@ -21,9 +21,10 @@ from ..classifier import Classifier, build_module, load_by_name
 from ..config import Settings, Source
 from ..errors import InputError
 from ..evaluation import Evaluation
+from ..image_files import image_shape, read_image
 from ..outcome import Outcome
 from ..pixels import to_bytes, to_floats
-from ..storage import image_shape, read_image, read_torch, write_torch
+from ..storage import read_torch, write_torch
 from ._backdoor_toolbox_export import ARCHITECTURE, CLEAN_LABEL, DATASETS, SEED, export_case
 from ._backdoor_toolbox_write import dataset_of, purified_name, write_sanitised, write_weights
 from ._files import eager_or_lazy, file_reader
@@ -199,9 +200,8 @@ class BackdoorToolbox(Adapter):
             mask = self.options.trigger.with_name(f"mask_{self.options.trigger.name}")  # as the toolkit looks for it
             shown = read_image(mask) if mask.is_file() else trigger
             pixels = np.where((shown > 0).any(2, keepdims=True), trigger, pixels)
-        if train.images.dtype == np.uint8:
-            pixels = to_bytes(pixels)
-        samples = others.replace(images=pixels, labels=np.full(len(others), targets[0]))
+        made = to_bytes(pixels) if train.images.dtype == np.uint8 else pixels
+        samples = others.replace(images=made, labels=np.full(len(others), targets[0]))
         return TriggeredSet(samples, others.labels)
 
 

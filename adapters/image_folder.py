@@ -16,9 +16,10 @@ from ..classifier import few
 from ..config import Settings, Source
 from ..errors import InputError
 from ..evaluation import Evaluation
+from ..image_files import image_shape
 from ..outcome import Outcome
 from ..pixels import to_bytes
-from ..storage import atomic_file, atomic_folder, image_shape, write_csv
+from ..storage import atomic_file, atomic_folder, write_csv
 from ._files import Listing, eager_or_lazy, file_reader, in_threads, list_images
 from ._models import load_model, save_model
 from ._pixels import different, inexact, save_png

@@ -97,5 +97,5 @@ def _seconds(go: Sequence[dict[str, Any]]) -> float:
         if event["event"] == "defended":
             return float(event["seconds"])
     wall = (datetime.fromisoformat(go[-1]["time"]) - datetime.fromisoformat(go[0]["time"])).total_seconds()
-    aside = sum(event["seconds"] for event in go if event["event"] == "stage" and event["stage"] in ASIDE)
+    aside = sum(float(event["seconds"]) for event in go if event["event"] == "stage" and event["stage"] in ASIDE)
     return max(0.0, wall - aside)

@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 from .case import Images, ImageSet
 from .classifier import Classifier, evaluating, to_batch
 from .errors import InputError
+from .image_files import refuse_deep
 from .raw_arrays import Layout, Normalisation, array_images, integer_labels, is_one_hot
-from .storage import refuse_deep
 
 CHUNK = 256
 

@@ -14,9 +14,11 @@ from .adapter import Adapter
 from .case import Case
 from .config import RunSpec, load_yaml
 from .errors import ElixirError, RunError
+from .events import FILE as DIARY
 from .events import Earlier, append_event, earlier, note_killed
+from .locks import locked
 from .plugins import plugins
-from .storage import atomic_file, refuse_unwritable, remove_leftovers
+from .storage import atomic_file, refuse_unwritable, remove_leftovers, writing
 from .terminal import shown
 
 
@@ -74,8 +76,9 @@ def _refuse_input(target: Path, spec: RunSpec, adapter: Adapter) -> None:
 
 
 def holds_something(folder: Path) -> bool:
-    """Whether *folder* is there and holds more than what a kill left half-written."""
-    return folder.exists() and any(not (path.name[0] == "." and path.suffix == ".part") for path in folder.iterdir())
+    """Whether *folder* is there and holds more than what a kill leaves: half-written files, a diary just begun."""
+    left = {DIARY, *(path.name for path in folder.glob(".*.part"))}
+    return folder.exists() and any(path.name not in left for path in folder.iterdir())
 
 
 @contextmanager
@@ -84,23 +87,45 @@ def opened(folder: Path, spec: RunSpec) -> Iterator[Earlier]:
 
     :returns: what earlier goes in it have cost.
     """
-    note_killed(folder)
-    before = earlier(folder)
-    remove_leftovers(folder)
-    with atomic_file(folder / "run.yaml") as temporary:
-        header = f"# elixir_plugin {__version__}; rerun: elixir-plugin run {shown(str(folder / 'run.yaml'))}\n"
-        text = yaml.safe_dump({**spec.dump(), "identity": spec.identity()}, sort_keys=False)
-        temporary.write_text(header + text, encoding="utf-8")
-    with logged(folder):
-        append_event(folder, "started", identity=spec.identity())
-        try:
+    with _alone(folder):
+        note_killed(folder)
+        before = earlier(folder)
+        remove_leftovers(folder)
+        with atomic_file(folder / "run.yaml") as temporary:
+            header = f"# elixir_plugin {__version__}; rerun: elixir-plugin run {shown(str(folder / 'run.yaml'))}\n"
+            text = yaml.safe_dump({**spec.dump(), "identity": spec.identity()}, sort_keys=False)
+            temporary.write_text(header + text, encoding="utf-8")
+        with logged(folder), _outcome_noted(folder, spec):
             yield before
-        except BaseException as error:
-            with suppress(OSError):  # a full disk must not hide what happened
-                append_event(folder, "stopped", reason=f"{type(error).__name__}: {getattr(error, 'what', error)}")
-            if isinstance(error, ElixirError):
-                logging.getLogger(__name__).error("%s", error)
-            raise
+
+
+@contextmanager
+def _outcome_noted(folder: Path, spec: RunSpec) -> Iterator[None]:
+    append_event(folder, "started", identity=spec.identity())
+    try:
+        yield
+    except BaseException as error:
+        with suppress(OSError):  # a full disk must not hide what happened
+            append_event(folder, "stopped", reason=f"{type(error).__name__}: {getattr(error, 'what', error)}")
+        if isinstance(error, ElixirError):
+            logging.getLogger(__name__).error("%s", error)
+        raise
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the lock on the diary of the run.
+
+    :raises RunError: when another process holds it.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / DIARY, wait=False) as mine:
+        if mine is None:
+            raise RunError(
+                "another process works on this run", where=folder, hint="wait for it, or choose another --out"
+            )
+        yield
 
 
 @contextmanager

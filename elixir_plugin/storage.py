@@ -13,7 +13,6 @@ import os
 import pickle
 import re
 import shutil
-import struct
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,11 +28,7 @@ from safetensors.torch import load_file, save
 from .errors import InputError, RunError
 from .restricted import NUMPY, PlainUnpickler, allowed
 
-_MODES = {1: "L", 3: "RGB"}
-_UNREADABLE = (  # what Pillow raises for damaged files
-    OSError, EOFError, SyntaxError, ValueError, TypeError, KeyError, struct.error,
-    Image.DecompressionBombError, Image.DecompressionBombWarning,
-)  # fmt: skip
+ROOM = "free space or choose another folder; a second run continues"
 _ASIDE = ".old.part"  # ends the name of a folder that another one is just replacing
 
 
@@ -50,63 +45,6 @@ def inside(root: Path, relative: str | Path) -> Path:
     if path != base and base not in path.parents:
         raise InputError("path leaves its folder", where=root, found=relative, allowed=f"paths below {root}")
     return path
-
-
-def read_image(path: Path, channels: int = 3) -> NDArray[np.uint8]:
-    """Decode one image file to uint8 ``[H, W, channels]``.
-
-    :raises InputError: when the file is missing, truncated, not an image, or of more than 8 bits.
-    """
-    mode = _MODES[channels]
-    try:
-        with Image.open(path) as image:
-            _refuse_huge(image)
-            refuse_deep(image, path)
-            array = np.asarray(image.convert(mode))
-    except FileNotFoundError:
-        raise InputError("image file not found", where=path) from None
-    except _UNREADABLE as error:
-        raise InputError(
-            "image file cannot be decoded", where=path, found=str(error), hint="restore the file or remove its sample"
-        ) from None
-    return array.reshape(*array.shape[:2], channels)
-
-
-def image_shape(path: Path) -> tuple[int, int, str]:
-    """Return ``(H, W, mode)`` from the header alone.
-
-    :raises InputError: when it is no header of an image, or of one of more than 8 bits.
-    """
-    try:
-        with Image.open(path) as image:
-            _refuse_huge(image)
-            refuse_deep(image, path)
-            return image.height, image.width, image.mode
-    except _UNREADABLE as error:
-        raise InputError("image file cannot be opened", where=path, found=str(error)) from None
-
-
-def _refuse_huge(image: Image.Image) -> None:
-    """Refuse what Pillow only warns of; checked here, because warning filters are shared by all threads."""
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
-        raise Image.DecompressionBombError(f"{image.width} × {image.height} pixels, more than {limit}")
-
-
-def refuse_deep(image: Image.Image, where: object) -> None:
-    """Refuse pixels of more than 8 bits: turned into 8 bits, they are clipped, not scaled.
-
-    :raises InputError: naming Pillow's mode of the image.
-    """
-    mode = str(image.mode)
-    if mode in ("I", "F") or mode.startswith("I;"):
-        raise InputError(
-            "image has more than 8 bits per value",
-            where=where,
-            found=f"mode {mode}",
-            allowed="8-bit images",
-            hint="convert it first: only you know which value is white",
-        )
 
 
 def read_torch(path: Path) -> Any:
@@ -174,7 +112,7 @@ def read_plain_pickle(path: Path) -> Any:
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path; it becomes *path* only when the block ends without an error."""
-    with _writing(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         os.close(handle)
@@ -190,7 +128,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder; it replaces *path* only when the block ends without an error."""
-    with _writing(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
         try:
@@ -214,12 +152,16 @@ def _take_place(new: Path, path: Path) -> None:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failure to write *path* into a clear error."""
     try:
         yield
     except OSError as error:
         raise RunError(
-            "cannot write", where=path, found=error.strerror or str(error), hint="choose another folder or free space"
+            "cannot write",
+            where=path,
+            found=error.strerror or str(error),
+            hint="free space or choose another folder; a second run continues",
         ) from error
 
 
@@ -229,7 +171,7 @@ def refuse_unwritable(folder: Path) -> None:
     :raises RunError: when it cannot.
     """
     parent = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    with _writing(folder), tempfile.TemporaryFile(dir=parent):
+    with writing(folder), tempfile.TemporaryFile(dir=parent):
         pass
 
 

@@ -24,16 +24,13 @@ a chunk twice; a mixture of both would not match its digest.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from io import FileIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,14 +39,11 @@ from numpy.typing import NDArray
 
 from ..context import Context
 from ..errors import RunError
-from ..storage import atomic_file, remove_leftovers
+from ..locks import NO_SUPPORT, locked
+from ..storage import atomic_file, remove_leftovers, writing
 from .manifest import START_OVER, Geometry, make_manifest, refuse_other
 
-if sys.platform != "win32":
-    import fcntl
-
 MANIFEST, DATA, MARKS, LOCK = "manifest.json", "data.npy", "marks", ".lock"
-NO_SUPPORT = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOLCK)
 
 Work = Callable[[slice], NDArray[Any]]
 """Maps the positions of one chunk to its output ``[stop - start, *shape]``."""
@@ -83,9 +77,9 @@ class ChunkStore:
         manifest = make_manifest(self.geometry, identity)
         if not (self.folder / MANIFEST).exists():
             _refuse_foreign(self.folder)
-        with _writing(self.folder):
+        with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with _locked(self.folder / LOCK, wait=True):
+            with locked(self.folder / LOCK, wait=True):
                 if not (self.folder / MANIFEST).exists():  # another process may have been faster
                     self._create(manifest)
         refuse_other(self.folder / MANIFEST, manifest)
@@ -171,16 +165,16 @@ class ChunkStore:
     def _attempt(self, index: int, work: Work, *, wait: bool) -> bool:
         """Do chunk *index* under its lock, or find it done; return False when another process holds it."""
         path = self._mark(index)
-        with _locked(path, wait=wait) as mark:
+        with locked(path, wait=wait) as mark:
             if mark is None:
                 return False
             if not self._intact(index):
                 part = self.geometry.part(index)
-                with _writing(path):
+                with writing(path):
                     mark.truncate(0)
                 content = self._checked(work(part), part)
                 self._write(part, content)
-                with _writing(path):
+                with writing(path):
                     mark.write(_digest(content.data) + b"\n")
                     os.fsync(mark.fileno())
         return True
@@ -201,7 +195,7 @@ class ChunkStore:
         return np.ascontiguousarray(values, np.dtype(self.geometry.dtype).newbyteorder("<"))
 
     def _write(self, part: slice, content: NDArray[Any]) -> None:
-        with _writing(self.folder / DATA), (self.folder / DATA).open("r+b") as file:
+        with writing(self.folder / DATA), (self.folder / DATA).open("r+b") as file:
             file.seek(self._offset(part))
             file.write(content.data)
             file.flush()
@@ -243,7 +237,7 @@ class ChunkStore:
 
 def _refuse_foreign(folder: Path) -> None:
     """Refuse a folder that holds anything but a store, perhaps an unfinished start of one."""
-    with _writing(folder):
+    with writing(folder):
         names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     mine = (DATA, MARKS, LOCK, MANIFEST)  # the last one when another process makes it at this moment
     own = {name for name in names if name in mine or (name[:1] == "." and name.endswith(".part"))}
@@ -275,46 +269,6 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-@contextmanager
-def _locked(path: Path, *, wait: bool) -> Iterator[FileIO | None]:
-    """Hold the lock on *path*, which is made when missing, and yield it opened for appending.
-
-    Yields None when another process holds the lock and *wait* is False.
-    """
-    with _writing(path):
-        file = path.open("ab", buffering=0)  # with a buffer, closing would write again what a full disk refused
-    with file:
-        with _writing(path):
-            free = _lock(file, wait)
-        yield file if free else None
-
-
-def _lock(file: FileIO, wait: bool) -> bool:
-    if sys.platform == "win32":
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in NO_SUPPORT:
-            raise
-    return True
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RunError(
-            "cannot write",
-            where=path,
-            found=error.strerror or str(error),
-            hint="free space or choose another folder; a second run continues",
-        ) from error
 
 
 @contextmanager

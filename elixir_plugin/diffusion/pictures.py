@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ..case import ImageBacking, ImageSet, LazyImages
 from ..errors import InputError
-from ..storage import atomic_file, image_shape, inside, read_image
+from ..image_files import image_shape, read_image
+from ..storage import atomic_file, inside
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 EAGER_BYTES = 1 << 30  # decoded at once; larger sets are read as they are used

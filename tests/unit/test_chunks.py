@@ -18,9 +18,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from elixir_plugin import locks
 from elixir_plugin.case import ImageSet
 from elixir_plugin.context import Context
-from elixir_plugin.diffusion import chunks as module
 from elixir_plugin.diffusion.chunks import ChunkStore
 from elixir_plugin.diffusion.manifest import Geometry
 from elixir_plugin.diffusion.ranks import barrier, local_device, rank_and_world, together
@@ -574,7 +574,7 @@ class TestTwoProcesses:
         def unsupported(*_: Any) -> None:
             raise OSError(errno.ENOLCK, "No locks available")
 
-        monkeypatch.setattr(module.fcntl, "flock", unsupported)
+        monkeypatch.setattr(locks.fcntl, "flock", unsupported)
         store = make(tmp_path / "store")
         fill(store)
         assert np.array_equal(store.array(), expected())

@@ -26,6 +26,7 @@ from elixir_plugin.errors import MissingNeedError, RunError, SettingsError
 from elixir_plugin.evaluation import Evaluation
 from elixir_plugin.events import append_event
 from elixir_plugin.hookspecs import Entry, hookimpl
+from elixir_plugin.locks import locked
 from elixir_plugin.outcome import Outcome, same_outcome
 from elixir_plugin.plugins import plugins
 from elixir_plugin.run import run_defense
@@ -378,3 +379,12 @@ def test_a_host_whose_input_changed_under_its_name_gets_a_run_beside(watcher: Wa
     Path("case/version").write_text("1")
     again = run_defense(spec(), rewrite=True)
     assert (first.folder, again.folder, again.already_done) == (Path("out"), Path("out-2"), False)
+
+
+def test_two_processes_do_not_work_on_one_run(watcher: Watcher) -> None:
+    Path("out").mkdir()
+    with locked(Path("out/events.jsonl"), wait=False) as other, pytest.raises(RunError, match="another process"):
+        assert other is not None
+        run_defense(spec())
+    assert not Path("out/run.yaml").exists() and Scorer.runs == 0
+    assert not run_defense(spec()).already_done

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from elixir_plugin import storage
+from elixir_plugin import image_files, storage
 from elixir_plugin.errors import InputError, RunError
 from elixir_plugin.restricted import holds_all, is_dense
 
@@ -70,13 +70,13 @@ class TestImages:
     @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "1"])
     @pytest.mark.parametrize("channels", [1, 3])
     def test_any_mode(self, tmp_path: Path, mode: str, channels: int) -> None:
-        image = storage.read_image(self.save(tmp_path / "a.png", mode), channels)
+        image = image_files.read_image(self.save(tmp_path / "a.png", mode), channels)
         assert image.shape == (4, 5, channels) and image.dtype == np.uint8
 
     @pytest.mark.parametrize("mode", ["I;16", "I", "F"])
     def test_more_than_8_bits_would_be_clipped(self, tmp_path: Path, mode: str) -> None:
         path = self.save(tmp_path / "a.tiff", mode)
-        for function in (storage.read_image, storage.image_shape):
+        for function in (image_files.read_image, image_files.image_shape):
             with pytest.raises(InputError, match="more than 8 bits") as caught:
                 function(path)
             assert "a.tiff" in str(caught.value) and caught.value.found == f"mode {mode}"
@@ -87,12 +87,12 @@ class TestImages:
             raise error("header")
 
         monkeypatch.setattr(Image, "open", damaged)
-        for function in (storage.read_image, storage.image_shape):
+        for function in (image_files.read_image, image_files.image_shape):
             with pytest.raises(InputError, match="cannot be"):
                 function(tmp_path / "a.png")
 
     def test_header(self, tmp_path: Path) -> None:
-        assert storage.image_shape(self.save(tmp_path / "a.png", "L")) == (4, 5, "L")
+        assert image_files.image_shape(self.save(tmp_path / "a.png", "L")) == (4, 5, "L")
 
     def test_faults(self, tmp_path: Path) -> None:
         noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
@@ -101,17 +101,17 @@ class TestImages:
         (tmp_path / "text.png").write_text("no image")
         for name, text in (("none.png", "not found"), ("cut.png", "truncated"), ("text.png", "cannot be decoded")):
             with pytest.raises(InputError) as caught:
-                storage.read_image(tmp_path / name)
+                image_files.read_image(tmp_path / name)
             assert name in str(caught.value) and text in str(caught.value)
         for name in ("none.png", "text.png"):
             with pytest.raises(InputError, match="cannot be opened"):
-                storage.image_shape(tmp_path / name)
+                image_files.image_shape(tmp_path / name)
 
     def test_decompression_bomb(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = self.save(tmp_path / "bomb.png", "L", (50, 50))
         for limit in (2000, 1000):  # Pillow warns up to twice the limit, and fails beyond
             monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-            for function in (storage.read_image, storage.image_shape):
+            for function in (image_files.read_image, image_files.image_shape):
                 with pytest.raises(InputError, match="cannot be"):
                     function(path)
 
@@ -121,7 +121,7 @@ class TestImages:
         path = self.save(tmp_path / "a.png", "RGB")
         before = list(warnings.filters)
         with ThreadPoolExecutor(8) as pool:
-            assert len(list(pool.map(storage.read_image, [path] * 200))) == 200
+            assert len(list(pool.map(image_files.read_image, [path] * 200))) == 200
         assert list(warnings.filters) == before
 
 
