@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..case import Images, ImageSet
-from ..classifier import Classifier, load_by_name
+from ..classifier import Classifier
 from ..errors import InputError
 from ..raw_arrays import array_images, integer_labels, is_one_hot
+from ..weights import load_by_name
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import Subset
 
 from ..case import Case, ImageSet, Truth
-from ..classifier import Classifier, load_by_name
+from ..classifier import Classifier
 from ..context import Context
 from ..defense import Defense
 from ..errors import InputError, SettingsError
@@ -21,6 +21,7 @@ from ..intake import TensorImages
 from ..outcome import Outcome
 from ..retraining import Retraining, kept_rows, retrain
 from ..storage import read_torch
+from ..weights import load_by_name
 from ._backdoorbox_data import (
     classes_of,
     host_classifier,

@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import Subset
 
 from ..case import Case, ImageSet
-from ..classifier import Classifier, load_by_name
+from ..classifier import Classifier
 from ..config import parse_assignments
 from ..context import Context
 from ..defense import Defense
@@ -27,6 +27,7 @@ from ..outcome import Outcome
 from ..pixels import to_floats
 from ..raw_arrays import Normalisation
 from ..retraining import Retraining, retrain
+from ..weights import load_by_name
 
 SHARE = 0.05  # of the training set is drawn as reserved clean set unless a number is given
 OWN = {  # parameters that are not settings -> help

@@ -17,7 +17,7 @@ from pydantic import Field
 from ..adapter import Adapter, existing
 from ..case import Case, ImageBacking, Images, ImageSet, Index, Origin, TriggeredSet, Truth, checked_labels
 from ..checkout import Placement
-from ..classifier import Classifier, build_module, load_by_name
+from ..classifier import Classifier, build_module
 from ..config import Settings, Source
 from ..errors import InputError
 from ..evaluation import Evaluation
@@ -25,6 +25,7 @@ from ..image_files import image_shape, read_image
 from ..outcome import Outcome
 from ..pixels import to_bytes, to_floats
 from ..storage import read_torch, write_torch
+from ..weights import load_by_name
 from ._backdoor_toolbox_export import ARCHITECTURE, CLEAN_LABEL, DATASETS, SEED, export_case
 from ._backdoor_toolbox_write import dataset_of, purified_name, write_sanitised, write_weights
 from ._files import eager_or_lazy, file_reader

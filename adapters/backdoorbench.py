@@ -15,7 +15,7 @@ from pydantic import Field
 from ..adapter import Adapter
 from ..case import Case, ImageBacking, ImageSet, Index, LazyImages, Origin, TriggeredSet
 from ..checkout import Placement
-from ..classifier import WRAPPERS, Classifier, build_module, load_by_name
+from ..classifier import Classifier, build_module
 from ..config import Settings, Source
 from ..context import derive_seed
 from ..errors import InputError, nearest
@@ -23,6 +23,7 @@ from ..evaluation import Evaluation
 from ..outcome import Outcome
 from ..plugins import plugins
 from ..storage import write_csv, write_torch
+from ..weights import WRAPPERS, load_by_name
 from ._backdoorbench_checkout import checkout_files
 from ._backdoorbench_data import DATASETS, EAGER_BYTES, CleanData, find_data, read_clean
 from ._backdoorbench_record import Part, Record, read_part, read_record, truth_of

@@ -12,9 +12,8 @@ from pydantic import Field
 
 from ..adapter import Adapter
 from ..case import Case, ImageSet, Origin
-from ..classifier import few
 from ..config import Settings, Source
-from ..errors import InputError
+from ..errors import InputError, few
 from ..evaluation import Evaluation
 from ..image_files import image_shape
 from ..outcome import Outcome

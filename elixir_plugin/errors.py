@@ -6,7 +6,7 @@ allowed, what to do next.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -80,3 +80,12 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """
     matches = get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"did you mean {matches[0]!r}?" if matches else None
+
+
+def few(items: Sequence[object], limit: int = 4) -> str:
+    """Return the first of *items* for a message; arrays will do too.
+
+    >>> few([1, 2, 3], limit=2)
+    '1, 2, …'
+    """
+    return ", ".join(map(str, items[:limit])) + (", …" if len(items) > limit else "")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .case import Case, ImageSet
 from .checkpoint import Checkpoint
@@ -71,7 +70,6 @@ def learn(
     name: str,
     stage: str,
     state: Path | None = None,
-    targets: Tensor | None = None,
     objective: Objective | None = None,
     identity: Mapping[str, Any] | None = None,
 ) -> dict[str, list[float]]:
@@ -80,7 +78,6 @@ def learn(
     :param name: of the random draws.
     :param stage: of the context.
     :param state: file that keeps the state, so that a killed run goes on where it was; None: keep nothing.
-    :param targets: instead of the labels of *images*.
     :param objective: default cross-entropy.
     :param identity: what decides the result beside images, start and recipe, in JSON types.
     """
@@ -88,9 +85,7 @@ def learn(
     if state is not None:
         facts = {"images": images.fingerprint(), "start": model_fingerprint(model), **(identity or {})}
         checkpoint = Checkpoint(state, facts)
-    source = ShuffledBatches(
-        Samples(images, context.device, targets), recipe.batch_size, context, recipe.augmentation, name
-    )
+    source = ShuffledBatches(Samples(images, context.device), recipe.batch_size, context, recipe.augmentation, name)
     with context.stage(stage):
         return train(model, source, recipe, context, objective=objective, checkpoint=checkpoint, name=name)
 

@@ -17,7 +17,7 @@ from ..case import Case, ImageSet, Index
 from ..classifier import Classifier, to_batch
 from ..config import fingerprint
 from ..context import Context
-from ..errors import ElixirError, InputError
+from ..errors import ElixirError, InputError, few
 from ..learning import model_fingerprint
 from ..normalisation import normalisation
 from ..overlap import shared_rows
@@ -113,21 +113,17 @@ def warnings(suspect: ImageSet, clean: ImageSet, counts: Index) -> list[str]:
     present = suspect.class_counts() > 0
     if len(absent := np.flatnonzero(present & (counts == 0))):
         found.append(
-            f"classes not inspected, because the reserved clean set does not hold them: {_few(absent)}. Their clean "
+            f"classes not inspected, because the reserved clean set does not hold them: {few(absent, 10)}. Their clean "
             "images are never confused, so that being fitted says nothing"
         )
     if len(thin := np.flatnonzero(present & (counts > 0) & (counts < THIN))):
-        found.append(f"fewer than {THIN} reserved clean samples to confuse in classes {_few(thin)}: less reliable")
+        found.append(f"fewer than {THIN} reserved clean samples to confuse in classes {few(thin, 10)}: less reliable")
     if shared := len(shared_rows(clean, suspect)):
         found.append(
             f"{shared} images of the reserved clean set are in the suspect set too (found by content): "
             "they are pulled to wrong labels and to their own at once, and are no independent check"
         )
     return found
-
-
-def _few(classes: Index, limit: int = 10) -> str:
-    return ", ".join(map(str, classes[:limit])) + (", …" if len(classes) > limit else "")
 
 
 def fresh_model(case: Case, settings: ConfusionSettings, context: Context, name: str) -> Classifier:

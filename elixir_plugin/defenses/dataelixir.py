@@ -43,12 +43,13 @@ from .dataelixir_candidates import Candidates, Walker, make_copies, predict_slot
 from .dataelixir_denoiser import plan_walk, prepare_denoiser, provenance, refuse_no_denoiser, refuse_seen
 from .dataelixir_estimate import estimate
 from .dataelixir_models import Trainer
+from .dataelixir_notes import notes_on
 from .dataelixir_outcome import describe
 from .dataelixir_panels import panels_of
 from .dataelixir_reference import make_reference, some_clean, wanted
 from .dataelixir_repair import Repair, Repairer, repaired_set
 from .dataelixir_settings import DataElixirSettings
-from .dataelixir_target import ClassFinding, find_targets, notes_on, refuse_no_such_class
+from .dataelixir_target import ClassFinding, find_targets, refuse_no_such_class
 from .dataelixir_votes import Reference, Votes, count_votes
 
 

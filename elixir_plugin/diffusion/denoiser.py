@@ -24,12 +24,12 @@ from typing_extensions import Self
 
 from ..case import ImageSet
 from ..checkpoint import write_state
-from ..classifier import unwrap
 from ..environment import installed
 from ..errors import InputError, SettingsError
 from ..overlap import fractions, rounded
 from ..plugins import plugins
 from ..storage import atomic_folder, plain, read_json, write_json
+from ..weights import unwrap
 from .base import Denoiser, Prediction, Variance
 from .foreign import VARIANCES, WEIGHTS, UNetConfig, find_parts, load_unet, read_scheduler_config, read_unet_config
 from .hub import fetch_from_hub, is_hub_name

@@ -16,11 +16,11 @@ from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from ..classifier import few, load_by_name
 from ..config import Settings
-from ..errors import InputError, SettingsError
+from ..errors import InputError, SettingsError, few
 from ..restricted import holds_all
 from ..storage import read_json, read_tensors, read_torch
+from ..weights import load_by_name
 from .base import Variance
 from .schedule import Schedule
 from .unet import instantiate, refuse_missing_groupnorm

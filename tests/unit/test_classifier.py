@@ -7,8 +7,9 @@ import torchvision
 from torch import nn
 
 from elixir_plugin.case import ImageSet, LazyImages
-from elixir_plugin.classifier import Classifier, build_module, load_by_name, to_batch, unwrap
+from elixir_plugin.classifier import Classifier, build_module, to_batch
 from elixir_plugin.errors import InputError, SettingsError
+from elixir_plugin.weights import load_by_name, unwrap
 
 CLASSES = 7
 

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import entropy
 
+from elixir_plugin.defenses.dataelixir_notes import notes_on
 from elixir_plugin.defenses.dataelixir_settings import DataElixirSettings
 from elixir_plugin.defenses.dataelixir_target import (
     Detection,
     discrepancies,
     find_targets,
-    notes_on,
     robust_scores,
     stand_out,
 )
