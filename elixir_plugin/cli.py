@@ -48,6 +48,9 @@ class _Program(click.Group):
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("\ninterrupted; nothing half-written is left. Run the same command again to go on.", err=True)
+            # where Ctrl-C passed through an exec of text (dataclasses are made so), CPython would end by the signal,
+            # handled or not; another exec takes that back
+            exec("")  # noqa: S102
             sys.exit(1)
 
 

@@ -187,7 +187,7 @@ def test_ctrl_c_leaves_no_result_and_the_next_run_goes_on(case_file: Path, tmp_p
             _, errors = process.communicate(timeout=60)
         finally:
             process.kill()
-    assert process.returncode == 1
+    assert process.returncode == 1, errors
     assert "interrupted" in errors and "Traceback" not in errors
     assert not (tmp_path / "run/report.json").exists() and not (tmp_path / "native").exists()
 
