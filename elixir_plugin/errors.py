@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class ElixirError(Exception):
@@ -82,8 +86,8 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return f"did you mean {matches[0]!r}?" if matches else None
 
 
-def few(items: Sequence[object], limit: int = 4) -> str:
-    """Return the first of *items* for a message; arrays will do too.
+def few(items: Sequence[object] | NDArray[Any], limit: int = 4) -> str:
+    """Return the first of *items* for a message.
 
     >>> few([1, 2, 3], limit=2)
     '1, 2, …'
