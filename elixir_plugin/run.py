@@ -166,7 +166,11 @@ def _run(
         raise SettingsError("ranks would choose different folders", where="--force", hint="name a new one with --out")
     folder = choose_folder(spec, force)
     case = adapter.read(Path(spec.source.path), spec.seed)
-    if rewrite and _has_changed(folder, case):
+    if _has_changed(folder, case):
+        if not rewrite:
+            raise RunError(
+                "the input has changed since this run was made", where=folder, hint="use --force to run beside it"
+            )
         folder = choose_folder(spec, force=True)
     if (folder / "report.json").exists():
         return RunResult({}, folder, already_done=True) if rank else _already_done(folder, spec, case, adapter, rewrite)
@@ -205,12 +209,8 @@ def _run(
 
 
 def _already_done(folder: Path, spec: RunSpec, case: Case, adapter: Adapter, rewrite: bool) -> RunResult:
-    """Return a finished run, after making sure it saw the same input; write native files that are missing."""
+    """Return a run that is finished and saw the same input; write native files that are missing."""
     report = read_json(folder / "report.json")
-    if _has_changed(folder, case):
-        raise RunError(
-            "the input has changed since this run was made", where=folder, hint="use --force to run beside it"
-        )
     target = write_target(spec, adapter, case)
     written = [Path(name) for name in report["written"]]
     here = any(path.is_relative_to(target or "") for path in written)
@@ -249,16 +249,17 @@ def execute(
         trained the same way on the whole suspect set stands in as "before". Without a plan, ``outcome.undefended``
         does.
     :param controls: also measure the controls of ``retraining``; needs *plan*.
-    :param on_defended: called with the seconds of the defense itself, before anything is measured.
+    :param on_defended: called with the seconds the defense took here, before anything is measured.
     """
     before: ModelMetrics | None = None
     if case.model is not None:
         with context.stage("evaluate before"):
             model = case.model.clone().to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             before = model_metrics(model, case.test, case.test_poisoned)
+    borrowed = context.borrowed
     outcome = defense.run(case, context)
     if on_defended is not None:
-        on_defended(outcome.timings["total"] - context.borrowed)
+        on_defended(outcome.timings["total"] - (context.borrowed - borrowed))
     barrier()  # no rank needs the intermediate files any more
     measured: dict[str, ModelMetrics] = {}
     if plan is not None and case.train is not None:

@@ -101,9 +101,6 @@ def _fit_once(images: ImageSet, settings: FitSettings, context: Context, name: s
     folder, timing = cache / f"{name}-{identity}", cache / f"{name}-{identity}.json"
     sign = None if context.work_dir is None else context.work_dir / f"{name}.trained-here"
     counted, started = sign is not None and sign.exists(), time.perf_counter()
-    if sign is not None and not finished(folder, images, settings, context, name=name):
-        sign.parent.mkdir(parents=True, exist_ok=True)
-        sign.touch()
     denoiser = fit_into(folder, images, settings, context, name=name, timing=timing, sign=sign)
     if not counted:
         context.borrow(max(0.0, read_json(timing)["seconds"] - (time.perf_counter() - started)))
@@ -127,7 +124,7 @@ def fit_into(
 
     :param timing: JSON file that gets the ``seconds`` of the training, those of killed calls up to the last state that
         they saved; not in *folder*, which is the same however often a call was killed.
-    :param sign: a file that is touched now and then while the training goes on.
+    :param sign: a file that is touched when the training starts, and now and then while it goes on.
     :raises RunError: when something else is in *folder*.
     """
     rank, _ = rank_and_world()
@@ -258,13 +255,16 @@ def _fit(
 class _Stopwatch:
     """Seconds of a training, as a tensor, so that its checkpoint takes them over into the next go.
 
-    :param sign: a file to touch every few seconds.
+    :param sign: a file to touch at once and every few seconds.
     """
 
     def __init__(self, sign: Path | None) -> None:
         self.seconds = torch.zeros((), dtype=torch.float64)
         self._last = self._touched = time.perf_counter()
         self._sign = sign
+        if sign is not None:
+            sign.parent.mkdir(parents=True, exist_ok=True)
+            sign.touch()
 
     def update(self) -> None:
         now = time.perf_counter()
