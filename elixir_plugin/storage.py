@@ -28,7 +28,6 @@ from safetensors.torch import load_file, save
 from .errors import InputError, RunError
 from .restricted import NUMPY, PlainUnpickler, allowed
 
-ROOM = "free space or choose another folder; a second run continues"
 _ASIDE = ".old.part"  # ends the name of a folder that another one is just replacing
 
 
@@ -161,7 +160,7 @@ def writing(path: Path) -> Iterator[None]:
             "cannot write",
             where=path,
             found=error.strerror or str(error),
-            hint="free space or choose another folder; a second run continues",
+            hint="free space or choose another folder, then run it again",
         ) from error
 
 
