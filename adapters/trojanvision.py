@@ -8,7 +8,7 @@
     python -m elixir_plugin.adapters.trojanvision --dataset cifar10 --model resnet18_comp --attack badnet --defense d3
 
 Or in Python, before arguments are parsed: ``elixir_plugin.adapters.trojanvision.register()``. The settings of a
-defense are arguments ``--<defense>_<setting>``, and keys of ``configs/defense/<defense>.yml``.
+defense are arguments ``--<defense>_<setting>``, and keys of ``configs/trojanvision/<defense>.yml``.
 
 trojanvision is imported when :func:`register` is called. It is distributed as ``trojanzoo``; release 2.0.3 needs
 Python 3.11 and matplotlib before 3.9.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ PART = {
     "adapter": "adapters",
     "poison": "poisons",
     "architecture": "architectures",
+    "denoiser": "denoisers",
     "generator": "generators",
 }
 
@@ -106,7 +108,7 @@ def run(*, target: str, force: bool, preview: int, dry_run: bool, quiet: bool, a
 
     _log_to_terminal(logging.ERROR)  # notes are printed with the result
     if dry_run:
-        facts = estimate_run(_spec(target, flags))
+        facts = estimate_run(_spec(target, flags), force=force)
         _say([json.dumps(facts, indent=2)] if as_json else estimate_lines(facts))
         return
     silent = quiet or as_json
@@ -167,7 +169,10 @@ def _spec(target: str, flags: dict[str, Any]) -> RunSpec:
 @click.option("--device", default="auto", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True)
 def demo(*, poison: str, size: int, only: tuple[str, ...], seed: int, device: str, out: Path) -> None:
-    """Poison embedded digits, train a suspect classifier, run every defense; no download."""
+    """Poison embedded digits, train a suspect classifier, run every defense; no download.
+
+    Exit code 1 when a defense failed; one that is skipped for want of something it needs has not.
+    """
     from .context import Context, resolve_device
     from .demo import run_demo
     from .plugins import plugins
@@ -184,13 +189,18 @@ def demo(*, poison: str, size: int, only: tuple[str, ...], seed: int, device: st
     click.echo(f"digits {size}×{size}, poison {poison} ({values}), seed {seed}: training the suspect model …")
     _say(demo_header())
     context = Context(seed=seed, device=resolve_device(device), quiet=False)
-    run_demo(chosen, context, out, size=size, only=only, on_row=lambda row: _say([demo_line(row)]))
+    started = time.perf_counter()
+    rows = run_demo(chosen, context, out, size=size, only=only, on_row=lambda row: _say([demo_line(row)]))
+    click.echo(f"{time.perf_counter() - started:.0f} seconds in all, with the suspect model and the reports")
     click.echo(shown(f"reports: {out / '*' / 'report.html'}, {out / 'report.json'}"))
+    if failed := [row.defense for row in rows if row.failed]:
+        click.echo(shown(f"failed: {', '.join(failed)}"), err=True)
+        sys.exit(1)
 
 
 @program.command("list")
 def list_() -> None:
-    """List defenses, adapters, poisons, architectures and generators of image variations."""
+    """List defenses, adapters, poisons, architectures, denoisers and generators of image variations."""
     from .plugins import plugins
 
     for kind, title in PART.items():
@@ -215,6 +225,8 @@ def show(name: str) -> None:
             click.echo(shown(f"{name} ({kind}, from {offers[kind][name].origin}): {offers[kind][name].entry.summary}"))
             _say(card_lines(thing))
             _say(settings_lines(getattr(thing, "Settings", None) or getattr(thing, "Options", None)))
+            if kind == "denoiser":
+                _say([f"use:    --set denoiser={name}; look at it: elixir-plugin denoiser info {name} --image-size 32"])
             return
     from .errors import nearest
 

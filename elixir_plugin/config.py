@@ -180,12 +180,12 @@ def load_yaml(path: Path) -> dict[str, Any]:
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise SettingsError("run file not found", where=path) from None
+        raise SettingsError("file not found", where=path) from None
     except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or an impossible date
-        raise SettingsError("run file cannot be read", where=path, found=str(error).splitlines()[0]) from None
+        raise SettingsError("file is not readable YAML", where=path, found=str(error).splitlines()[0]) from None
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise SettingsError(
-            "a run file holds one mapping", where=path, found=type(value).__name__, allowed="key: value"
+            "the file must hold one mapping", where=path, found=type(value).__name__, allowed="key: value"
         )
     return value
 

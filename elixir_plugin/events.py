@@ -14,7 +14,7 @@ from .storage import plain
 
 FILE = "events.jsonl"
 SIGNS = (FILE, "log.txt", "work", "outcome")  # what a run writes as it goes on; other files may be anybody's
-ASIDE = ("preview", "evaluate before")  # stages before the defense starts, which its seconds leave out
+ASIDE = ("evaluate before",)  # stages before the defense starts, which its seconds leave out
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Earlier:
     """What the goes before this one have cost.
 
     :param goes: how many there were.
-    :param seconds: of the defense; a go that was killed counts up to its last sign of life.
+    :param seconds: of the defense and its preview; a go that was killed counts up to its last sign of life.
     :param stages: seconds of the stages that came to an end in them, by success or by failure.
     """
 

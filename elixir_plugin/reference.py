@@ -48,8 +48,10 @@ def reference() -> str:
     return "\n".join(parts)
 
 
-def rows_of(model: Model) -> Iterator[tuple[str, str, str, str, str]]:
+def rows_of(model: Model, chosen: config.Settings | None = None) -> Iterator[tuple[str, str, str, str, str]]:
     """Yield ``(setting, type, default, range, description)`` of every field, as plain text.
+
+    :param chosen: an instance of *model* whose values are the defaults in place of its own.
 
     >>> from elixir_plugin.config import Source
     >>> next(rows_of(Source))[:3]
@@ -59,11 +61,25 @@ def rows_of(model: Model) -> Iterator[tuple[str, str, str, str, str]]:
     said = _docstring_params(model)
     for name, field in model.model_fields.items():
         about = schema["properties"][field.alias or name]
-        default = "" if field.is_required() else default_text(field.get_default(call_default_factory=True))
+        if chosen is not None:
+            default = default_text(getattr(chosen, name))
+        else:
+            default = "" if field.is_required() else default_text(field.get_default(call_default_factory=True))
         text = _description(model, name) or said.get(name, "")
         if not text and (inner := next(_classes_in(field.annotation), None)) is not None:
             text = _sentence(inspect.getdoc(inner) or "")
         yield name, type_text(about, schema), default, range_text(about), text
+
+
+def nested_of(model: Model, name: str) -> Model | None:
+    """Return the settings class that the setting *name* holds, or None.
+
+    >>> from elixir_plugin.config import RunSpec
+    >>> nested_of(RunSpec, "source").__name__, nested_of(RunSpec, "seed")
+    ('Source', None)
+    """
+    kind = model.model_fields[name].annotation
+    return kind if isinstance(kind, type) and issubclass(kind, config.Settings) else None
 
 
 def default_text(value: Any) -> str:
@@ -220,8 +236,10 @@ def _sentence(text: str) -> str:
 
 
 def _code(text: str) -> str:
-    return f"`{_cell(text)}`" if text else ""
+    return _cell(f"`{text}`") if text else ""
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;") if text else ""
+    """Escape what a table or HTML would take for its own; inside backticks, ``<`` is only a character."""
+    parts = text.replace("|", "\\|").split("`")
+    return "`".join(part.replace("<", "&lt;") if number % 2 == 0 else part for number, part in enumerate(parts))

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -134,16 +135,22 @@ def write_preview(
         on_done(folder / "preview.png")
 
 
-def estimate_run(spec: RunSpec) -> dict[str, Any]:
+def estimate_run(spec: RunSpec, *, force: bool = False) -> dict[str, Any]:
     """Return what :func:`run_defense` would cost, as far as the defense can say; nothing is written.
+
+    A denoiser that an earlier go of this run has trained costs nothing any more.
 
     :raises ElixirError: for what a run would refuse before any work.
     """
     defense = get_defense(spec.defense)(spec.settings, preset=spec.preset)
     adapter = get_adapter(spec.source.adapter)(spec.source.options)
+    device = resolve_device(spec.device)
+    spec = resolved(spec, defense, adapter, retraining_of(spec))
+    folder = choose_folder(spec, force)
     case = adapter.read(Path(spec.source.path), spec.seed)
     defense.refuse(case)
-    return defense.estimate(case.visible(), Context(seed=spec.seed, device=resolve_device(spec.device)))
+    write_target(spec, adapter, case)
+    return defense.estimate(case.visible(), Context(seed=spec.seed, device=device, work_dir=folder / "work"))
 
 
 def _run(
@@ -189,10 +196,15 @@ def _run(
         plugins().manager.hook.elixir_run_started(spec=spec.dump(), folder=str(folder))
         context.timings |= before.stages
         context.on_stage = partial(stage_finished, folder)
+        started = time.perf_counter()
         show(defense, case, context, folder)
-        told = partial(defended, folder)
+        previewed = time.perf_counter() - started  # counts: the defense takes up what a preview has trained
+
+        def told(seconds: float) -> None:
+            defended(folder, previewed + seconds)
+
         outcome, evaluation = execute(defense, case, context, plan, controls=spec.controls, on_defended=told)
-        outcome.timings["total"] += before.seconds
+        outcome.timings["total"] += before.seconds + previewed
         outcome.save(folder / "outcome")
         written = []
         if target is not None:

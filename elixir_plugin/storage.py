@@ -29,6 +29,7 @@ from .errors import InputError, RunError
 from .restricted import NUMPY, PlainUnpickler, allowed
 
 _ASIDE = ".old.part"  # ends the name of a folder that another one is just replacing
+_LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?!old\.part)\w+(?P<aside>\.old)?\.part")
 
 
 def inside(root: Path, relative: str | Path) -> Path:
@@ -174,15 +175,19 @@ def refuse_unwritable(folder: Path) -> None:
         pass
 
 
-def remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
     """Remove what :func:`atomic_file` and :func:`atomic_folder` had under way in *folder* when they were killed.
 
     A folder that had been moved aside, and not been replaced yet, goes back to its place.
+
+    :param name: of the file or folder they were writing, where others may be at work on their own.
     """
     for left in sorted(folder.glob(".*.part")):
-        name = re.fullmatch(rf"\.(.+)\.\w+{re.escape(_ASIDE)}", left.name)
-        if name and not (folder / name[1]).exists():
-            left.rename(folder / name[1])
+        found = _LEFTOVER.fullmatch(left.name)
+        if name is not None and (found is None or found["name"] != name):
+            continue
+        if found and found["aside"] and not (folder / found["name"]).exists():
+            left.rename(folder / found["name"])
         elif left.is_dir():
             shutil.rmtree(left)
         else:

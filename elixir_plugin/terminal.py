@@ -48,6 +48,8 @@ def result_lines(result: RunResult) -> Iterator[str]:
             f"flagged {found['flagged']}: TPR {_percent(found['tpr'])}, FPR {_percent(found['fpr'])}, "
             f"AUROC {_plain(found['auroc'])}, AP {_plain(found['average_precision'])}"
         )
+    if metrics.get("repair"):  # older reports have none
+        yield _repaired(metrics["repair"])
     if outcome["verdict"]:
         verdict = outcome["verdict"]
         word = {True: "poisoned", False: "no evidence of poison", None: "none"}[verdict["poisoned"]]
@@ -61,6 +63,20 @@ def result_lines(result: RunResult) -> Iterator[str]:
     yield f"report:  {result.folder / 'report.html'}, made from report.json beside it"
     for line in _listed(result.written):
         yield f"written: {line}"
+
+
+def _repaired(found: Mapping[str, Any]) -> str:
+    """Return one line about ``repair_metrics.RepairMetrics``, as nested JSON types."""
+
+    def share(name: str) -> str:
+        return _percent(found[name])
+
+    return (
+        f"repair: poison changed {share('change_recall')}, relabelled {share('relabel_recall')} "
+        f"(right {share('relabelled_right')}), stable {share('stable_poison')}; "
+        f"others changed {share('change_fpr')}, relabelled {share('relabel_fpr')}; "
+        f"right labels {share('label_accuracy_before')} before, {share('label_accuracy_after')} after"
+    )
 
 
 def _listed(paths: Sequence[Path], limit: int = 8) -> list[str]:
@@ -134,23 +150,31 @@ def card_lines(thing: Any) -> Iterator[str]:
 
 
 def settings_lines(settings: Any) -> Iterator[str]:
-    """Yield every setting with default, type, range and description, and the presets."""
+    """Yield every setting with default, type, range and description, nested ones under dotted names, and presets."""
     from .config import Settings  # noqa: PLC0415  (slow, and --help imports this module)
 
     if not (isinstance(settings, type) and issubclass(settings, Settings)):
         return
     yield "settings:"
-    for name, field in settings.model_fields.items():
-        bounds = ", ".join(_bound(item) for item in field.metadata if _bound(item))
-        kind = str(field.annotation) if "[" in str(field.annotation) else getattr(field.annotation, "__name__", "")
-        default = field.get_default(call_default_factory=True)
-        yield f"  {name} = {default!r}  ({kind.replace('typing.', '')}{', ' + bounds if bounds else ''})"
-        if field.description:
-            yield f"      {field.description}"
+    yield from _setting_lines(settings, None, "  ", "")
     for name, values in settings.presets.items():
         yield f"preset {name}: " + ", ".join(f"{key}={value}" for key, value in values.items())
 
 
-def _bound(item: Any) -> str:
-    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
-    return ", ".join(f"{signs[key]} {getattr(item, key)}" for key in signs if getattr(item, key, None) is not None)
+def _setting_lines(settings: Any, chosen: Any, margin: str, prefix: str) -> Iterator[str]:
+    """Yield the settings of a class; *chosen*, an instance, has the defaults where a setting is nested in another."""
+    from .reference import nested_of, rows_of  # noqa: PLC0415
+
+    for name, kind, default, bounds, said in rows_of(settings, chosen):
+        inner = nested_of(settings, name)
+        if inner is None:
+            facts = ", ".join(filter(None, (kind, bounds)))
+            yield f"{margin}{prefix}{name} = {default or '(must be given)'}{f'  ({facts})' if facts else ''}"
+        else:
+            yield f"{margin}{prefix}{name}:"
+        if said:
+            yield f"{margin}    {said}"
+        if inner is not None:
+            field = settings.model_fields[name]
+            value = getattr(chosen, name, None if field.is_required() else field.get_default(call_default_factory=True))
+            yield from _setting_lines(inner, value, f"{margin}  ", f"{prefix}{name}.")

@@ -68,7 +68,7 @@ def run_arguments(case_file: Path, *more: str) -> list[str]:
 @pytest.mark.parametrize("arguments", [["--help"], ["list"], ["run", "--help"], ["--version"]])
 def test_help_and_list_answer_without_torch(arguments: list[str]) -> None:
     code = (
-        "import sys, time; started = time.perf_counter()\n"
+        "import sys\n"
         "from elixir_plugin.cli import program\n"
         "try:\n    program(sys.argv[1:])\nexcept SystemExit: pass\n"
         "slow = [name for name in ('torch', 'sklearn', 'pydantic') if name in sys.modules]\n"
@@ -140,7 +140,7 @@ def test_run_file_with_flags_on_top_and_json_output(case_file: Path, tmp_path: P
         (["run", "d3", "--from", "arrays:x.npz", "--preset", "cod"], "did you mean 'code'?"),
         (["run", "d3", "--from", "arrays:x.npz", "--device", "quantum"], "device not available"),
         (["run", "d3", "--from", "arrays:x.npz", "-o", "modle=x"], "did you mean 'model'?"),
-        (["run", "missing.yaml"], "run file not found"),
+        (["run", "missing.yaml"], "file not found"),
         (["show", "d33"], "did you mean 'd3'?"),
         (["demo", "--size", "12"], "16"),
         (["demo", "--poison", "badnet"], "did you mean 'badnets'?"),

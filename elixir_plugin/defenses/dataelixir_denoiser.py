@@ -19,6 +19,8 @@ from ..diffusion.schedule import Schedule
 from ..errors import SettingsError
 from .dataelixir_settings import DataElixirSettings
 
+NAME = "dataelixir-denoiser"  # of the one trained here: its draws, its folder
+
 
 def refuse_no_denoiser(case: Case, settings: DataElixirSettings) -> None:
     """Refuse a case that holds nothing to train a denoiser on, when none is named; before any work.
@@ -46,7 +48,7 @@ def prepare_denoiser(case: Case, settings: DataElixirSettings, context: Context)
         fit_settings(settings),
         case.train.image_shape,
         context,
-        name="dataelixir-denoiser",
+        name=NAME,
     )
     if denoiser.variance != "learned_range":
         denoiser.variance = settings.variance

@@ -16,7 +16,7 @@ from ..diffusion.base import Denoiser
 from ..diffusion.plan import Plan
 from ..diffusion.purify import purify_batch
 from .dataelixir_candidates import CHUNK
-from .dataelixir_denoiser import fit_settings, plan_walk, prepare_denoiser, refuse_seen
+from .dataelixir_denoiser import NAME, fit_settings, plan_walk, prepare_denoiser, refuse_seen
 from .dataelixir_models import fresh_classifier
 from .dataelixir_reference import some_clean, wanted
 from .dataelixir_settings import DataElixirSettings
@@ -76,8 +76,7 @@ def estimate(case: Case, settings: DataElixirSettings, context: Context) -> dict
 
 def _denoiser(case: Case, settings: DataElixirSettings, context: Context) -> tuple[Denoiser, float]:
     """Return a denoiser to time, and how many seconds its training would take."""
-    aside = Context(seed=context.seed, device=context.device)
-    timed = denoiser_to_time(settings.denoiser, case.clean, fit_settings(settings), aside, name="estimate")
+    timed = denoiser_to_time(settings.denoiser, case.clean, fit_settings(settings), context, name=NAME)
     return (prepare_denoiser(case, settings, context), 0.0) if timed is None else timed
 
 

@@ -90,7 +90,7 @@ def _at_hand(case: Case, settings: ImageVariationsSettings) -> str:
         where="backend: auto",
         found="no denoiser is named, no reserved clean set to train one on, no pipeline on this machine",
         allowed=f"sdedit (denoiser=FOLDER, or a reserved clean set), {names()}",
-        hint="name weights, e.g. --set backend=image_variation weights=FOLDER",
+        hint="name weights, e.g. --set backend=image_variation --set weights=FOLDER",
     )
 
 

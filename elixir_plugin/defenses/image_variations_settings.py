@@ -42,7 +42,7 @@ class Learning(Recipe):
 
 
 class StrengthSearch(Settings):
-    """How ``strength: auto`` is searched on the reserved clean set."""
+    """How ``strength=auto`` is searched on the reserved clean set."""
 
     candidates: tuple[Share, ...] = Field(
         (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7), min_length=1, description="ascending; tried until one is too strong"

@@ -201,9 +201,8 @@ def load_denoiser(
     chosen = variance or VARIANCES[scheduler.variance_type]
     schedule = scheduler.schedule()
     ours = _checked_private(private.get(PRIVATE), schedule, parts.config)
-    denoiser = UNetDenoiser(
-        load_unet(config, parts), schedule, variance=chosen, card=_card(folder, source), where=parts.config, **ours
-    )
+    card = read_card(folder) or {"source": str(source), "origin": "not trained here"}
+    denoiser = UNetDenoiser(load_unet(config, parts), schedule, variance=chosen, card=card, where=parts.config, **ours)
     return denoiser.to(device)
 
 
@@ -276,11 +275,14 @@ def _checked_private(values: Any, schedule: Schedule, where: Path) -> dict[str, 
     return {"timestep_scale": float(scale), "trained_steps": steps, "image_size": size}
 
 
-def _card(folder: Path, source: str | Path) -> dict[str, Any]:
-    """Read the provenance card; of a folder without one, note where it was found."""
+def read_card(folder: Path) -> dict[str, Any]:
+    """Return the provenance card in *folder*; empty when there is none.
+
+    :raises InputError: when it is not the card of a denoiser.
+    """
     path = folder / "card.json"
     if not path.is_file():
-        return {"source": str(source), "origin": "not trained here"}
+        return {}
     card = read_json(path)
     images = card.get("images", {}) if isinstance(card, dict) else None
     content = images.get("content", []) if isinstance(images, dict) else None

@@ -5,9 +5,7 @@ An "epoch" of the loop is a block of iterations: after each, the curves get a po
 
 from __future__ import annotations
 
-import glob
 import math
-import shutil
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -23,10 +21,10 @@ from ..classifier import to_batch
 from ..config import fingerprint
 from ..context import Context
 from ..errors import InputError, RunError
-from ..storage import read_json, refuse_unwritable, write_json
+from ..storage import read_json, refuse_unwritable, remove_leftovers, write_json
 from ..training import Objective, Recipe, Samples, train
 from .average import WeightAverage
-from .denoiser import UNetDenoiser, load_denoiser
+from .denoiser import UNetDenoiser, load_denoiser, read_card
 from .fit_card import identity_of, provenance_card
 from .fit_settings import FitSettings
 from .objective import NoisyBatch, denoising_objective
@@ -131,7 +129,8 @@ def fit_into(
     with together(PATIENCE):
         if rank == 0 and not finished(folder, images, settings, context, name=name):
             refuse_unwritable(folder)
-            _remove_leftovers(folder)
+            for path in (folder.absolute(), state_file(folder)):
+                remove_leftovers(path.parent, path.name)
             denoiser, seconds = _fit(images, settings, context, name, state_file(folder), sign=sign)
             if timing is not None:
                 write_json(timing, {"seconds": seconds})
@@ -146,12 +145,6 @@ def state_file(folder: Path) -> Path:
     return Path(f"{folder.absolute()}.checkpoint")
 
 
-def _remove_leftovers(folder: Path) -> None:
-    """Remove what a killed call was writing just then: the folder, or its state."""
-    for left in folder.absolute().parent.glob(f".{glob.escape(folder.name)}.*.part"):
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
-
-
 def finished(
     folder: Path, images: ImageSet, settings: FitSettings, context: Context, *, name: str = "denoiser"
 ) -> bool:
@@ -161,7 +154,7 @@ def finished(
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
-    known = load_denoiser(folder).card.get("identity") if (folder / "card.json").is_file() else None
+    known = read_card(folder).get("identity")
     if known != identity_of(images, settings, context, name):
         raise RunError(
             "folder is in the way",

@@ -35,7 +35,7 @@ from elixir_plugin.errors import InputError, MissingNeedError, PluginError, RunE
 from elixir_plugin.learning import model_fingerprint
 from elixir_plugin.outcome import Outcome, same_outcome
 from elixir_plugin.overlap import fractions
-from elixir_plugin.run import execute, run_defense
+from elixir_plugin.run import estimate_run, execute, run_defense
 from elixir_plugin.testing import tiny_case
 
 SHORT: dict[str, Any] = {"architecture": "fast_resnet", "recipe": {"epochs": 1, "batch_size": 32}}
@@ -589,7 +589,17 @@ def test_the_preview_is_written_before_the_run(tmp_path: Path, monkeypatch: pyte
         assert picture.width > picture.height / 4
     assert (tmp_path / "run" / "work" / "image-variations-denoiser").is_dir()  # a run that follows takes it up
     events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
-    assert [each["stage"] for each in events if each["event"] == "stage"] == ["preview"]
+    (stage,) = (each for each in events if each["event"] == "stage")
+    assert stage["stage"] == "preview"
+    assert estimate_run(spec)["seconds"]["generator"] == 0
+    with pytest.raises(RunError, match="belongs to another run"):
+        estimate_run(spec.model_copy(update={"seed": 1}))
+    assert estimate_run(spec.model_copy(update={"seed": 1}), force=True)["seconds"]["generator"] > 0
+    monkeypatch.undo()
+    report = run_defense(spec).report
+    assert (
+        report["goes"] == 2 and report["outcome"]["timings"]["total"] > stage["seconds"]
+    )  # with what the preview trained
 
 
 def test_presets_say_what_they_promise() -> None:
