@@ -75,12 +75,13 @@ def read_record(path: Path) -> Record:
     file = path / FILE if path.is_dir() or path.name != FILE else path
     if not file.is_file():
         below = sorted(found.parent.name for found in path.glob(f"*/{FILE}"))
+        hint = "give the folder that an attack script of BackdoorBench filled, e.g. record/badnet_0_1"
         raise InputError(
             "BackdoorBench record not found",
             where=path,
             found=f"no {FILE}",
             allowed=f"a folder record/<name> with {FILE}",
-            hint=f"records below this folder: {', '.join(below[:5])}" if below else None,
+            hint=f"records below this folder: {', '.join(below[:5])}" if below else hint,
         )
     content = read_torch(file)
     missing = [key for key in KEYS if not (isinstance(content, dict) and key in content)]
@@ -272,7 +273,7 @@ def _reader(samples: Sequence[_Sample], record: Record, where: str) -> Callable[
     def read(position: int) -> Images:
         source = samples[position].image
         if isinstance(source, Path):
-            return file_reader([source], record.shape[2], shape=record.shape)(0)
+            return _from_file(source, record)
         here = f"{where}, sample {samples[position].index}"
         try:
             refuse_deep(source, here)
@@ -286,6 +287,16 @@ def _reader(samples: Sequence[_Sample], record: Record, where: str) -> Callable[
         return image
 
     return read
+
+
+def _from_file(path: Path, record: Record) -> Images:
+    height, width, channels = record.shape
+    try:
+        return file_reader([path], channels, shape=record.shape)(0)
+    except InputError as error:  # the file alone does not say what the record asks for
+        error.allowed = error.allowed or f"a whole image of {height} × {width} pixels"
+        error.hint = error.hint or "copy the record again"
+        raise
 
 
 def _positions(value: Any, length: int, where: str) -> Index:

@@ -9,7 +9,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
@@ -17,6 +17,7 @@ import click
 from ..errors import ElixirError, SettingsError
 from ..plugins import get_defense
 from ..run import RunResult, run_defense
+from ..storage import writing
 from ..terminal import result_lines, shown
 from ._backdoorbench_flags import Request, read_request, record_of, to_spec
 from ._backdoorbench_record import read_record
@@ -67,10 +68,14 @@ def _refuse_other_dataset(request: Request, record: Path) -> None:
 
 @contextmanager
 def _logged(folder: Path) -> Iterator[logging.Logger]:
-    """Log to ``<folder>/<time>.log``, as the toolkit's own scripts do."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Log to ``<folder>/<time>.log``, as the toolkit's own scripts do.
+
+    :raises RunError: when it cannot be opened.
+    """
     file = folder / time.strftime("%Y_%m_%d_%H_%M_%S.log", time.localtime())
-    handler = logging.FileHandler(file, encoding="utf-8")
+    with writing(file):
+        folder.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(file, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s [%(levelname)-8s] %(message)s", "%Y-%m-%d:%H:%M:%S"))
     logger = logging.getLogger(__name__.partition(".")[0])
     logger.setLevel(logging.INFO)
@@ -82,4 +87,5 @@ def _logged(folder: Path) -> Iterator[logging.Logger]:
         raise
     finally:
         logger.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):  # a full disk: closing writes what is left
+            handler.close()

@@ -82,6 +82,15 @@ def elixir_poisons() -> list[Entry]:
 
 
 @hookimpl
+def elixir_denoisers() -> list[Entry]:
+    place = "elixir_plugin.diffusion.ready_made"
+    return [
+        Entry("ddpm_cifar10", f"{place}:ddpm_cifar10", summary="google/ddpm-cifar10-32, for 32 px in colour; download"),
+        Entry("gaussian", f"{place}:gaussian", summary="formula for gray noise, any size; knows no images: for a try"),
+    ]
+
+
+@hookimpl
 def elixir_generators() -> list[Entry]:
     pipelines = "elixir_plugin.diffusion.pipelines"
     return [

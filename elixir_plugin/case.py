@@ -335,6 +335,7 @@ def checked_labels(labels: Any, n: int, num_classes: int, where: str = "labels")
             where=f"{where}[{bad[0]}]",
             found=f"{array[bad[0]]} ({len(bad)} such labels)",
             allowed=f"0..{num_classes - 1}",
+            hint="correct the labels, or the number of classes",
         )
     return _frozen(array)
 

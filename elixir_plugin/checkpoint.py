@@ -23,6 +23,7 @@ from .errors import InputError, RunError
 from .storage import atomic_file, plain, unshared
 
 INTERVAL = 30.0  # seconds between two writes, at least; what a kill can cost
+PAUSE = 20  # times the seconds of a write until the next one, at least: a large state on a slow disk takes long
 
 
 @dataclass
@@ -32,7 +33,8 @@ class Checkpoint:
     :param path: the file; it is read when it is there, and replaced as the run goes on.
     :param identity: whatever decides the result beyond recipe, seed and name, in JSON types: data, settings.
     :param extra: further tensors, e.g. averaged weights; saved, and filled in place when the run goes on.
-    :param every: write at most once in so many seconds, and after the last epoch.
+    :param every: write at most once in so many seconds, less often where writing takes long, and after the last epoch;
+        0: after every epoch.
     """
 
     path: Path
@@ -64,7 +66,7 @@ class TrainingState:
         shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
         extra = {name: list(value.shape) for name, value in checkpoint.extra.items()}
         self._identity = fingerprint(plain([dict(checkpoint.identity), dict(run), shapes, extra]))
-        self._written = time.monotonic()
+        self._written, self._pause = time.monotonic(), checkpoint.every
 
     def restore(self) -> tuple[int, dict[str, list[float]]]:
         """Take up the state on disk.
@@ -96,7 +98,8 @@ class TrainingState:
 
         :raises RunError: when the disk is full or the folder cannot be written; the file before stays.
         """
-        if not last and time.monotonic() - self._written < self._checkpoint.every:
+        started = time.monotonic()
+        if not last and started - self._written < self._pause:
             return
         state = self._optimizer.state_dict()
         tensors = {f"model/{name}": value for name, value in self._model.state_dict().items()}
@@ -116,6 +119,8 @@ class TrainingState:
         }
         write_state(self._checkpoint.path, tensors, {"facts": json.dumps(facts)})
         self._written = time.monotonic()
+        if self._checkpoint.every:
+            self._pause = max(self._checkpoint.every, PAUSE * (self._written - started))
 
     def _restore_optimizer(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         parameters = [each for group in self._optimizer.param_groups for each in group["params"]]

@@ -200,20 +200,23 @@ def build_module(architecture: str, num_classes: int, channels: int = 3) -> nn.M
 def find_head(model: Classifier, images: Tensor) -> str:
     """Return the name of the last executed linear layer (else 1×1 convolution) as wide as the logits.
 
-    Execution order counts, not registration order.
+    Execution order counts, not registration order. A model that ends with attention has no such layer: its head is
+    several weights.
 
     :raises InputError: when no layer fits; the whole model is never meant instead.
     """
     ran: list[tuple[str, nn.Module, int]] = []
 
-    def watch(name: str, layer: nn.Module, _inputs: Any, output: Tensor) -> None:
+    def watch(name: str, layer: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(layer, nn.MultiheadAttention):
+            output = output[0]
         width = output.shape[1] if isinstance(layer, nn.Conv2d) else output.shape[-1]
         ran.append((name, layer, width))
 
     handles = [
         layer.register_forward_hook(partial(watch, name))
         for name, layer in model.module.named_modules()
-        if isinstance(layer, nn.Linear | nn.Conv2d)
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.MultiheadAttention)
     ]
     try:
         with torch.inference_mode(), evaluating(model):
@@ -221,20 +224,18 @@ def find_head(model: Classifier, images: Tensor) -> str:
     finally:
         for handle in handles:
             handle.remove()
-    linears = [name for name, layer, out in ran if isinstance(layer, nn.Linear) and out == width]
-    convs = [
-        name
-        for name, layer, out in ran
-        if isinstance(layer, nn.Conv2d) and out == width and layer.kernel_size == (1, 1)
-    ]
-    if not linears + convs:
+    wide = [(name, layer) for name, layer, out in ran if out == width]
+    fits = [(name, layer) for name, layer in wide if not isinstance(layer, nn.Conv2d) or layer.kernel_size == (1, 1)]
+    if not fits or isinstance(fits[-1][1], nn.MultiheadAttention):
         raise InputError(
             "no classification layer found",
             where=type(model.module).__name__,
+            found="attention comes last" if fits else None,
             allowed=f"a Linear or 1×1 Conv2d with {width} outputs",
-            hint="name the layer yourself, e.g. --set select=[classifier.6]",
+            hint=f"name the layer yourself, e.g. --set select=[{fits[-1][0] if fits else 'classifier.6'}]",
         )
-    return (linears or convs)[-1]
+    linears = [name for name, layer in fits if isinstance(layer, nn.Linear)]
+    return linears[-1] if linears else fits[-1][0]
 
 
 @contextmanager

@@ -4,7 +4,8 @@
 
     compare.yaml   the comparison; run it again to go on, or to add to it
     cells/         one run folder per cell, see run.py; named by what the cell is, so that none is ever done twice
-    shared/        what cells share: suspect models and denoisers; every cell counts the seconds of its denoiser
+    shared/        what cells share: suspect models, denoisers, metrics of undefended models; every cell counts the
+                   seconds of the latter two
     results.json   the comparison and all that was measured; depends on settings and seeds alone
     timings.json   seconds and devices, which do not
     table.md, table.csv, compare.html: what is known so far

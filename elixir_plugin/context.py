@@ -148,7 +148,7 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device("none" if name == "meta" else name)  # which holds no values
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:  # ImportError: torch.hpu
         raise SettingsError(
             "device not available",
             where="device",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 from . import __version__
 from .case import Case
+from .compare import reason_of
 from .config import RunSpec, Source
 from .context import Context
 from .defense import Defense
@@ -32,12 +34,18 @@ RETRAINING = Retraining(**SuspectRecipe().dump())
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table."""
+    """One line of the table.
+
+    :param evaluation: what was measured; None where the defense did not run to its end.
+    :param remark: why it did not.
+    :param failed: it broke down. A defense that was skipped for want of something it needs has not failed.
+    """
 
     defense: str
     evaluation: Evaluation | None
     seconds: float
     remark: str = ""
+    failed: bool = False
 
 
 def suspect_case(poison: Poison, size: int, context: Context) -> Case:
@@ -60,10 +68,12 @@ def run_demo(
     The report of each defense, as a page too, is in a folder of its name beside it.
 
     :param only: names of the defenses to run; default all.
+    :returns: a row per defense, in the order they ran.
 
     A defense with a preset called ``demo`` runs with it, all others with their defaults. On what a purifying defense
     leaves, a model is trained as the suspect one was. A defense that fails is a row with a remark; the others go on.
     """
+    started = time.perf_counter()
     case = suspect_case(poison, size, context)
     rows: list[Row] = []
     runs: dict[str, Any] = {}
@@ -80,6 +90,8 @@ def run_demo(
         "seed": context.seed,
         "case": describe(case),
         "defenses": runs,
+        "failed": [row.defense for row in rows if row.failed],
+        "seconds": time.perf_counter() - started,
         "environment": versions(),
     }
     write_json(folder / "report.json", report)
@@ -93,9 +105,15 @@ def _run_one(name: str, case: Case, context: Context, source: Source, folder: Pa
         defense = cls(preset="demo" if "demo" in cls.Settings.presets else None)
         inner = Context(context.seed, context.device, quiet=context.quiet)
         outcome, evaluation = execute(defense, case, inner, RETRAINING if defense.kind == "purify" else None)
-    except ElixirError as error:
-        remark = "skipped: " if isinstance(error, MissingNeedError) else "failed: "
-        return Row(name, None, time.perf_counter() - started, remark + error.what), {"error": str(error)}
+    except MissingNeedError as error:
+        remark = f"skipped: {reason_of(error)}"
+        return Row(name, None, time.perf_counter() - started, remark), {"skipped": str(error)}
+    except (Exception, SystemExit) as error:  # of a stranger's defense, as in compare; the others go on
+        known = isinstance(error, ElixirError)
+        if not known:
+            logging.getLogger(__name__).exception("%s failed", name)
+        remark, said = f"failed: {reason_of(error)}", str(error) if known else reason_of(error)
+        return Row(name, None, time.perf_counter() - started, remark, failed=True), {"error": said}
     spec = RunSpec(defense=name, source=source, settings=defense.settings.dump(), seed=context.seed)
     report = make_report(spec, defense, case, outcome, evaluation, device=inner.device, written=[])
     size = source.options["size"]

@@ -1,5 +1,7 @@
 """The only code that opens the truth: ACC, ASR, RA, DER of models; TPR, FPR, AUROC, average precision of scores.
 
+How well a set was repaired is measured by :mod:`.repair_metrics`, for this module alone.
+
 One definition each, whatever the toolkit reports:
 
 - ACC: share of clean test samples predicted as their label.
@@ -23,6 +25,7 @@ from .case import Case, ImageSet, Index, TriggeredSet, Truth
 from .classifier import Classifier
 from .outcome import Outcome
 from .panels import Histogram, Lines, Panel, Series
+from .repair_metrics import RepairMetrics, repair_metrics, share
 
 BINS = 40  # of the histogram of scores
 
@@ -58,6 +61,7 @@ class Evaluation:
     :param after: the outcome's model.
     :param der: defense effectiveness rating in [0, 1], see :func:`der`.
     :param detection: how well poison was found; None without truth, or when nothing was scored or flagged.
+    :param repair: how well the set was repaired; None without truth, or when no set was handed back.
     :param controls: models trained as the outcome's was, but without one part of the defense; see ``retraining``.
 
     >>> measured = Evaluation(after=ModelMetrics(acc=0.9, asr=0.02))
@@ -70,6 +74,7 @@ class Evaluation:
     der: float | None = None
     detection: DetectionMetrics | None = None
     controls: dict[str, ModelMetrics] = field(default_factory=dict)
+    repair: RepairMetrics | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return nested JSON types."""
@@ -77,8 +82,13 @@ class Evaluation:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Evaluation:
-        """Undo :meth:`as_dict`."""
-        parts = {"before": ModelMetrics, "after": ModelMetrics, "detection": DetectionMetrics}
+        """Undo :meth:`as_dict`; what older reports lack is None."""
+        parts = {
+            "before": ModelMetrics,
+            "after": ModelMetrics,
+            "detection": DetectionMetrics,
+            "repair": RepairMetrics,
+        }
         plain = {key: parts[key](**v) if key in parts and v is not None else v for key, v in values.items()}
         controls = {name: ModelMetrics(**each) for name, each in values.get("controls", {}).items()}
         return cls(**{**plain, "controls": controls})
@@ -102,6 +112,7 @@ def evaluate(case: Case, outcome: Outcome, *, before: ModelMetrics | None = None
         after=after,
         der=None if before is None or after is None else der(before, after),
         detection=None if case.truth is None else detection_metrics(outcome.scores, outcome.flagged, case.truth),
+        repair=None if case.truth is None or case.train is None else repair_metrics(case.train, outcome, case.truth),
     )
 
 
@@ -136,8 +147,8 @@ def detection_metrics(
         auroc = float(roc_auc_score(poison, scores))
         average_precision = float(average_precision_score(poison, scores))
     return DetectionMetrics(
-        tpr=None if flagged is None else _share(flagged, poison),
-        fpr=None if flagged is None else _share(flagged, ~poison),
+        tpr=None if flagged is None else share(flagged, poison),
+        fpr=None if flagged is None else share(flagged, ~poison),
         auroc=auroc,
         average_precision=average_precision,
         flagged=None if flagged is None else int(flagged.sum()),
@@ -161,9 +172,9 @@ def score_panels(
     precision, recall, _ = precision_recall_curve(truth.poison, scores)
     roc, pr = [Series(name="by score", x=fpr, y=tpr)], [Series(name="by score", x=recall, y=precision)]
     if flagged is not None and flagged.any():
-        hits, alarms = _share(flagged, truth.poison), _share(flagged, ~truth.poison)
+        hits, alarms = share(flagged, truth.poison), share(flagged, ~truth.poison)
         roc.append(Series(name="flagged", x=[alarms], y=[hits], mark=True))
-        pr.append(Series(name="flagged", x=[hits], y=[_share(truth.poison, flagged)], mark=True))
+        pr.append(Series(name="flagged", x=[hits], y=[share(truth.poison, flagged)], mark=True))
     dot = " The dot is what the defense flagged." if len(roc) > 1 else ""
     caption = "Poison found against false alarms, for every threshold on the score; the upper left corner is best."
     panels.append(Lines(title="ROC", caption=caption + dot, series=roc, x_label="FPR", y_label="TPR"))
@@ -276,7 +287,3 @@ def der(before: ModelMetrics, after: ModelMetrics) -> float | None:
     asr_drop = before.asr - after.asr  # type: ignore[operator]
     acc_drop = before.acc - after.acc  # type: ignore[operator]
     return round((max(0.0, asr_drop) - max(0.0, acc_drop) + 1) / 2, 12)
-
-
-def _share(flagged: NDArray[np.bool_], of: NDArray[np.bool_]) -> float | None:
-    return float(flagged[of].mean()) if of.any() else None

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from .storage import plain
+from .storage import plain, writing
 
 FILE = "events.jsonl"
 SIGNS = (FILE, "log.txt", "work", "outcome")  # what a run writes as it goes on; other files may be anybody's
@@ -35,10 +35,11 @@ def append_event(folder: Path, event: str, *, at: float | None = None, **facts: 
     """Add one line to the diary of *folder*.
 
     :param at: when, in seconds since the epoch; default: now.
+    :raises RunError: when it cannot be written.
     """
     when = datetime.now(timezone.utc) if at is None else datetime.fromtimestamp(at, timezone.utc)
     line = {"time": when.isoformat(timespec="milliseconds"), "event": event, **facts}
-    with (folder / FILE).open("ab+") as file:
+    with writing(folder / FILE), (folder / FILE).open("ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":  # a kill cut the last line off

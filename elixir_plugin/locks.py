@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import logging
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
@@ -29,6 +31,34 @@ def locked(path: Path, *, wait: bool) -> Iterator[FileIO | None]:
         with writing(path):
             free = _lock(file, wait)
         yield file if free else None
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold the lock on *path* as soon as no other process does; the file is made, and gone afterwards.
+
+    :raises RunError: when it cannot be made.
+    """
+    if sys.platform == "win32":  # no such locks
+        yield
+        return
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    wait = False
+    while True:
+        with locked(path, wait=wait) as file:
+            if file is None:
+                logging.getLogger(__name__).warning("another process holds %s; waiting for it", path)
+                wait = True
+            elif os.fstat(
+                file.fileno()
+            ).st_nlink:  # else the one that held it has removed it: this lock is worth nothing
+                try:
+                    yield
+                finally:
+                    with suppress(OSError):
+                        path.unlink()
+                return
 
 
 def _lock(file: FileIO, wait: bool) -> bool:

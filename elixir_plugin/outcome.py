@@ -110,7 +110,7 @@ class Outcome:
                 arrays[name] = value
         if self.train is not None:
             arrays |= {
-                "images": self.train.load().read(slice(None)),
+                "images": self.train.read(slice(None)),
                 "labels": self.train.labels,
                 "ids": self.train.ids,
             }

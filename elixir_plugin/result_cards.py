@@ -167,7 +167,13 @@ def card_lines_of(card: ResultCard) -> Iterator[str]:
             before, found = _text(card.before.get(metric)), measured_text(card.measured.get(metric))
             yield f"  {metric.upper():<8}{before:>8}{found:>22}{said}"
     for each in card.reported:
-        yield f"  reported by {each.source}{': ' if each.setting else ''}{each.setting}"
+        before = ", ".join(
+            f"{metric.upper()} {_text(each.before[metric])}" for metric in METRICS if metric in each.before
+        )
+        undefended = f" (undefended: {before})" if before else ""
+        yield f"  reported by {each.source}{undefended}{': ' if each.setting else ''}{each.setting}"
+    versions = [f"{package} {version}" for package, version in card.versions.items() if version is not None]
+    yield f"  versions: {', '.join(versions) or 'not recorded'}"
     for note in card.notes:
         yield f"  note: {note}"
 

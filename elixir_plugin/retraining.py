@@ -1,14 +1,16 @@
 """Train on what a defense leaves, and on what it might as well have left: controls that keep a claim honest.
 
-Every model here starts from the same weights and sees the same recipe; they differ in the images alone. A
+Every model here starts from the same weights and sees the same recipe; they differ in images and labels alone. A
 purification defense that is no better than noise without a denoiser, or than the reserved clean set on its own, does
-not earn its cost, and the report says so.
+not earn its cost, and the report says so. A purification defense that trains its own model, by a recipe of its own, is
+judged by a model trained like the controls on what it leaves (:data:`RETRAINED`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,8 @@ CONTROLS = {
     "noise_only": "the same, with as much noise as purification adds before it denoises",
     "clean_only": "the reserved clean set alone, with its labels",
 }
+RETRAINED = "retrained"  # no control: what the defense leaves, trained as the controls are
+STAGE = "retrain on kept"
 
 
 class Retraining(Recipe):
@@ -42,7 +46,13 @@ class Retraining(Recipe):
 
 
 def retrain(
-    case: Case, outcome: Outcome, plan: Retraining, context: Context, *, start: Classifier | None = None
+    case: Case,
+    outcome: Outcome,
+    plan: Retraining,
+    context: Context,
+    *,
+    start: Classifier | None = None,
+    stage: str = STAGE,
 ) -> Classifier:
     """Return a model trained on what *outcome* keeps.
 
@@ -50,10 +60,11 @@ def retrain(
     ``outcome.train``, else of the suspect set. ``outcome.augmentation`` comes on top of the plan's own.
 
     :param start: the classifier to train, in place, for networks that have no name; default: a fresh one by name.
+    :param stage: of the context.
     :raises InputError: when the case holds no suspect set, or nothing is kept.
     """
     images = (outcome.train or _suspects(case)).subset(kept_rows(case, outcome))
-    return _trained(images, case, _with(plan, outcome.augmentation), context, "retrain on kept", start=start)
+    return _trained(images, case, _with(plan, outcome.augmentation), context, stage, start=start)
 
 
 def retrain_and_measure(
@@ -79,14 +90,30 @@ def retrain_and_measure(
 
 
 def run_controls(case: Case, outcome: Outcome, plan: Retraining, context: Context) -> dict[str, ModelMetrics]:
-    """Train and measure every control of :data:`CONTROLS` that this case and outcome allow."""
+    """Train and measure every control of :data:`CONTROLS` that this case and outcome allow.
+
+    Where a purifier comes with a model that was not trained under *plan*, there is one more, :data:`RETRAINED`.
+    """
     if case.train is None:
         return {}
     possible = {"undefended": True}
     possible["no_denoiser"] = outcome.train is not None
     possible["noise_only"] = bool(outcome.noise_level)
     possible["clean_only"] = case.clean is not None and len(case.clean) > 1
-    return {name: run_control(name, case, outcome, plan, context) for name in CONTROLS if possible[name]}
+    found: dict[str, ModelMetrics] = {}
+    for name in CONTROLS:
+        if not possible[name]:
+            continue
+        if name == "no_denoiser" and outcome.augmentation is None and outcome.baked is None:
+            found[name] = found["undefended"]  # the same images under the same recipe
+        else:
+            found[name] = run_control(name, case, outcome, plan, context)
+    own = outcome.model is not None and STAGE not in context.timings  # that stage would have made it under the plan
+    if own and outcome.noise_level:
+        with suppress(InputError):  # nothing is kept
+            model = retrain(case, outcome, plan, context, stage=f"control {RETRAINED}")
+            found[RETRAINED] = model_metrics(model, case.test, case.test_poisoned)
+    return found
 
 
 def run_control(name: str, case: Case, outcome: Outcome, plan: Retraining, context: Context) -> ModelMetrics:
@@ -109,24 +136,42 @@ def run_control(name: str, case: Case, outcome: Outcome, plan: Retraining, conte
 
 
 def judge_denoiser(after: ModelMetrics | None, controls: Mapping[str, ModelMetrics], test_size: int) -> list[str]:
-    """Say in words which controls the defense does not beat; a gain counts from two standard errors on.
+    """Say in words which controls the defense does not beat, by a higher ACC or a lower ASR.
 
-    The standard error (in points) is that of the difference of two accuracies on *test_size* samples, as if
-    independent.
+    A gain counts from two standard errors on. The standard error (in points) is that of the difference of two shares of
+    *test_size* samples, as if independent; ASR is taken to be measured on as many.
+
+    :param after: of the outcome's model; that of :data:`RETRAINED` stands in where *controls* hold it.
     """
+    after = controls.get(RETRAINED, after)
     if after is None or after.acc is None:
         return []
     close = []
     for name in ("noise_only", "no_denoiser", "clean_only"):
-        other = controls.get(name, ModelMetrics()).acc
-        if other is None:
+        other = controls.get(name, ModelMetrics())
+        if other.acc is None or _gains(after.acc, other.acc, test_size):
             continue
-        error = math.sqrt((after.acc * (1 - after.acc) + other * (1 - other)) / max(1, test_size))
-        if after.acc - other < 2 * error:
-            close.append(f"{100 * other:.1f} % with {name} ({CONTROLS[name]}; standard error {100 * error:.1f})")
+        if after.asr is not None and other.asr is not None and _gains(other.asr, after.asr, test_size):
+            continue
+        error = 100 * _standard_error(after.acc, other.acc, test_size)
+        close.append(f"{_said(other)} with {name} ({CONTROLS[name]}; standard error {error:.1f})")
     if not close:
         return []
-    return [f"the denoiser does not earn its cost here: ACC {100 * after.acc:.1f} % with it, {', '.join(close)}"]
+    return [f"the denoiser does not earn its cost here: {'; '.join([f'{_said(after)} with it', *close])}"]
+
+
+def _gains(more: float, less: float, size: int) -> bool:
+    """Whether one share of *size* samples exceeds another by two standard errors."""
+    return more > less and more - less >= 2 * _standard_error(more, less, size)
+
+
+def _standard_error(first: float, second: float, size: int) -> float:
+    return math.sqrt((first * (1 - first) + second * (1 - second)) / max(1, size))
+
+
+def _said(model: ModelMetrics) -> str:
+    shares = {"ACC": model.acc, "ASR": model.asr}
+    return ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items() if share is not None)
 
 
 def kept_rows(case: Case, outcome: Outcome) -> Index:

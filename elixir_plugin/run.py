@@ -13,7 +13,7 @@
 
 A rerun of the same command finds ``report.json`` and says "already done"; without it, it starts over in the same
 folder with the intermediate files (``work/``) that are there. Seconds then include those of the goes before. A folder
-that belongs to another run is refused.
+that belongs to another run, or to a run that saw other input, is refused.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache as cache_of
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,20 +34,20 @@ import torch
 from .adapter import Adapter
 from .case import Case
 from .classifier import Classifier
+from .compare_shared import undefended
 from .config import RunSpec
 from .context import Context, resolve_device
 from .defense import Defense
 from .diffusion.pictures import write_grid
 from .diffusion.ranks import barrier, local_device, rank_and_world, together
-from .errors import InputError, RunError, SettingsError
+from .errors import InputError, SettingsError
 from .evaluation import Evaluation, ModelMetrics, evaluate, model_metrics
-from .events import append_event
 from .outcome import Outcome
 from .plugins import get_adapter, get_defense, plugins
 from .record import describe, make_report
 from .report.single import write_pages
-from .retraining import Retraining, judge_denoiser, retrain, run_control, run_controls
-from .run_folder import choose_folder, defended, opened, stage_finished, write_target
+from .retraining import Retraining, judge_denoiser, retrain, run_controls
+from .run_folder import choose_folder, clear, folder_for_case, note, opened, stage_finished, write_target
 from .storage import plain, read_json, write_json
 
 MEASURING = timedelta(days=7)  # how long the other ranks stay while rank 0 trains and measures models
@@ -87,8 +88,8 @@ def run_defense(
     :param preview: first write a picture of what becomes of so many suspect images, ``preview.png``.
     :param on_preview: called with its path, before the run goes on.
     :param rewrite: for hosts that name what they read and write: write the files in the toolkit's own format again when
-        the run is done already, as another run may have put its own in their place; and run beside an earlier run that
-        saw other input under the same name.
+        the run is done already, as another run may have put its own in their place; and run beside earlier runs that
+        saw other input under the same name (``NAME-2``, …), where a later call finds each again.
     :param cache: where several runs keep what they share: suspect models trained for a testbed case, denoisers.
     :raises ElixirError: for anything wrong with settings, input or folders; the message says what to do. Nothing
         is written before settings and input have been checked.
@@ -148,9 +149,29 @@ def estimate_run(spec: RunSpec, *, force: bool = False) -> dict[str, Any]:
     spec = resolved(spec, defense, adapter, retraining_of(spec))
     folder = choose_folder(spec, force)
     case = adapter.read(Path(spec.source.path), spec.seed)
+    folder = folder_for_case(folder, spec, _described(case), beside=False)
     defense.refuse(case)
     write_target(spec, adapter, case)
     return defense.estimate(case.visible(), Context(seed=spec.seed, device=device, work_dir=folder / "work"))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a run needs once everything is read and checked.
+
+    :param target: where files in the toolkit's own format go; None: nowhere.
+    :param show: makes the preview.
+    """
+
+    spec: RunSpec
+    defense: Defense
+    adapter: Adapter
+    case: Case
+    plan: Retraining | None
+    context: Context
+    folder: Path
+    target: Path | None
+    show: Callable[[Defense, Case, Context, Path], None]
 
 
 def _run(
@@ -166,62 +187,79 @@ def _run(
     adapter = get_adapter(spec.source.adapter)(spec.source.options)
     adapter.cache = cache
     plan = retraining_of(spec)
-    device = local_device(resolve_device(spec.device))
+    device = _own_device(spec.device)
     spec = resolved(spec, defense, adapter, plan)
     rank, world = rank_and_world()
     if force and world > 1:
         raise SettingsError("ranks would choose different folders", where="--force", hint="name a new one with --out")
     folder = choose_folder(spec, force)
     case = adapter.read(Path(spec.source.path), spec.seed)
-    if _has_changed(folder, case):
-        if not rewrite:
-            raise RunError(
-                "the input has changed since this run was made", where=folder, hint="use --force to run beside it"
-            )
-        folder = choose_folder(spec, force=True)
+    described = _described(case)
+    folder = folder_for_case(folder, spec, described, beside=rewrite)
     if (folder / "report.json").exists():
         return RunResult({}, folder, already_done=True) if rank else _already_done(folder, spec, case, adapter, rewrite)
     defense.refuse(case)
     target = write_target(spec, adapter, case)
-    work = folder / "work"
-    context = Context(seed=spec.seed, device=device, work_dir=work, cache=cache, quiet=quiet or rank > 0)
-    if rank:
-        barrier()  # until rank 0 has opened the run folder
-        show(defense, case, context, folder)
-        defense.run(case, context)
-        barrier()
-        return RunResult({}, folder)
-    with opened(folder, spec) as before:
+    context = Context(seed=spec.seed, device=device, work_dir=folder / "work", cache=cache, quiet=quiet or rank > 0)
+    job = _Job(spec, defense, adapter, case, plan, context, folder, target, show)
+    return _help(job) if rank else _lead(job, described())
+
+
+def _own_device(name: str) -> torch.device:
+    """Return the device of this rank, the only one that is tried: each try takes memory on a GPU until the end."""
+    own = str(local_device(torch.device(name))) if name == "cuda" else name
+    return local_device(resolve_device(own))  # "auto" is resolved without a try
+
+
+def _described(case: Case) -> Callable[[], dict[str, Any]]:
+    """Return a function that says what *case* is made of, in JSON types; all of it is read at the first call alone."""
+    return cache_of(lambda: plain(describe(case)))
+
+
+def _help(job: _Job) -> RunResult:
+    """Run the defense together with rank 0."""
+    barrier()  # until rank 0 has opened the run folder
+    job.show(job.defense, job.case, job.context, job.folder)
+    job.defense.run(job.case, job.context)
+    barrier()
+    return RunResult({}, job.folder)
+
+
+def _lead(job: _Job, described: dict[str, Any]) -> RunResult:
+    """Run the defense, measure, and write everything."""
+    spec, case, context, folder = job.spec, job.case, job.context, job.folder
+    with opened(folder, spec, described) as before:
         barrier()
         plugins().manager.hook.elixir_run_started(spec=spec.dump(), folder=str(folder))
         context.timings |= before.stages
         context.on_stage = partial(stage_finished, folder)
         started = time.perf_counter()
-        show(defense, case, context, folder)
+        job.show(job.defense, case, context, folder)
         previewed = time.perf_counter() - started  # counts: the defense takes up what a preview has trained
 
         def told(seconds: float) -> None:
-            defended(folder, previewed + seconds)
+            note(folder, "defended", seconds=previewed + seconds)
 
-        outcome, evaluation = execute(defense, case, context, plan, controls=spec.controls, on_defended=told)
+        outcome, evaluation = execute(job.defense, case, context, job.plan, controls=spec.controls, on_defended=told)
         outcome.timings["total"] += before.seconds + previewed
         outcome.save(folder / "outcome")
         written = []
-        if target is not None:
-            target.mkdir(parents=True, exist_ok=True)
-            written = adapter.write(case, outcome, evaluation, target, spec.defense)
-        facts = make_report(spec, defense, case, outcome, evaluation, device=device, written=written)
+        if job.target is not None:
+            job.target.mkdir(parents=True, exist_ok=True)
+            written = job.adapter.write(case, outcome, evaluation, job.target, spec.defense)
+        facts = make_report(spec, job.defense, case, outcome, evaluation, device=context.device, written=written)
         report = plain(facts | {"goes": before.goes + 1})
         write_json(folder / "report.json", report)
         shutil.rmtree(folder / "work", ignore_errors=True)
         write_pages(report, folder)
-        append_event(folder, "finished", seconds=outcome.timings["total"])
+        note(folder, "finished", seconds=outcome.timings["total"])
     plugins().manager.hook.elixir_run_finished(report=report, folder=str(folder))
     return RunResult(report, folder, tuple(written))
 
 
 def _already_done(folder: Path, spec: RunSpec, case: Case, adapter: Adapter, rewrite: bool) -> RunResult:
     """Return a run that is finished and saw the same input; write native files that are missing."""
+    clear(folder)
     report = read_json(folder / "report.json")
     target = write_target(spec, adapter, case)
     written = [Path(name) for name in report["written"]]
@@ -236,14 +274,6 @@ def _already_done(folder: Path, spec: RunSpec, case: Case, adapter: Adapter, rew
     if not (folder / "report.html").exists():  # killed before, or made by an older version
         write_pages(report, folder)
     return RunResult(report, folder, tuple(written), already_done=True)
-
-
-def _has_changed(folder: Path, case: Case) -> bool:
-    """Whether a finished run in *folder* saw another case. Older versions looked at less of it."""
-    if not (folder / "report.json").exists():
-        return False
-    now = plain(describe(case))
-    return any(now.get(key) != value for key, value in read_json(folder / "report.json")["case"].items())
 
 
 def execute(
@@ -280,7 +310,7 @@ def execute(
         if controls:
             measured = run_controls(case, outcome, plan, context)
         if before is None:
-            before = measured.get("undefended") or run_control("undefended", case, outcome, plan, context)
+            before = measured.get("undefended") or undefended(case, outcome, plan, context)
     if before is None and outcome.undefended is not None:
         with context.stage("evaluate before"):
             before = model_metrics(outcome.undefended, case.test, case.test_poisoned)

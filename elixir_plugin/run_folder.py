@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -15,10 +18,10 @@ from .case import Case
 from .config import RunSpec, load_yaml
 from .errors import ElixirError, RunError
 from .events import FILE as DIARY
-from .events import Earlier, append_event, earlier, note_killed
+from .events import Earlier, append_event, earlier, note_killed, read_events
 from .locks import locked
 from .plugins import plugins
-from .storage import atomic_file, refuse_unwritable, remove_leftovers, writing
+from .storage import atomic_file, read_json, refuse_unwritable, remove_leftovers, writing
 from .terminal import shown
 
 
@@ -28,26 +31,64 @@ def choose_folder(spec: RunSpec, force: bool) -> Path:
     name = spec.out or f"runs/{spec.defense}-{source.stem or spec.source.adapter}-{spec.identity()[:6]}"
     folder = Path(name)
     if force and (folder.is_dir() or not folder.exists()):
-        number = 2
-        while holds_something(folder):
-            folder = Path(f"{name}-{number}")
-            number += 1
-        return folder
+        return next(each for each in _side_by_side(folder) if not holds_something(each))
     if not folder.exists():
         return folder
     if not folder.is_dir() or (holds_something(folder) and not (folder / "run.yaml").exists()):
         raise RunError("output folder holds something else", where=folder, hint="choose another --out")
-    if (folder / "run.yaml").exists():
-        there = load_yaml(folder / "run.yaml").get("identity")
-        if there != spec.identity():
-            raise RunError(
-                "output folder belongs to another run",
-                where=folder,
-                found=f"run {there}",
-                allowed=f"run {spec.identity()}",
-                hint="choose another --out, or --force to run beside it",
-            )
+    there = _identity(folder)
+    if there not in (None, spec.identity()):
+        raise RunError(
+            "output folder belongs to another run",
+            where=folder,
+            found=f"run {there}",
+            allowed=f"run {spec.identity()}",
+            hint="choose another --out, or --force to run beside it",
+        )
     return folder
+
+
+def folder_for_case(folder: Path, spec: RunSpec, case: Callable[[], Mapping[str, Any]], *, beside: bool) -> Path:
+    """Return *folder*, as :func:`choose_folder` chose it, unless its run, finished or not, saw another case.
+
+    :param case: returns what the case is made of, see :func:`.record.describe`; called where there is a run to compare.
+    :param beside: go on to ``NAME-2``, ``NAME-3``, …: the first that is free, or holds this run on this very case. All
+        ranks find the same, also those that look when rank 0 has opened it.
+    :raises RunError: when the case has changed, without *beside*.
+    """
+    if not _saw_another(folder, case):
+        return folder
+    if not beside:
+        raise RunError("the input has changed since this run began", where=folder, hint="use --force to run beside it")
+    return next(
+        each
+        for each in _side_by_side(folder)
+        if not holds_something(each) or (_identity(each) == spec.identity() and not _saw_another(each, case))
+    )
+
+
+def _side_by_side(folder: Path) -> Iterator[Path]:
+    """Yield ``NAME``, ``NAME-2``, ``NAME-3``, …"""
+    yield folder
+    yield from (Path(f"{folder}-{number}") for number in itertools.count(2))
+
+
+def _identity(folder: Path) -> str | None:
+    """Return whose folder it is: the identity of the run that began in it, or None."""
+    file = folder / "run.yaml"
+    return str(load_yaml(file).get("identity")) if file.exists() else None
+
+
+def _saw_another(folder: Path, case: Callable[[], Mapping[str, Any]]) -> bool:
+    """Whether the run in *folder* saw another case. Older versions looked at less of it, or noted it at the end."""
+    if (folder / "report.json").exists():
+        seen = read_json(folder / "report.json")["case"]
+    else:
+        seen = next((event["case"] for event in reversed(read_events(folder)) if "case" in event), None)
+    if not seen:
+        return False
+    now = case()
+    return any(now.get(key) != value for key, value in seen.items())
 
 
 def write_target(spec: RunSpec, adapter: Adapter, case: Case) -> Path | None:
@@ -77,14 +118,17 @@ def _refuse_input(target: Path, spec: RunSpec, adapter: Adapter) -> None:
 
 def holds_something(folder: Path) -> bool:
     """Whether *folder* is there and holds more than what a kill leaves: half-written files, a diary just begun."""
+    if not folder.is_dir():
+        return folder.exists()
     left = {DIARY, *(path.name for path in folder.glob(".*.part"))}
-    return folder.exists() and any(path.name not in left for path in folder.iterdir())
+    return any(path.name not in left for path in folder.iterdir())
 
 
 @contextmanager
-def opened(folder: Path, spec: RunSpec) -> Iterator[Earlier]:
+def opened(folder: Path, spec: RunSpec, case: Mapping[str, Any]) -> Iterator[Earlier]:
     """Prepare the run folder, log to it, and record a failure in it.
 
+    :param case: what the case is made of, in JSON types; noted, so that a killed run does not go on with another.
     :returns: what earlier goes in it have cost.
     """
     with _alone(folder):
@@ -95,18 +139,17 @@ def opened(folder: Path, spec: RunSpec) -> Iterator[Earlier]:
             header = f"# elixir_plugin {__version__}; rerun: elixir-plugin run {shown(str(folder / 'run.yaml'))}\n"
             text = yaml.safe_dump({**spec.dump(), "identity": spec.identity()}, sort_keys=False)
             temporary.write_text(header + text, encoding="utf-8")
-        with logged(folder), _outcome_noted(folder, spec):
+        with logged(folder), _outcome_noted(folder, spec, case):
             yield before
 
 
 @contextmanager
-def _outcome_noted(folder: Path, spec: RunSpec) -> Iterator[None]:
-    append_event(folder, "started", identity=spec.identity())
+def _outcome_noted(folder: Path, spec: RunSpec, case: Mapping[str, Any]) -> Iterator[None]:
+    append_event(folder, "started", identity=spec.identity(), case=case)
     try:
         yield
     except BaseException as error:
-        with suppress(OSError):  # a full disk must not hide what happened
-            append_event(folder, "stopped", reason=f"{type(error).__name__}: {getattr(error, 'what', error)}")
+        note(folder, "stopped", reason=f"{type(error).__name__}: {getattr(error, 'what', error)}")
         if isinstance(error, ElixirError):
             logging.getLogger(__name__).error("%s", error)
         raise
@@ -130,8 +173,12 @@ def _alone(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def logged(folder: Path) -> Iterator[None]:
-    """Add what the package logs meanwhile to ``log.txt`` in *folder*."""
-    handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+    """Add what the package logs meanwhile to ``log.txt`` in *folder*.
+
+    :raises RunError: when it cannot be opened.
+    """
+    with writing(folder / "log.txt"):
+        handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger(__package__)
     logger.addHandler(handler)
@@ -139,18 +186,29 @@ def logged(folder: Path) -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):  # a full disk: closing writes what is left
+            handler.close()
 
 
-def defended(folder: Path, seconds: float) -> None:
-    """Write down that the defense came to its end."""
-    append_event(folder, "defended", seconds=seconds)
+def note(folder: Path, event: str, **facts: Any) -> None:
+    """Add to the diary where it can be written: a full disk must neither lose hours of work nor hide an error."""
+    with suppress(RunError, OSError):
+        append_event(folder, event, **facts)
+
+
+def clear(folder: Path) -> None:
+    """Remove what a finished run had not yet removed when it was killed, unless another process is just at it."""
+    if not (folder / "work").exists() and not any(folder.glob(".*.part")):
+        return  # so that nothing is touched in a folder that cannot be written
+    with suppress(RunError, OSError), locked(folder / DIARY, wait=False) as mine:
+        if mine is not None:
+            shutil.rmtree(folder / "work", ignore_errors=True)
+            remove_leftovers(folder)
 
 
 def stage_finished(folder: Path, stage: str, seconds: float) -> None:
     """Write down that a stage came to its end, and tell the plugins."""
-    with suppress(OSError):  # this also runs while an error makes its way out
-        append_event(folder, "stage", stage=stage, seconds=seconds)
+    note(folder, "stage", stage=stage, seconds=seconds)
     logger = logging.getLogger(__name__)
     logger.info("%s: %.1f s", stage, seconds)
     try:

@@ -38,7 +38,15 @@ from .outcome import Outcome, same_outcome
 from .panels import dump_panels, load_panels
 
 KINDS = ("detect", "purify", "train", "repair")
-PARTS = ("train", "clean", "model", "denoiser", "generator")
+LACKING = {  # need -> parts of a case without which it is not met
+    "train": ("train", "truth"),
+    "clean": ("clean",),
+    "model": ("model",),
+    "denoiser": ("clean",),
+    "generator": ("clean",),
+}
+MADE = ("denoiser", "generator")  # from the reserved clean set, where no setting names one
+NAMING = ("denoiser", "generator", "weights")  # the settings that may
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -50,7 +58,8 @@ def check_defense(cls: type[Defense], *, case: Case | None = None, **values: Any
     """Hold a defense class against the rules, on a tiny case; takes two to four short runs of it.
 
     :param case: a case to run on, with every part the defense needs; default :func:`tiny_case`.
-    :param values: settings that make a run short, e.g. ``epochs=2``.
+    :param values: settings that make a run short, e.g. ``epochs=2``. A denoiser or generator that the defense needs is
+        named here as ``denoiser``, ``generator`` or ``weights``, or comes from the reserved clean set.
     :raises ConformanceError: naming every broken rule: the class attributes; settings that accept unknown keys, take
         numbers without a range, or can be changed; input that is modified; outcomes that differ under one seed,
         depend on the sealed truth, break the shape or index rules, or do not survive being saved; panels that
@@ -188,7 +197,7 @@ def _check_attributes(cls: type[Defense]) -> None:
     _expect(issubclass(cls, Defense), "must derive from elixir_plugin.Defense")
     _expect(bool(re.fullmatch(r"[a-z][a-z0-9_]*", getattr(cls, "name", ""))), "name must be lower case")
     _expect(getattr(cls, "kind", None) in KINDS, f"kind must be one of {', '.join(KINDS)}")
-    _expect(set(getattr(cls, "needs", {"?"})) <= set(PARTS), f"needs must be among {', '.join(PARTS)}")
+    _expect(set(getattr(cls, "needs", {"?"})) <= LACKING.keys(), f"needs must be among {', '.join(LACKING)}")
     card = getattr(cls, "card", None)
     _expect(isinstance(card, Card) and all(vars(card).values()), "card must be complete")
 
@@ -215,13 +224,17 @@ def _check_missing_needs(cls: type[Defense], case: Case, values: Mapping[str, An
     def started(self: Defense, case: Case, context: Context) -> Outcome:
         raise AssertionError("work starts before missing needs are refused")
 
-    idle = type(cls.__name__, (cls,), {"defend": started})
-    for need in sorted(set(cls.needs) & {"train", "clean", "model"}):
-        absent: dict[str, Any] = {need: None} | ({"truth": None} if need == "train" else {})
-        lacking = dataclasses.replace(case, **absent)
+    idle = type(cls.__name__, (cls,), {"defend": started})(**values)
+    named = any(getattr(idle.settings, name, None) for name in NAMING)
+    for need in sorted(set(cls.needs) & LACKING.keys()):
+        if need in MADE and named:
+            continue
+        absent: dict[str, Any] = dict.fromkeys(LACKING[need])
+        # of what is made, the setting that names one may as well be missing
+        refusals = (MissingNeedError, SettingsError) if need in MADE else (MissingNeedError,)
         try:
-            idle(**values).run(lacking)
-        except MissingNeedError:
+            idle.run(dataclasses.replace(case, **absent))
+        except refusals:
             continue
         raise AssertionError(f"a case without {need!r} is not refused")
 

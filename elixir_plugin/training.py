@@ -29,9 +29,11 @@ from .checkpoint import Checkpoint, TrainingState
 from .classifier import to_batch
 from .config import Settings
 from .context import Context
+from .diffusion.batches import has_bf16, out_of_memory
 from .errors import RunError
 
 IN_MEMORY = 4 << 30  # bytes of pixels kept as one tensor; larger sets are read batch by batch
+TOO_FEW = "Expected more than 1 value per channel when training"  # says torch's batch norm
 
 
 class Recipe(Settings):
@@ -191,7 +193,8 @@ def train(
     :param checkpoint: where to keep the state, so that a killed run goes on and ends bit-identical to one that was
         not killed. Whatever the hooks change belongs into its ``extra``.
     :returns: per epoch, the mean over samples of each scalar the objective gives.
-    :raises RunError: when the loss stops being finite, or *checkpoint* belongs to another run or cannot be written.
+    :raises RunError: when the loss stops being finite, memory runs out, batch norm meets a batch that is too small, or
+        *checkpoint* belongs to another run or cannot be written.
     """
     device = next(model.parameters()).device
     if recipe.channels_last:
@@ -210,15 +213,16 @@ def train(
             _seed(device, context.derive_seed(name, "torch", epoch))
             model.train(not eval_mode)
             means = _Means()
-            for batch in source.epoch(epoch):
-                with _autocast(device, recipe.precision):
-                    losses = step(model, batch)
-                optimizer.zero_grad(set_to_none=True)
-                torch.autograd.backward(losses["loss"])
-                optimizer.step()
-                if after_step is not None:
-                    after_step()
-                means.add(losses, len(batch.rows))
+            with _clear_errors(f"{name}, epoch {epoch}", recipe.batch_size):
+                for batch in source.epoch(epoch):
+                    with _autocast(device, recipe.precision):
+                        losses = step(model, batch)
+                    optimizer.zero_grad(set_to_none=True)
+                    torch.autograd.backward(losses["loss"])
+                    optimizer.step()
+                    if after_step is not None:
+                        after_step()
+                    means.add(losses, len(batch.rows))
             for key, value in means.read().items():
                 curves.setdefault(key, []).append(value)
             if not math.isfinite(curves["loss"][-1]):
@@ -283,9 +287,34 @@ class _Means:
 
 
 def _autocast(device: torch.device, precision: str) -> Any:
-    if precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()):
+    if precision == "bf16" or (precision == "auto" and has_bf16(device)):
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
+
+
+@contextmanager
+def _clear_errors(where: str, batch_size: int) -> Iterator[None]:
+    """Turn what torch raises about a batch that is too small or too large into one clear error."""
+    try:
+        yield
+    except ValueError as error:
+        if TOO_FEW not in str(error):
+            raise
+        raise RunError(
+            "batch norm cannot train on one sample",
+            where=where,
+            found=" ".join(str(error).split())[:200],
+            hint="batch_size ≥ 2, or more images",
+        ) from None
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise RunError(
+            "out of memory while training",
+            where=where,
+            found=f"batch_size {batch_size}",
+            hint="lower batch_size, or free memory on the device",
+        ) from None
 
 
 @contextmanager

@@ -59,4 +59,5 @@ def test_an_all_to_all_attack_is_left_with_a_warning() -> None:
 def test_a_clean_set_is_left_as_it_is(seed: int) -> None:
     found = experiment("clean", seed, "few")
     assert found["targets"] == [] and found["fpr"] == 0
+    assert found["clean_images_changed"] == 0  # neither image nor label of any sample
     assert found["recall"] is None and found["label_accuracy"] == 1

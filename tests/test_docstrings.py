@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import doctest
 from pathlib import Path
 
 import pytest
 
 import elixir_plugin
+from elixir_plugin import hookspecs
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = (ROOT / "elixir_plugin", ROOT / "adapters")
@@ -27,6 +29,17 @@ def test_every_public_name_has_a_docstring_with_an_example(name: str) -> None:
 def test_the_reasons_are_for_names_that_exist() -> None:
     assert set(WITHOUT_EXAMPLE) <= set(elixir_plugin.__all__)
     assert "hookimpl" in (ROOT / "elixir_plugin/hookspecs.py").read_text().split('"""')[1]
+
+
+HOOKS = [name for name in vars(hookspecs) if name.startswith("elixir_")]
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_every_hook_has_an_example_that_runs(name: str) -> None:
+    (example,) = doctest.DocTestFinder(recurse=False).find(getattr(hookspecs, name), name, globs=vars(hookspecs).copy())
+    assert any(f"def {name}(self" in each.source for each in example.examples)  # it implements this very hook
+    said: list[str] = []
+    assert doctest.DocTestRunner().run(example, out=said.append).failed == 0, "".join(said)
 
 
 def undocumented(path: Path) -> list[str]:

@@ -22,7 +22,8 @@ CUDA = "cuda:blur=0.3"
 def accuracies(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
     """Mean accuracy in % by poison and arm."""
     results = tmp_path_factory.mktemp("eclipse") / "results.json"
-    command = [sys.executable, str(SCRIPT), "--suspects", "3000", "--clean", "240", "--pool", "2", "--crop", "2"]
+    command = [sys.executable, str(SCRIPT), "--suspects", "3000", "--clean", "240", "--pool", "2"]
+    command += ["--crop", "2", "--no-flip"]  # as the description has it
     command += ["--poisons", "clean", LSP, "ops", CUDA, "--archive", str(shared / "data" / "cifar10-jpeg.zip")]
     subprocess.run([*command, "--results", str(results)], check=True)
     found: list[dict[str, Any]] = json.loads(results.read_text())["results"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -12,9 +13,12 @@ import numpy as np
 import pytest
 
 from elixir_plugin.case import ImageSet
+from elixir_plugin.diffusion import ranks
+from elixir_plugin.errors import RunError
 from elixir_plugin.outcome import Outcome, same_outcome
 from elixir_plugin.testing import tiny_case
 
+HOUR = 3600.0
 SHORT = ["fit.iterations=6", "fit.batch_size=4", "purification.steps=2"]
 
 
@@ -37,6 +41,62 @@ def run(launcher: list[str], case: Path, out: Path) -> subprocess.CompletedProce
     command += ["--retrain", "--retrain-set", "epochs=1", "--out", str(out), "--no-write-back"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
+
+
+class Waited:
+    """Clock and store of rank 0 of 2, where waiting takes no time.
+
+    :param hours: after which words are said: ``"1"``, that rank 1 has come and gone, or ``"failed"``.
+    """
+
+    def __init__(self, hours: dict[str, float]) -> None:
+        self.now, self._hours = 0.0, {"0": 0.0, **hours}
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, _: float) -> None:
+        self.now += HOUR / 4
+
+    def set(self, *_: str) -> None:
+        """Rank 0 is known to be here."""
+
+    def get(self, _: str) -> bytes:
+        return b"rank 1: ValueError: a bad sample"
+
+    def check(self, keys: list[str]) -> bool:
+        return self.now >= HOUR * self._hours.get(keys[0].rpartition("/")[2], math.inf)
+
+
+def waited(monkeypatch: pytest.MonkeyPatch, hours: dict[str, float]) -> Waited:
+    made = Waited(hours)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(ranks, "_store", lambda *_: made)
+    monkeypatch.setattr(ranks, "time", made)
+    return made
+
+
+def test_a_rank_whose_share_takes_a_day_longer_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = waited(monkeypatch, {"1": 24})
+    with ranks.together():
+        pass
+    ranks.barrier()
+    assert made.now == 24 * HOUR
+
+
+def test_a_rank_that_failed_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = waited(monkeypatch, {"failed": 1})
+    with pytest.raises(RunError, match="another rank failed"), ranks.together():
+        pass
+    assert made.now == HOUR
+
+
+def test_a_rank_that_says_nothing_is_given_up_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = waited(monkeypatch, {})
+    with pytest.raises(RunError, match="not all ranks have arrived"):
+        ranks.barrier()
+    assert made.now > 7 * 24 * HOUR
 
 
 @pytest.mark.slow

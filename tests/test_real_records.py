@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,36 +16,66 @@ from click.testing import CliRunner
 
 from elixir_plugin.cli import program
 
-GIVEN = {  # what the records come with: the suspect model, and the authors' own code on the same record
+GIVEN: dict[
+    str, dict[str, Any]
+] = {  # what the records come with: the suspect model, and the authors' own code on the same record
     "badnet_0_1": {"epochs": 30, "before": (0.560, 0.607, 0.246), "authors_acc": 0.491},
     "blended_0_1": {"epochs": 10, "before": (0.554, 0.949, 0.038), "authors_acc": 0.457},
 }
 
 
-def defend(shared: Path, tmp_path: Path, record: str, seed: int) -> dict[str, float]:
-    """Run preset ``code`` and return the metrics before and after, plus the time."""
-    given = GIVEN[record]
-    source = f"backdoorbench:{shared / 'toolkits/backdoorbench/record' / record}"
-    settings = ["--preset", "code", "--set", f"epochs={given['epochs']}", "--seed", str(seed)]
-    places = ["--out", str(tmp_path / f"run{seed}"), "--write-to", str(tmp_path / f"native{seed}"), "--json"]
-    done = CliRunner().invoke(program, ["run", "d3", "--from", source, *settings, *places])
-    assert done.exit_code == 0, done.output
-    report = json.loads((tmp_path / f"run{seed}" / "report.json").read_text())
-    before = report["metrics"]["before"]
-    assert [before[key] for key in ("acc", "asr", "ra")] == pytest.approx(given["before"], abs=0.002)
-    return {**report["metrics"]["after"]}
+@dataclass(frozen=True)
+class Defended:
+    """Metrics after a run of D3, and the folder with what BackdoorBench reads."""
+
+    after: dict[str, float]
+    native: Path
 
 
-def test_badnet_record_end_to_end(shared: Path, tmp_path: Path) -> None:
-    """One seed, with room for the spread between seeds and machines; the gate itself is the slow test below."""
-    after = defend(shared, tmp_path, "badnet_0_1", seed=0)
+@pytest.fixture(scope="module")
+def defend(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], Defended]:
+    """Return a function (record, seed) -> what preset ``code`` makes of it; nothing is run twice."""
+
+    @cache
+    def run(record: str, seed: int) -> Defended:
+        given, folder = GIVEN[record], tmp_path_factory.mktemp(f"{record}-{seed}")
+        source = f"backdoorbench:{shared / 'toolkits/backdoorbench/record' / record}"
+        settings = ["--preset", "code", "--set", f"epochs={given['epochs']}", "--seed", str(seed)]
+        places = ["--out", str(folder / "run"), "--write-to", str(folder / "native"), "--json"]
+        done = CliRunner().invoke(program, ["run", "d3", "--from", source, *settings, *places])
+        if done.exit_code:
+            pytest.fail(done.output)  # not an AssertionError: no expected failure
+        metrics = json.loads((folder / "run" / "report.json").read_text())["metrics"]
+        before = [metrics["before"][key] for key in ("acc", "asr", "ra")]
+        if before != pytest.approx(given["before"], abs=0.002):
+            pytest.fail(f"the suspect model is another one: {before}")
+        return Defended(dict(metrics["after"]), folder / "native")
+
+    return run
+
+
+def median(defend: Callable[[str, int], Defended], record: str, key: str) -> float:
+    """Median over three seeds."""
+    return sorted(defend(record, seed).after[key] for seed in range(3))[1]
+
+
+def test_badnet_record_end_to_end(defend: Callable[[str, int], Defended]) -> None:
+    """One seed, with room for the spread between seeds and machines; the gate itself is the slow tests below."""
+    done = defend("badnet_0_1", 0)
+    after = done.after
     assert after["asr"] <= 0.20 and after["acc"] >= 0.43 and after["ra"] >= 0.30
-    result = torch.load(tmp_path / "native0" / "defense_result.pt")  # as BackdoorBench loads it
+    result = torch.load(done.native / "defense_result.pt")  # as BackdoorBench loads it
     assert (result["model_name"], result["num_classes"], len(result["model"])) == ("resnet18", 10, 122)
-    with (tmp_path / "native0" / "d3_df.csv").open() as file:
+    with (done.native / "d3_df.csv").open() as file:
         row = next(csv.DictReader(file))
     assert float(row["test_acc"]) == pytest.approx(after["acc"])
     assert float(row["test_asr"]) == pytest.approx(after["asr"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("record", GIVEN)
+def test_gate_asr_is_at_most_10_percent(defend: Callable[[str, int], Defended], record: str) -> None:
+    assert median(defend, record, "asr") <= 0.10
 
 
 @pytest.mark.slow
@@ -52,13 +86,13 @@ def test_badnet_record_end_to_end(shared: Path, tmp_path: Path) -> None:
         pytest.param(
             "blended_0_1",
             marks=pytest.mark.xfail(
-                reason="ACC misses by 2 to 5 points: a batch of 256 leaves 10 steps, and ACC hangs on the random head"
+                raises=AssertionError,
+                reason="ACC misses by 2 to 5 points: a batch of 256 leaves 10 steps, and ACC hangs on the random head",
             ),
         ),
     ],
 )
-def test_gate_on_the_median_of_three_seeds(shared: Path, tmp_path: Path, record: str) -> None:
-    """ASR ≤ 10 %, ACC at most 3 points below the authors' own code on the same record."""
-    runs = [defend(shared, tmp_path, record, seed) for seed in range(3)]
-    acc, asr = (sorted(run[key] for run in runs)[1] for key in ("acc", "asr"))
-    assert asr <= 0.10 and acc >= GIVEN[record]["authors_acc"] - 0.03, runs
+def test_gate_acc_is_at_most_3_points_below_the_authors_own_code(
+    defend: Callable[[str, int], Defended], record: str
+) -> None:
+    assert median(defend, record, "acc") >= GIVEN[record]["authors_acc"] - 0.03

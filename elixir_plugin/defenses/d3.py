@@ -12,7 +12,7 @@ solved by projected gradient descent. Where paper and released code differ, the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal
 
@@ -34,6 +34,7 @@ from .d3_panels import panels_of
 
 WarmUp = Literal["random", "far", "noise", "near", "middle"]
 TINY = 1e-12  # a norm below this has no direction
+WEIGHTS = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")  # as layers name them
 
 
 class D3Settings(Settings):
@@ -77,12 +78,21 @@ class D3Settings(Settings):
 
 @dataclass
 class Selected:
-    """One weight tensor to move away from where it was received."""
+    """One weight tensor to move away from where it was received.
+
+    :ivar received: its value in the received model; float32, or float64 like the weight.
+    :ivar norm: the norm to hold, a scalar.
+    :ivar previous: its value after the last projection.
+    """
 
     name: str
     weight: nn.Parameter
     received: Tensor
     norm: Tensor
+    previous: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.previous = self.weight.detach().clone()
 
 
 class D3(Defense):
@@ -106,8 +116,7 @@ class D3(Defense):
     def defend(self, case: Case, context: Context) -> Outcome:
         assert case.model is not None and case.clean is not None
         model = case.model.clone().to(context.device)
-        if not any(parameter.requires_grad for parameter in model.parameters()):  # some toolkits freeze finished models
-            model.requires_grad_(True)
+        _thaw(model)
         selected = select_weights(model, self.settings.select, case.clean)
         bias = _bias_of(model, selected)
         warm_up(selected, self.settings, context)
@@ -168,8 +177,8 @@ def select_weights(model: Classifier, select: str | tuple[str, ...], clean: Imag
     """Return the weights that *select* means, each once.
 
     ``"head"`` is found by running two clean images. A name may be a layer, a container (all linear and convolution
-    layers inside) or a pattern such as ``layer4.*``. Attention layers count as linear; their packed input
-    projection is included.
+    layers inside) or a pattern such as ``layer4.*``. Attention layers count as linear; their input projections
+    are included.
 
     :raises InputError: when nothing matches, or a match cannot be moved (frozen, computed, or zero).
     """
@@ -185,7 +194,7 @@ def select_weights(model: Classifier, select: str | tuple[str, ...], clean: Imag
         layers = _named_layers(model.module, select)
     found: dict[int, Selected] = {}
     for name, layer in layers:
-        for weight_name in ("weight", "in_proj_weight"):
+        for weight_name in WEIGHTS:
             weight = getattr(layer, weight_name, None)
             if weight is not None and id(weight) not in found:
                 found[id(weight)] = _selected(f"{name}.{weight_name}".lstrip("."), layer, weight)
@@ -216,10 +225,16 @@ def _selected(name: str, layer: nn.Module, weight: Tensor) -> Selected:
     if not isinstance(weight, nn.Parameter) or hasattr(layer, "parametrizations"):
         raise InputError("weight is computed, not stored", where=name, hint="remove the parametrisation first")
     if not weight.is_floating_point():
-        raise InputError("weight is quantised", where=name, found=weight.dtype)
+        raise InputError(
+            "weight is quantised",
+            where=name,
+            found=weight.dtype,
+            allowed="floating point",
+            hint="repair the model as it was before that, or select other layers",
+        )
     if not weight.requires_grad:
         raise InputError("weight is frozen", where=name, hint="set requires_grad, or select other layers")
-    return Selected(name, weight, weight.detach().clone().float(), torch.tensor(0.0))
+    return Selected(name, weight, _wide(weight.detach().clone()), torch.tensor(0.0))
 
 
 @torch.no_grad()
@@ -234,6 +249,7 @@ def warm_up(selected: list[Selected], settings: D3Settings, context: Context) ->
         if not each.norm > TINY:
             raise InputError("weight to move is zero", where=each.name, found=float(each.norm), allowed="a norm > 0")
         each.weight.copy_(_start(each, settings.warm_up, context.generator("d3", "warm_up", each.name)))
+        each.previous = each.weight.detach().clone()
     project(selected, settings.p)
 
 
@@ -252,11 +268,16 @@ def _start(each: Selected, kind: WarmUp, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def project(selected: list[Selected], p: float) -> None:
-    """Rescale each weight to the norm it was received with (Euclidean projection for p = 2)."""
+    """Rescale each weight to the norm it was received with (Euclidean projection for p = 2).
+
+    A weight that a step took to zero has no direction: it goes back to where it was before that step.
+    """
     for each in selected:
-        norm = each.weight.float().norm(p=p)
-        # branch-free, so that the device is never waited for
-        each.weight.mul_(torch.where(norm > TINY, each.norm / norm.clamp_min(TINY), torch.ones_like(norm)))
+        norm = _wide(each.weight).norm(p=p)
+        scaled = each.weight * (each.norm / norm.clamp_min(TINY))
+        # branch-free, so that the device is never waited for; a norm of NaN passes, for the training to stop at
+        each.previous = torch.where((norm < TINY).logical_not(), scaled, each.previous)
+        each.weight.copy_(each.previous)
 
 
 def d3_objective(settings: D3Settings, selected: list[Selected]) -> Callable[[nn.Module, Batch], Losses]:
@@ -264,12 +285,12 @@ def d3_objective(settings: D3Settings, selected: list[Selected]) -> Callable[[nn
     scale = 1 / (settings.lam + 1) if settings.scale_objective and settings.lam > 1 else 1.0
 
     def objective(model: nn.Module, batch: Batch) -> Losses:
-        losses = F.cross_entropy(model(batch.images).float(), batch.targets, reduction="none")
+        losses = F.cross_entropy(_wide(model(batch.images)), batch.targets, reduction="none")
         if settings.hinge == "sample":
             penalty = F.relu(losses - settings.eps).mean()
         else:
             penalty = F.relu(losses.mean() - settings.eps)
-        distances = [(each.weight.float() - each.received).norm(p=settings.p) for each in selected]
+        distances = [(_wide(each.weight) - each.received).norm(p=settings.p) for each in selected]
         value = settings.lam * penalty
         if settings.distance:
             value = value - torch.stack(distances).sum()
@@ -285,13 +306,25 @@ def d3_objective(settings: D3Settings, selected: list[Selected]) -> Callable[[nn
 @torch.no_grad()
 def distance_ratios(selected: list[Selected], p: float) -> dict[str, float]:
     """Return ‖W_i − W_i⁰‖_p / ‖W_i⁰‖_p per layer; in [0, 2] on the sphere."""
-    return {each.name: float((each.weight.float() - each.received).norm(p=p) / each.norm) for each in selected}
+    return {each.name: float((_wide(each.weight) - each.received).norm(p=p) / each.norm) for each in selected}
 
 
 def fraction_above(model: Classifier, clean: ImageSet, eps: float) -> float:
     """Return the share of clean samples whose loss in eval mode is above ε."""
     logits = torch.from_numpy(model.predict(clean))
     return float((F.cross_entropy(logits, torch.tensor(clean.labels), reduction="none") > eps).float().mean())
+
+
+def _wide(values: Tensor) -> Tensor:
+    """Return *values* in float32, or in float64 where they are: norms of fewer digits drift."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _thaw(model: nn.Module) -> None:
+    """Let a model learn that is frozen as a whole: some toolkits freeze finished models."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        for parameter in model.parameters():
+            parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
 
 
 def _bias_of(model: Classifier, selected: list[Selected]) -> tuple[Tensor, Tensor] | None:

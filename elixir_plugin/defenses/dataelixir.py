@@ -132,6 +132,9 @@ class DataElixir(Defense):
             model = self._final(case.train.labels, repaired, repair, trainer)
         outcome = describe(case.train, rows, votes, repair, finding=finding, settings=self.settings)
         outcome.train, outcome.model, outcome.curves = repaired, model, trainer.curves
+        outcome.noise_level = planned.sigma  # of one round: the next one starts from denoised images
+        if self.settings.probe == "train":
+            outcome.undefended = probe
         outcome.tables = plain({"denoiser": facts, **self._cost(planned, rows), **outcome.tables})
         return outcome
 

@@ -10,7 +10,8 @@ guards, on by default, and all off in preset ``parity`` (spec §7, B3):
 - G2, ``min_anomalies`` and ``min_share``: a class with few anomalous samples is not judged, and others are not compared
   with it. (Counted as d = 0, as the specification has it, such classes decide what stands out: with four of them in
   ten all others do, with a few less none can.) Where at most three are left, an absolute cut decides.
-- G3, ``mad_floor``: a spread near zero does not turn any difference into an alarm.
+- G3, ``mad_floor``: a spread near zero does not turn any difference into an alarm. (Beside G4 with its default, which
+  asks for more, it turns no decision; it keeps the score within bounds.)
 - G4, ``min_effect``: a class must stand out by so much.
 
 Mode ``excess`` puts another statistic in the place of d: how much less stays on a class than of reserved clean images,

@@ -45,7 +45,10 @@ class EclipseSettings(Settings):
     """Settings of ECLIPSE; preset ``paper`` has the released configuration, days of work on a CPU."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {"fit": FitSettings.build(preset="paper").dump(), "purification": {"steps": None}},
+        "paper": {
+            "fit": FitSettings.build(preset="paper").dump(),
+            "purification": {"steps": None, "precision": "float32"},
+        },
         "fast": {"fit": FitSettings.build(preset="fast").dump(), "purification": {"steps": 25}},
         "cpu": {"fit": FitSettings.build(preset="cpu").dump(), "purification": {"steps": 5}},
         "demo": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from .image_variations_settings import ImageVariationsSettings
 
 ORDER = ("image_variation", "versatile", "unclip")  # of the pipelines that ``auto`` looks for
 NAME = "image-variations-denoiser"
+ROUNDING = 1e-9  # of a share of a chain, in steps
 
 
 @dataclass(frozen=True)
@@ -138,8 +140,11 @@ def fit_settings(settings: ImageVariationsSettings) -> FitSettings:
     fit = settings.fit
     if fit.t_train_max is not None:
         return fit
-    deepest = max(settings.search.candidates) if settings.strength == "auto" else float(settings.strength)
-    return fit.model_copy(update={"t_train_max": min(fit.length, max(1, round(deepest * fit.length)))})
+    if settings.strength == "auto":  # rounded up: the search leaves out what lies above the part that is trained
+        steps = math.ceil(max(settings.search.candidates) * fit.length - ROUNDING)
+    else:
+        steps = round(settings.strength * fit.length)
+    return fit.model_copy(update={"t_train_max": min(fit.length, max(1, steps))})
 
 
 def refuse_store(case: Case, settings: ImageVariationsSettings) -> None:

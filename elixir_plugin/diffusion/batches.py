@@ -1,4 +1,4 @@
-"""How many images fit into one call of the network, and how the network is laid out while it works."""
+"""What a device can do: how many images fit into one call of the network, and how it is laid out while it works."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ CPU_PIXELS = 32 * 32 * 32  # per batch; more spills out of the cache and gains n
 CUDA_PIXELS = 512 * 32 * 32  # per batch; more gains nothing
 MEMORY_SHARE = 0.8  # of what is free on the device
 _OUT_OF_MEMORY: type[Exception] = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
-_CPU_MESSAGES = ("can't allocate memory", "not enough memory")
+_MESSAGES = (
+    "can't allocate memory",
+    "not enough memory",
+    "error: out of memory",  # of CUDA itself, outside of torch's allocator
+    "_ALLOC_FAILED",  # of cuBLAS, cuDNN and their kin
+    "_ALLOCATION_FAILED",
+)
 
 
 class BatchSize:
@@ -43,7 +49,7 @@ class BatchSize:
         if self.size is None:
             cuda = denoiser.device.type == "cuda" and denoiser.network is not None
             limit = max(1, (CUDA_PIXELS if cuda else CPU_PIXELS) // (shape[1] * shape[2]))
-            self.size = _power_of_two(min(limit, _fitting(denoiser, shape, bf16) if cuda else limit))
+            self.size = power_of_two(min(limit, _fitting(denoiser, shape, bf16) if cuda else limit))
         return self.size
 
     def fill_up(self, states: Tensor) -> Tensor:
@@ -105,8 +111,15 @@ def _fits(work: Callable[[slice], None], part: slice) -> bool:
 def out_of_memory(error: BaseException) -> bool:
     """Whether *error* says that memory ran out, on the device or on the CPU."""
     return isinstance(error, (_OUT_OF_MEMORY, MemoryError)) or (
-        isinstance(error, RuntimeError) and any(text in str(error) for text in _CPU_MESSAGES)
+        isinstance(error, RuntimeError) and any(text in str(error) for text in _MESSAGES)
     )
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether *device* is a GPU that computes in bf16; NVIDIA's from before Ampere (8.0) only imitate it, slowly."""
+    if device.type != "cuda":
+        return False
+    return bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _fitting(denoiser: Denoiser, shape: tuple[int, int, int], bf16: bool) -> int:
@@ -133,7 +146,8 @@ def _peak(denoiser: Denoiser, shape: tuple[int, ...], bf16: bool) -> int:
     return torch.cuda.max_memory_allocated(device)
 
 
-def _power_of_two(number: int) -> int:
+def power_of_two(number: int) -> int:
+    """Return the largest power of two up to *number*, which is at least 1."""
     return 1 << (number.bit_length() - 1)
 
 

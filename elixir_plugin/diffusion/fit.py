@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import cast
 
@@ -21,6 +20,7 @@ from ..classifier import to_batch
 from ..config import fingerprint
 from ..context import Context
 from ..errors import InputError, RunError
+from ..locks import alone
 from ..storage import read_json, refuse_unwritable, remove_leftovers, write_json
 from ..training import Objective, Recipe, Samples, train
 from .average import WeightAverage
@@ -35,7 +35,6 @@ from .unet import architecture_of, build_unet
 
 BLOCK = 250  # iterations between two points of the curves
 SIGN = 5.0  # seconds between two signs of life
-PATIENCE = timedelta(days=7)  # how long other ranks wait for the one that trains
 
 
 class NoisyBatches:
@@ -118,7 +117,7 @@ def fit_into(
     """Train as :func:`fit_denoiser` does and save to *folder*, or load what an equal call has saved there.
 
     The state of a call under way is in :func:`state_file`, which goes when the folder is there. Under ``torchrun`` rank
-    0 trains, and the others wait for it.
+    0 trains, and the others wait for it; so does another process that is to make the same folder.
 
     :param timing: JSON file that gets the ``seconds`` of the training, those of killed calls up to the last state that
         they saved; not in *folder*, which is the same however often a call was killed.
@@ -126,18 +125,35 @@ def fit_into(
     :raises RunError: when something else is in *folder*.
     """
     rank, _ = rank_and_world()
-    with together(PATIENCE):
+    with together():
         if rank == 0 and not finished(folder, images, settings, context, name=name):
+            _refuse_empty(images)
             refuse_unwritable(folder)
-            for path in (folder.absolute(), state_file(folder)):
-                remove_leftovers(path.parent, path.name)
-            denoiser, seconds = _fit(images, settings, context, name, state_file(folder), sign=sign)
-            if timing is not None:
-                write_json(timing, {"seconds": seconds})
-            denoiser.save(folder)
+            with alone(Path(f"{folder.absolute()}.lock")):
+                if not finished(folder, images, settings, context, name=name):  # another process may have been faster
+                    _make(folder, images, settings, context, name, timing=timing, sign=sign)
         if rank == 0:
             state_file(folder).unlink(missing_ok=True)
     return load_denoiser(folder, device=context.device)
+
+
+def _make(
+    folder: Path,
+    images: ImageSet,
+    settings: FitSettings,
+    context: Context,
+    name: str,
+    *,
+    timing: Path | None,
+    sign: Path | None,
+) -> None:
+    """Train, or go on, and save to *folder*; see :func:`fit_into`."""
+    for path in (folder.absolute(), state_file(folder)):
+        remove_leftovers(path.parent, path.name)
+    denoiser, seconds = _fit(images, settings, context, name, state_file(folder), sign=sign)
+    if timing is not None:
+        write_json(timing, {"seconds": seconds})
+    denoiser.save(folder)
 
 
 def state_file(folder: Path) -> Path:
@@ -165,6 +181,11 @@ def finished(
     return True
 
 
+def _refuse_empty(images: ImageSet) -> None:
+    if not len(images):
+        raise InputError("no images to train a denoiser on", where="clean", found="0 images")
+
+
 def _fit(
     images: ImageSet,
     settings: FitSettings,
@@ -175,8 +196,7 @@ def _fit(
     sign: Path | None = None,
 ) -> tuple[UNetDenoiser, float]:
     """Return a trained denoiser, and the seconds of its training."""
-    if not len(images):
-        raise InputError("no images to train a denoiser on", where="clean", found="0 images")
+    _refuse_empty(images)
     height, width, channels = images.image_shape
     stride = architecture_of(settings.size, (height, width)).stride
     padding = (-height % stride, -width % stride)
@@ -186,7 +206,7 @@ def _fit(
     schedule = Schedule(settings.schedule, settings.length)
     network = build_unet(
         settings.size,
-        sides,
+        sides[0] if height == width else sides,
         channels,
         settings.learn_sigma,
         dropout=settings.dropout,

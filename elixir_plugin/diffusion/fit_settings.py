@@ -10,7 +10,8 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from ..config import Settings
-from .schedule import ScheduleName
+from ..errors import SettingsError
+from .schedule import Schedule, ScheduleName
 from .unet import UNetSize
 
 
@@ -65,6 +66,14 @@ class FitSettings(Settings):
     def _range_within_chain(self) -> Self:
         if self.t_train_max is not None and self.t_train_max > self.length:
             raise ValueError(f"t_train_max = {self.t_train_max} lies beyond the chain of length = {self.length}")
+        return self
+
+    @model_validator(mode="after")
+    def _sound_chain(self) -> Self:
+        try:
+            Schedule(self.schedule, self.length)
+        except SettingsError as error:
+            raise ValueError(f"length = {self.length}, {self.schedule}: {error.what}; {error.allowed}") from None
         return self
 
     @property

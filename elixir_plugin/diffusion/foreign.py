@@ -116,9 +116,13 @@ class SchedulerConfig(Settings):
     )
 
     @model_validator(mode="after")
-    def _rising(self) -> Self:
+    def _sound_chain(self) -> Self:
         if self.beta_start > self.beta_end:
             raise ValueError(f"beta_start = {self.beta_start} lies above beta_end = {self.beta_end}")
+        try:
+            self.schedule()
+        except SettingsError as error:
+            raise ValueError(f"{error.where}: {error.what}; found {error.found}, allowed {error.allowed}") from None
         return self
 
     def schedule(self) -> Schedule:

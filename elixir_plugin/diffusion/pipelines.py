@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -196,8 +197,10 @@ class Img2Img(PipelineGenerator):
 
     def __init__(self, pipe: Any, settings: GeneratorSettings, source: str) -> None:
         super().__init__(pipe, settings, source)
-        self.strengths = (1 / self.steps, 1.0)
-        self.strength = max(settings.start(), 1 / self.steps) if settings.strength == "auto" else settings.start()
+        self.strengths = (least_strength(self.steps), 1.0)
+        self.strength = settings.start()
+        if settings.strength == "auto":
+            self.strength = max(self.strength, self.strengths[0])
         self._refuse_no_step()
 
     def with_strength(self, strength: float) -> Img2Img:
@@ -212,7 +215,7 @@ class Img2Img(PipelineGenerator):
                 "img2img would take no step",
                 where="strength, num_inference_steps",
                 found=f"{self.strength:g} of {self.steps} steps",
-                allowed=f"strength from {1 / self.steps:.3g} on",
+                allowed=f"strength from {math.ceil(self.strengths[0] * 1e4) / 1e4:g} on",  # what is said must do
             )
 
     def _call(self, images: Tensor, generators: list[torch.Generator]) -> Tensor:
@@ -238,6 +241,16 @@ ADAPTERS: dict[str, type[PipelineGenerator]] = {
 
 make_image_variation, make_versatile = ImageVariation.make, Versatile.make
 make_unclip, make_img2img = UnCLIP.make, Img2Img.make
+
+
+def least_strength(steps: int) -> float:
+    """Return the least strength at which img2img takes one of *steps* steps, as diffusers counts them.
+
+    >>> int(49 * (1 / 49)), int(49 * least_strength(49)), least_strength(50)
+    (0, 1, 0.02)
+    """
+    strength = 1 / steps
+    return strength if int(steps * strength) else math.nextafter(strength, 1)
 
 
 def as_levels(images: Tensor) -> Tensor:

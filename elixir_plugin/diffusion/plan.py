@@ -14,7 +14,7 @@ from typing_extensions import Self
 from ..config import Settings
 from ..errors import InputError, SettingsError
 from .base import Denoiser
-from .batches import BatchSize
+from .batches import BatchSize, has_bf16
 from .sampler import SamplerName, Step, chain, even_grid
 from .schedule import NoiseLevel
 
@@ -146,7 +146,7 @@ def _grid(settings: Purification, level: int) -> tuple[int, ...]:
 def _precision(denoiser: Denoiser, settings: Purification) -> Literal["float32", "bf16"]:
     if settings.precision != "auto":
         return settings.precision
-    return "bf16" if denoiser.device.type == "cuda" and denoiser.network is not None else "float32"
+    return "bf16" if denoiser.network is not None and has_bf16(denoiser.device) else "float32"
 
 
 def _notes(

@@ -20,12 +20,14 @@ from ..context import Context
 from ..errors import InputError, RunError, SettingsError
 from ..storage import read_json
 from .base import Denoiser, Prediction
-from .batches import in_parts, tuned
+from .batches import in_parts, power_of_two, tuned
 from .chunks import MANIFEST, ChunkStore
 from .noise import normal_noise
 from .plan import Plan, Purification, padded, plan
 from .ranks import local_device, rank_and_world, together
 from .sampler import jump, predicted_image, reverse, sampled
+
+CHUNK_PIXELS = 512 * 64 * 64  # per chunk on a GPU, where it holds more images than on a CPU
 
 __all__ = ["Plan", "Purification", "Purified", "plan", "purify", "purify_batch"]
 
@@ -128,7 +130,8 @@ class _Walk:
         if self.plan.settings.channels_last:
             states = states.contiguous(memory_format=torch.channels_last)
         finite = torch.ones(len(states), dtype=torch.bool, device=states.device)
-        # around all steps: the weights are cast once, and the arithmetic on states is not touched by autocast
+        # of the network alone: autocast does not touch the arithmetic on states. It casts the weights at every step, as
+        # inference mode keeps no cast; keeping them gained nothing on a CPU and changed results by a rounding
         with torch.autocast(states.device.type, torch.bfloat16, enabled=self.plan.precision == "bf16"):
             for number in range(self.plan.settings.rounds):
                 slots = None if kept is None else kept[:, number]
@@ -212,7 +215,7 @@ def purify(
         context.note(note)
     seed = context.derive_seed(seed_name)
     work = partial(_purify_rows, denoiser, resolved, images, seed)
-    size = _chunk_size(denoiser, store)
+    size = _chunk_size(denoiser, images.image_shape, store)
     if store is None:
         return images.replace(images=_in_memory(work, images, size, context))
     identity = {
@@ -250,9 +253,11 @@ def _in_memory(work: Callable[[slice], NDArray[Any]], images: ImageSet, size: in
     return out
 
 
-def _chunk_size(denoiser: Denoiser, store: Path | None) -> int:
-    """Return samples per chunk: few where they are slow. A store that was begun elsewhere keeps its own."""
-    size = 64 if denoiser.device.type == "cpu" else 512
+def _chunk_size(denoiser: Denoiser, image_shape: tuple[int, int, int], store: Path | None) -> int:
+    """Return samples per chunk: few where they are slow or large. A store that was begun elsewhere keeps its own."""
+    height, width, _ = image_shape
+    fitting = power_of_two(max(1, CHUNK_PIXELS // (height * width)))
+    size = 64 if denoiser.device.type == "cpu" else min(512, fitting)
     if store is not None and (store / MANIFEST).exists():
         try:
             size = int(read_json(store / MANIFEST)["geometry"]["chunk"])

@@ -24,7 +24,8 @@ from ..errors import ElixirError, RunError, SettingsError
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-PATIENCE = timedelta(hours=1)
+PATIENCE = timedelta(days=7)  # shares take unequal time; a rank that failed says so at once
+CONTACT = timedelta(hours=1)  # to find the store: rank 0, which may serve it, may start later
 LEAVING = timedelta(seconds=30)
 _meetings = itertools.count()
 _stores: dict[tuple[int, int], Store] = {}
@@ -74,7 +75,7 @@ def barrier(timeout: timedelta = PATIENCE) -> None:
         return
     number = next(_meetings)
     with _contact(rank, world):
-        store = _store(rank, world, timeout)
+        store = _store(rank, world)
         store.set(f"{number}/here/{rank}", "1")
         missing = _missing(store, [f"{number}/here/{each}" for each in range(world)], timeout)
         if missing:
@@ -101,7 +102,7 @@ def together(timeout: timedelta = PATIENCE) -> Iterator[None]:
         yield
         return
     with _contact(rank, world):
-        store = _store(rank, world, timeout)
+        store = _store(rank, world)
     try:
         yield
     except BaseException as error:
@@ -130,7 +131,7 @@ def _missing(store: Store, keys: list[str], timeout: timedelta) -> list[str]:
         pause = min(2 * pause, 0.5)
 
 
-def _store(rank: int, world: int, timeout: timedelta) -> Store:
+def _store(rank: int, world: int) -> Store:
     """Connect to torchrun's store, once per process; without one, rank 0 serves it for as long as it lives."""
     if (rank, world) not in _stores:
         from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # noqa: PLC0415  (not in every build of torch)
@@ -141,7 +142,7 @@ def _store(rank: int, world: int, timeout: timedelta) -> Store:
             int(os.environ["MASTER_PORT"]),
             world,
             is_master=rank == 0 and not served,
-            timeout=timeout,
+            timeout=CONTACT,
             wait_for_workers=False,
             multi_tenant=True,
         )

@@ -23,6 +23,7 @@ DIFFUSERS_NAMES: MappingProxyType[str, ScheduleName] = MappingProxyType(
 )
 """``beta_schedule`` in a diffusers scheduler config -> our name."""
 
+MOST_RATIO = 1e35  # of √(1/ᾱ), which multiplies states and noise; float32 ends at 3e38
 BETA_CAP = 0.999  # of the cosine schedule
 COSINE_OFFSET = 0.008
 
@@ -34,7 +35,8 @@ class Schedule:
     :param name: ``linear`` and ``scaled_linear`` (linear in √β) run from *beta_start* to *beta_end*; ``cosine`` is the
         one of improved-diffusion (eclipse.md §2.2), with β capped at 0.999.
     :param length: ``T``, the number of steps.
-    :raises SettingsError: for an unknown name, a length below 1 or betas outside 0 < start ≤ end < 1.
+    :raises SettingsError: for an unknown name, a length below 1, betas outside 0 < start ≤ end < 1, or a chain that
+        begins with less or ends with more noise than its numbers can tell.
 
     >>> round(float(Schedule("cosine", 4000).alphas_cumprod[99]), 6)
     0.997513
@@ -59,6 +61,28 @@ class Schedule:
                 where=f"{self.name} schedule",
                 found=f"{self.beta_start}..{self.beta_end}",
                 allowed="0 < beta_start ≤ beta_end < 1",
+            )
+        self._refuse_degenerate()
+
+    def _refuse_degenerate(self) -> None:
+        """Refuse a chain whose numbers would be 0 or infinite where training and sampling divide by them."""
+        first, last = float(self.alphas_cumprod[0]), float(self.alphas_cumprod[-1])
+        if first == 1:
+            raise SettingsError(
+                "the first step of the chain adds no noise",
+                where=f"{self.name} schedule, beta_start",
+                found=self.beta_start,
+                allowed="from about 1e-16 on",
+                hint="the usual value is 0.0001",
+            )
+        if last < MOST_RATIO**-2:
+            spent = -float(torch.log1p(-self.betas).sum()) / (2 * math.log(MOST_RATIO))
+            raise SettingsError(
+                "nothing is left of the image at the end of the chain",
+                where=f"{self.name} schedule, length",
+                found=f"{self.length} steps",
+                allowed=f"up to about {self.length / spent:.0f} steps with betas {self.beta_start}..{self.beta_end}",
+                hint="take a shorter chain, or smaller betas",
             )
 
     @classmethod

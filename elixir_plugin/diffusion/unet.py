@@ -91,7 +91,7 @@ def build_unet(
     Parameters with 3 channels: ``tiny`` 1,193,254 and ``small`` 6,950,918 (learned variance), ``ddpm`` 35,746,307
     (fixed variance), ``eclipse`` 52,546,438 and, from 64 pixels on, 121,063,942 (learned variance).
 
-    :param image_size: edge length, or ``(H, W)``, in pixels.
+    :param image_size: edge length, or ``(H, W)``, in pixels; the network's config says it as it is given.
     :param channels: of the images, 1 or 3.
     :param learn_sigma: predict the variance too: ``2 · channels`` outputs.
     :param seed: of the weights.
@@ -102,7 +102,7 @@ def build_unet(
     refuse_misfit(sides, plan.stride)
     groups = math.gcd(*plan.channels, max(1, plan.channels[0] // 4))
     config = {
-        "sample_size": sides[0] if sides[0] == sides[1] else sides,
+        "sample_size": image_size,
         "in_channels": channels,
         "out_channels": channels * (2 if learn_sigma else 1),
         "block_out_channels": plan.channels,

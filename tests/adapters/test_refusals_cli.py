@@ -61,17 +61,20 @@ def not_a_checkpoint(space: Workspace, tmp_path: Path) -> None:
     (space.record / "attack_result.pt").write_bytes(b"PK\x03\x04 not an archive")
 
 
+ANSWERS = ["where:", "found:", "allowed:", "next:"]
+
+
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (hostile_record, ["not plain data", "attack_result.pt", "system", "allowed:", "next:"]),
-        (climbing_path, ["image path leaves its record", "sample 1", "secret", "allowed:", "next:"]),
-        (truncated_png, ["cannot be decoded", ".png", "truncated", "next:"]),
-        (label_out_of_range, ["label out of range", "bd_train", "10", "0..9"]),
-        (other_architecture, ["weights do not fit", "other shape", "left over", "allowed:", "next:"]),
-        (empty_folder, ["record not found", "no attack_result.pt", "allowed:"]),
-        (missing_clean_data, ["clean data incomplete", "data_batch_1", "allowed:", "--data"]),
-        (missing_data_folder, ["clean data not found", "looked for", "--data"]),
+        (hostile_record, [*ANSWERS, "not plain data", "attack_result.pt", "system"]),
+        (climbing_path, [*ANSWERS, "image path leaves its record", "sample 1", "secret"]),
+        (truncated_png, [*ANSWERS, "cannot be decoded", ".png", "truncated", "32 × 32"]),
+        (label_out_of_range, [*ANSWERS, "label out of range", "bd_train", "10", "0..9"]),
+        (other_architecture, [*ANSWERS, "weights do not fit", "other shape", "left over"]),
+        (empty_folder, [*ANSWERS, "record not found", "no attack_result.pt"]),
+        (missing_clean_data, [*ANSWERS, "clean data incomplete", "data_batch_1", "--data"]),
+        (missing_data_folder, [*ANSWERS, "clean data not found", "looked for", "--data"]),
         (empty_batch, ["cannot be read", "test_batch"]),
         (not_a_checkpoint, ["cannot be read", "attack_result.pt"]),
     ],

@@ -38,6 +38,7 @@ from elixir_plugin.diffusion.closed_form import ClosedFormDenoiser
 from elixir_plugin.diffusion.schedule import Schedule
 from elixir_plugin.evaluation import model_metrics
 from elixir_plugin.outcome import Outcome
+from elixir_plugin.repair_metrics import repair_metrics, share
 from elixir_plugin.training import Recipe, Samples, ShuffledBatches, train
 
 Attack = Literal["all_to_one", "all_to_all", "clean"]
@@ -178,27 +179,25 @@ def make_defense(preset: str, **values: Any) -> MixtureElixir:
 
 def measure(case: Case, outcome: Outcome, before: Mapping[str, Any]) -> dict[str, Any]:
     """Return the numbers of the spec's table; recall and FPR are about changed labels, images count apart."""
-    assert case.train is not None and case.truth is not None and case.truth.original_labels is not None
-    assert outcome.train is not None and outcome.flagged is not None
-    poison, labels, changed = case.truth.poison, case.truth.original_labels, outcome.flagged
-    status = np.array(outcome.tables["samples"]["status"])
-    rows = outcome.tables["classes"]
-    discrepancy = [row["discrepancy"] for row in rows]
-    relabelled, fixed = outcome.train.labels != case.train.labels, outcome.train.labels == labels
+    assert case.train is not None and case.truth is not None and outcome.flagged is not None
+    found = repair_metrics(case.train, outcome, case.truth)
+    assert found is not None
+    benign, status = ~case.truth.poison, np.array(outcome.tables["samples"]["status"])
+    discrepancy = [row["discrepancy"] for row in outcome.tables["classes"]]
     model = {} if outcome.model is None else _metrics(case, outcome.model)
     return {
         "probe": dict(before),
-        "poison_status": [int((status[poison] == code).sum()) for code in (0, 1, 2)],
-        "clean_anomalies": _share(status[~poison] > 0),
+        "poison_status": list(found.poison_status.values()),
+        "clean_anomalies": share(status > 0, benign),
         "targets": outcome.tables["target_classes"],
         "largest_d": max(discrepancy),
         "median_d": float(np.median(discrepancy)),
         "score": None if outcome.verdict is None else outcome.verdict.score,
-        "recall": _share(relabelled[poison]),
-        "fpr": _share(relabelled[~poison]),
-        "clean_images_changed": _share(changed[~poison]),
-        "relabelled_right": _share(fixed[poison & relabelled]),
-        "label_accuracy": _share(fixed),
+        "recall": found.relabel_recall,
+        "fpr": found.relabel_fpr,
+        "clean_images_changed": share(outcome.flagged, benign),
+        "relabelled_right": found.relabelled_right,
+        "label_accuracy": found.label_accuracy_after,
         "final": model,
         "notes": outcome.notes,
     }
@@ -220,10 +219,6 @@ def clean_floor(case: Case, context: Context) -> dict[str, float | None]:
 def _metrics(case: Case, model: Classifier) -> dict[str, float | None]:
     found = model_metrics(model, case.test, case.test_poisoned)
     return {"acc": found.acc, "asr": found.asr}
-
-
-def _share(values: NDArray[Any]) -> float | None:
-    return float(values.mean()) if len(values) else None
 
 
 def run(attack: Attack, seed: int, preset: str = "paper", folder: Path | None = None, **values: Any) -> dict[str, Any]:

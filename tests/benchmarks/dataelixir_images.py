@@ -37,6 +37,7 @@ from elixir_plugin.diffusion.fit_settings import FitSettings
 from elixir_plugin.evaluation import model_metrics
 from elixir_plugin.outcome import Outcome
 from elixir_plugin.plugins import plugins
+from elixir_plugin.repair_metrics import repair_metrics, share
 from elixir_plugin.testbed.cases import poisoned_case
 from elixir_plugin.testbed.digits import Splits
 
@@ -76,18 +77,18 @@ def make_case(
 def changed(case: Case, outcome: Outcome) -> dict[str, Any]:
     """Return what was repaired, against the truth: recall and false alarms are about changed labels."""
     assert case.train is not None and outcome.train is not None
-    relabelled = outcome.train.labels != case.train.labels
+    relabelled = int((outcome.train.labels != case.train.labels).sum())
     if case.truth is None or case.truth.original_labels is None:
-        return {"relabelled": int(relabelled.sum())}
-    poison, status = case.truth.poison, np.array(outcome.tables["samples"]["status"])
-    right = outcome.train.labels == case.truth.original_labels
+        return {"relabelled": relabelled}
+    found, status = repair_metrics(case.train, outcome, case.truth), np.array(outcome.tables["samples"]["status"])
+    assert found is not None
     return {
-        "relabelled": int(relabelled.sum()),
-        "recall": float(relabelled[poison].mean()),
-        "fpr": float(relabelled[~poison].mean()),
-        "relabelled_right": float(right[poison & relabelled].mean()) if (poison & relabelled).any() else None,
-        "poison_status": [int((status[poison] == code).sum()) for code in (0, 1, 2)],
-        "clean_anomalies": float((status[~poison] > 0).mean()),
+        "relabelled": relabelled,
+        "recall": found.relabel_recall,
+        "fpr": found.relabel_fpr,
+        "relabelled_right": found.relabelled_right,
+        "poison_status": list(found.poison_status.values()),
+        "clean_anomalies": share(status > 0, ~case.truth.poison),
     }
 
 

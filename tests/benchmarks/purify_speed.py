@@ -8,7 +8,11 @@ Counts images × network evaluations per second, for the same network, noise lev
 The network's floating-point operations are counted by torch, and set against the fastest large matrix product measured
 in the same run, in the engine's precision. All three are taken in turns, and medians are reported.
 
+A CPU with bf16 arithmetic should make (b) at least 1.6 times as fast as (a); measure that with ``--precision bf16``.
+Whether this one has it is looked up and reported; without it bf16 is slower than float32, and says nothing.
+
     OMP_NUM_THREADS=1 python tests/benchmarks/purify_speed.py --size tiny --image-size 16
+    python tests/benchmarks/purify_speed.py --size ddpm --precision bf16    # a CPU with bf16 arithmetic
     python tests/benchmarks/purify_speed.py --size ddpm --device cuda --precision bf16 --compile --batch 256
 """
 
@@ -17,8 +21,10 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from diffusers import DDPMScheduler
@@ -32,6 +38,7 @@ from elixir_plugin.diffusion.schedule import NoiseLevel, Schedule
 from elixir_plugin.diffusion.unet import SIZES, build_unet
 
 SCHEDULE = Schedule("linear", 1000)
+BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of /proc/cpuinfo: x86 the first two, ARM the last
 
 
 def plain_loop(network: torch.nn.Module, images: Tensor, steps: int, batch: int) -> Tensor:
@@ -57,6 +64,32 @@ def flops_per_image(denoiser: Denoiser, image_size: int) -> float:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         denoiser.predict(states, torch.zeros(1, dtype=torch.int64, device=denoiser.device))
     return float(counter.get_total_flops())
+
+
+def native_bf16(device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo")) -> bool | None:
+    """Return whether *device* multiplies bf16 in hardware; None where that cannot be looked up.
+
+    torch's own answer for CPUs is also yes where oneDNN only converts to float32 and back.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    try:
+        return not BF16_FLAGS.isdisjoint(cpuinfo.read_text().split())
+    except OSError:
+        return None
+
+
+def remark_on_bf16(device: torch.device, precision: str, native: bool | None) -> str | None:
+    """Return what a reader must know about the ratio to (a), if anything."""
+    if precision == "bf16" and native is False:
+        looked = f" (none of {', '.join(sorted(BF16_FLAGS))} in /proc/cpuinfo)" if device.type == "cpu" else ""
+        return (
+            f"this {device.type} device has no bf16 arithmetic{looked}: bf16 is slower than float32 here, and the "
+            "ratio is not what to expect of one that has"
+        )
+    if precision == "float32" and native and device.type == "cpu":
+        return "this CPU has bf16 arithmetic: what is expected of it is measured with --precision bf16"
+    return None
 
 
 def matmul_flops(clock: Clock, dtype: torch.dtype) -> float:
@@ -103,6 +136,9 @@ def main() -> None:
     chosen = parser.parse_args()
 
     device = torch.device(chosen.device)
+    native = native_bf16(device)
+    if remark := remark_on_bf16(device, chosen.precision, native):
+        print(f"note: {remark}", file=sys.stderr)
     clock = Clock(device, chosen.busy)
     network = build_unet(chosen.size, chosen.image_size, 3, False).to(device).eval()
     denoiser = UNetDenoiser(network, SCHEDULE, variance="fixed_large")
@@ -137,6 +173,7 @@ def main() -> None:
                 "settings": vars(chosen),
                 "torch": torch.__version__,
                 "threads": torch.get_num_threads(),
+                "native_bf16": native,
                 "batch": batch,
                 "gflop_per_evaluation": round(flops / 1e9, 3),
                 "plain_evaluations_per_second": round(evaluations / plain_time, 2),

@@ -17,6 +17,7 @@ from elixir_plugin import config
 from elixir_plugin.case import Case, ImageSet
 from elixir_plugin.context import Context
 from elixir_plugin.defense import Card, Defense
+from elixir_plugin.errors import ElixirError, InputError, MissingNeedError, SettingsError
 from elixir_plugin.outcome import Outcome, Verdict
 from elixir_plugin.panels import Panel, Table
 from elixir_plugin.plugins import get_defense, plugins
@@ -52,6 +53,7 @@ SHORT: dict[str, dict[str, Any]] = {  # settings that make a run short
     },
     "image_variations": {
         "architecture": "fast_resnet",
+        "backend": "sdedit",  # not whichever pipeline this machine holds
         "teacher": "train",
         "fit": {"size": "tiny", "iterations": 2, "batch_size": 4},
         "num_inference_steps": 4,
@@ -280,6 +282,42 @@ def test_a_need_refused_with_another_error_is_noticed() -> None:
                 raise ValueError("something is missing")
 
     assert faults_of(Broken) == ["missing needs: ValueError: something is missing"]
+
+
+class Denoising(config.Settings):
+    denoiser: str | None = None
+
+
+@pytest.mark.parametrize("need", ["denoiser", "generator"])
+def test_a_missing_denoiser_or_generator_that_is_not_refused_is_noticed(need: str) -> None:
+    class Broken(Sound):
+        needs = frozenset({"train", need})
+        Settings = Denoising
+
+    assert faults_of(Broken) == ["missing needs: work starts before missing needs are refused"]
+    check_defense(Broken, denoiser="a folder")  # which needs no reserved clean set
+
+
+def refusing(error: type[ElixirError]) -> type[Defense]:
+    """Return a defense that refuses with *error* when there is nothing to train its denoiser on."""
+
+    class Choosy(Sound):
+        needs = frozenset({"train", "denoiser"})
+
+        def check(self, case: Case) -> None:
+            if case.clean is None:
+                raise error("nothing denoises")
+
+    return Choosy
+
+
+@pytest.mark.parametrize("error", [MissingNeedError, SettingsError])
+def test_a_missing_denoiser_may_be_refused_as_a_need_or_as_a_setting(error: type[ElixirError]) -> None:
+    check_defense(refusing(error))
+
+
+def test_a_missing_denoiser_refused_as_broken_input_is_noticed() -> None:
+    assert faults_of(refusing(InputError)) == ["missing needs: nothing denoises"]
 
 
 # input

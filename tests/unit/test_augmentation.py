@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from elixir_plugin import training
 from elixir_plugin.augmentation import Augmentation, augment, draw_augmentation, draw_noise, luminance
 from elixir_plugin.case import ImageSet
+from elixir_plugin.classifier import to_batch
 from elixir_plugin.context import Context
+from elixir_plugin.defenses.eclipse import Eclipse
+from elixir_plugin.evaluation import evaluate, model_metrics
+from elixir_plugin.retraining import Retraining, retrain
+from elixir_plugin.testing import tiny_case
 from elixir_plugin.training import Samples, ShuffledBatches
 
 CPU = torch.device("cpu")
@@ -91,3 +98,22 @@ def test_epochs_differ_and_repeat() -> None:
         return torch.cat([part.images for part in parts])[rows.argsort()]
 
     assert torch.equal(seen(0), seen(0)) and not torch.equal(seen(0), seen(1))
+
+
+def test_b_and_c_act_while_a_model_trains_and_not_when_it_is_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
+    case, plan = tiny_case(), Retraining(epochs=1, augmentation=Augmentation())
+    asked = Eclipse(purify=False, gray_p=1.0, noise_std=0.5).run(case)
+    plain = dataclasses.replace(asked, augmentation=None)
+    assert asked.augmentation is not None and case.test is not None
+    asked.model, undisturbed = (retrain(case, outcome, plan, Context()) for outcome in (asked, plain))
+    plain.model = asked.model  # the same weights, so that evaluation alone can differ
+    assert not np.array_equal(asked.model.predict(case.test), undisturbed.predict(case.test))  # they did act
+
+    monkeypatch.setattr(training, "augment", lambda *_: pytest.fail("images were augmented"))
+    with torch.inference_mode():
+        as_stored = asked.model(to_batch(case.test.read(slice(None)), CPU)).numpy()
+    assert np.allclose(asked.model.predict(case.test), as_stored, atol=1e-5)
+    assert np.array_equal(asked.model.predict(case.test), asked.model.predict(case.test))
+    with_both, without = evaluate(case, asked), evaluate(case, plain)
+    assert with_both == without
+    assert with_both.after == model_metrics(asked.model, case.test, case.test_poisoned)

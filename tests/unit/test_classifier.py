@@ -108,6 +108,44 @@ def test_no_head_is_an_error():
         Classifier(module, CLASSES).features(batch())
 
 
+class EndsWithAttention(nn.Module):
+    """Ends with attention as wide as the logits, after a linear layer of the same width."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Linear(3, CLASSES)
+        self.attention = nn.MultiheadAttention(CLASSES, 1, batch_first=True)
+
+    def forward(self, x):
+        tokens = self.embed(x.flatten(2).mT)
+        return self.attention(tokens, tokens, tokens)[0].mean(1)
+
+
+def test_a_linear_layer_before_attention_that_comes_last_is_not_taken_for_the_head():
+    with pytest.raises(InputError, match="no classification layer") as caught:
+        Classifier(EndsWithAttention(), CLASSES).head(batch(8))
+    assert "attention" in caught.value.found and "select=[attention]" in caught.value.hint
+
+
+def test_a_layer_after_attention_of_the_same_width_is_the_head():
+    linear = nn.Sequential(EndsWithAttention(), nn.Linear(CLASSES, CLASSES))
+    assert Classifier(linear, CLASSES).head(batch(8)) == "1"
+
+    class Pixels(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(CLASSES, 1, kdim=3, vdim=3, batch_first=True)
+            self.query = nn.Parameter(torch.rand(1, 1, CLASSES))
+            self.conv = nn.Conv2d(CLASSES, CLASSES, 1)
+
+        def forward(self, x):
+            tokens = x.flatten(2).mT
+            pooled = self.attention(self.query.expand(len(x), -1, -1), tokens, tokens)[0]
+            return self.conv(pooled.mT[..., None]).flatten(1)
+
+    assert Classifier(Pixels(), CLASSES).head(batch(8)) == "conv"
+
+
 def test_features_let_gradients_through():
     model = small()
     _, features = model.features(batch())

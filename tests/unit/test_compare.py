@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import html.parser
 import json
 import re
@@ -14,11 +15,12 @@ import numpy as np
 import pytest
 from pydantic import Field
 
-from elixir_plugin import compare_page
+from elixir_plugin import compare_page, retraining
 from elixir_plugin.adapter import Adapter
 from elixir_plugin.case import Case
 from elixir_plugin.compare import Comparison, plan_cells, run_compare
 from elixir_plugin.compare_page import page, panels, write_compare_page
+from elixir_plugin.compare_shared import STAGE as SHARED_STAGE
 from elixir_plugin.compare_spec import CompareSpec
 from elixir_plugin.compare_table import cell_text, csv_text, markdown, remark, summarise, table_lines
 from elixir_plugin.config import Settings
@@ -66,7 +68,8 @@ class Tiny(Adapter):
     def read(self, path: Path, seed: int = 0) -> Case:
         if path.name == "broken":
             raise InputError("file cannot be read", where=path)
-        return tiny_case(seed=len(path.name))
+        case = tiny_case(seed=len(path.name))
+        return dataclasses.replace(case, model=None) if path.name == "bare" else case
 
 
 class Plugin:
@@ -193,6 +196,64 @@ def test_a_folder_with_something_else_is_refused_and_untouched() -> None:
     with pytest.raises(RunError, match="something else"):
         compare()
     assert [path.name for path in Path("out").iterdir()] == ["thesis.tex"]
+
+
+# what cells share
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The stages in which models were trained for a comparison."""
+    stages: list[str] = []
+    train = retraining._trained
+
+    def noted(*args: Any, **options: Any) -> Any:
+        stages.append(args[4])
+        return train(*args, **options)
+
+    monkeypatch.setattr(retraining, "_trained", noted)
+    return stages
+
+
+BARE: dict[str, Any] = {"cases": ["tiny:bare"], "retrain": {"epochs": 1}}
+
+
+def undefended_seconds(found: Comparison) -> list[float]:
+    return [cell["stages"][SHARED_STAGE] for cell in found.timings["cells"]]
+
+
+def test_what_no_defense_changes_is_trained_once_per_seed_and_counted_by_all(trained: list[str]) -> None:
+    found = compare(**BARE)
+    assert trained.count(SHARED_STAGE) == 2 and "retrain on kept" in trained
+    first, second, *others = undefended_seconds(found)  # of both defenses on the first seed
+    assert second >= first > 0 and all(others)
+    alone = [compare(name, **BARE, defenses=[each]).results for name, each in (("a", "scorer"), ("b", WEAK))]
+    assert trained.count(SHARED_STAGE) == 6
+    cells = {(cell["defense"], cell["seed"]): cell for each in alone for cell in each["cells"]}
+    assert found.results["cells"] == [cells[cell["defense"], cell["seed"]] for cell in found.results["cells"]]
+
+
+def test_another_case_plan_or_seed_is_trained_anew(trained: list[str]) -> None:
+    for changes in ({}, {"retrain": {"epochs": 2}}, {"seeds": [1]}, {"defenses": [WEAK]}):
+        compare(**{**BARE, "seeds": [0], "defenses": ["scorer"], **changes})
+    assert trained.count(SHARED_STAGE) == 3
+
+
+def test_a_killed_cell_counts_what_it_has_trained_once(trained: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    few: dict[str, Any] = {**BARE, "seeds": [0], "defenses": ["scorer"]}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Outcome, "save", interrupt)
+        compare(**few)
+    (file,) = Path("out/shared").glob("undefended-*.json")
+    kept = json.loads(file.read_text())
+    file.write_text(json.dumps({**kept, "seconds": 1000.0}))
+    assert undefended_seconds(compare(**few))[0] == pytest.approx(kept["seconds"], abs=10)
+    assert undefended_seconds(compare(**{**few, "defenses": [WEAK]}))[0] == pytest.approx(1000, abs=10)
+    assert trained.count(SHARED_STAGE) == 1
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 # what fails

@@ -1,4 +1,4 @@
-"""Progress where there is no terminal: lines that are logged, and nothing when it shall be quiet."""
+"""What surrounds a defense: progress where there is no terminal, by lines that are logged; devices."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import time
 import pytest
 
 from elixir_plugin import context as module
-from elixir_plugin.context import Context
+from elixir_plugin.context import Context, resolve_device
+from elixir_plugin.errors import SettingsError
 
 LOGGER = "elixir_plugin.progress"
 
@@ -67,3 +68,9 @@ def test_quiet_is_quiet(clock: list[float], caplog: pytest.LogCaptureFixture) ->
     with caplog.at_level(logging.INFO, LOGGER):
         list(Context(quiet=True).progress(range(10), "d3"))
     assert not lines(caplog)
+
+
+@pytest.mark.parametrize("name", ["hpu", "privateuseone", "meta", "abacus", "cuda:99", "cpu:x"])
+def test_a_device_that_is_not_there_is_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match="device not available"):
+        resolve_device(name)

@@ -58,8 +58,8 @@ def classifier(module: nn.Module | None = None) -> Classifier:
     return Classifier(module, CLASSES, mean=(0.5,), std=(0.25,)).eval()
 
 
-def case(module: nn.Module | None = None) -> Case:
-    return Case(clean=clean_set(), model=classifier(module))
+def case(module: nn.Module | None = None, dtype: torch.dtype = torch.float32) -> Case:
+    return Case(clean=clean_set(), model=classifier(module).to(dtype))
 
 
 def detoxify(given: Case | None = None, *, seed: int = 0, **settings: Any) -> Outcome:
@@ -125,6 +125,32 @@ def test_middle_joins_the_sphere_with_the_first_step(trace: list[dict[str, tuple
     assert max(abs(row[HEAD][0] - 1) for row in trace[1:]) <= 1e-5
 
 
+@pytest.mark.parametrize("fraction", [0.0, 1e-14])
+def test_a_weight_that_a_step_takes_to_zero_goes_back_to_where_it_was(fraction: float) -> None:
+    (each,) = selected = one_head()
+    each.weight.data.copy_(-each.received)
+    d3.project(selected, 2)
+    before = each.weight.detach().clone()
+    each.weight.data.mul_(fraction)
+    d3.project(selected, 2)
+    assert torch.equal(each.weight, before) and before.norm() > 0
+
+
+def test_a_weight_of_nan_stays_one_for_the_training_to_stop_at() -> None:
+    (each,) = selected = one_head()
+    each.weight.data.fill_(math.nan)
+    d3.project(selected, 2)
+    assert each.weight.isnan().all()
+
+
+def test_weights_of_half_precision_are_measured_in_float32() -> None:
+    received = one_head()[0].received.bfloat16()
+    (each,) = selected = [Selected(HEAD, nn.Parameter(-3 * received), received.float(), received.float().norm())]
+    d3.project(selected, 2)
+    ratio = d3.distance_ratios(selected, 2)[HEAD]
+    assert each.weight.dtype == torch.bfloat16 and ratio == pytest.approx(2, abs=0.01)
+
+
 # 2. bounds
 
 
@@ -155,11 +181,15 @@ def test_noise_starts_at_the_documented_distance() -> None:
 # 3. scaling
 
 
-def test_scaling_the_objective_is_a_smaller_learning_rate() -> None:
-    settings: dict[str, Any] = {"lam": 10, "epochs": 4, "warm_up": "noise"}
-    scaled = weights(detoxify(**settings, lr=0.05).model)
-    slowed = weights(detoxify(**settings, lr=0.05 / 11, scale_objective=False).model)
-    assert all(torch.allclose(scaled[name], slowed[name], atol=1e-5, rtol=0) for name in scaled)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_scaling_the_objective_is_a_smaller_learning_rate(dtype: torch.dtype, tolerance: float) -> None:
+    settings: dict[str, Any] = {"lam": 10, "epochs": 4, "warm_up": "noise"}  # 20 steps
+    scaled = weights(detoxify(case(dtype=dtype), **settings, lr=0.05).model)
+    slowed = weights(detoxify(case(dtype=dtype), **settings, lr=0.05 / 11, scale_objective=False).model)
+    assert scaled[HEAD].dtype == dtype
+    assert all(torch.allclose(scaled[name], slowed[name], atol=tolerance, rtol=0) for name in scaled)
+    received = weights(case(dtype=dtype).model)[HEAD]
+    assert abs(scaled[HEAD].norm() / received.norm() - 1) <= tolerance
 
 
 @pytest.mark.parametrize(("lam", "divisor"), [(0.5, 1), (1, 1), (10, 11)])
@@ -411,6 +441,70 @@ def test_a_model_without_a_classification_layer_is_refused() -> None:
         detoxify(case(pooled))
 
 
+class ConvHead(nn.Module):
+    """Ends like SqueezeNet: a 1×1 convolution with one channel per class, then the mean over the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU())
+        self.classifier = nn.Sequential(nn.Dropout(0.1), nn.Conv2d(64, CLASSES, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.features(x)).mean((2, 3))
+
+
+def test_a_head_that_is_a_convolution_is_moved_to_the_end(trace: list[dict[str, tuple[float, float]]]) -> None:
+    given = case(ConvHead())
+    outcome = detoxify(given)
+    name = "classifier.1.weight"
+    assert len(trace) == 1 + 3 * 5 and all(set(row) == {name} for row in trace)
+    assert max(abs(row[name][0] - 1) for row in trace) <= 1e-5
+    before, after = weights(given.model), weights(outcome.model)
+    assert after[name].shape == before[name].shape == (CLASSES, 64, 1, 1)
+    assert (after[name] - before[name]).norm() > before[name].norm()
+    assert not torch.equal(after["features.0.weight"], before["features.0.weight"])
+    assert outcome.tables["bias_change"] > 0
+
+
+class AttentionHead(nn.Module):
+    """Ends with attention over the pixels: its width is the number of classes, its mean the logits.
+
+    :param width: of keys and values; where it is not that of the queries, their weights are not packed into one.
+    """
+
+    def __init__(self, width: int = CLASSES) -> None:
+        super().__init__()
+        self.query, self.key = nn.Conv2d(3, CLASSES, 4, stride=4), nn.Linear(3, width)
+        self.attention = nn.MultiheadAttention(CLASSES, 2, kdim=width, vdim=width, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key = self.query(x).flatten(2).mT, self.key(x.flatten(2).mT)
+        out: Tensor = self.attention(query, key, key)[0]
+        return out.mean(1)
+
+
+@pytest.mark.parametrize(
+    ("width", "moved"),
+    [
+        (CLASSES, ["in_proj_weight", "out_proj.weight"]),
+        (6, ["q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj.weight"]),
+    ],
+)
+def test_a_head_that_is_an_attention_block_is_moved_by_name(
+    trace: list[dict[str, tuple[float, float]]], width: int, moved: list[str]
+) -> None:
+    given = case(AttentionHead(width))
+    with pytest.raises(InputError, match="no classification layer") as refusal:
+        detoxify(given)
+    assert refusal.value.hint is not None and "--set select=[attention]" in refusal.value.hint
+    outcome = detoxify(given, select=["attention"])
+    names = [f"attention.{name}" for name in moved]
+    assert len(trace) == 1 + 3 * 5 and all(list(row) == names for row in trace)
+    assert max(abs(norm - 1) for row in trace for norm, _ in row.values()) <= 1e-5
+    before, after = weights(given.model), weights(outcome.model)
+    assert all((after[name] - before[name]).norm() > before[name].norm() for name in names)
+
+
 @pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
 def test_wrappers_change_nothing(wrap: Callable[[nn.Module], nn.Module]) -> None:
     bare = case()
@@ -481,11 +575,38 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     assert refusal.value.allowed == "conv, hidden, fc"
 
 
-def test_a_parametrised_weight_is_refused() -> None:
+@pytest.mark.parametrize("parametrise", ["weight_norm", "spectral_norm"])
+@pytest.mark.parametrize("select", ["head", "fc", "all"])
+def test_a_parametrised_weight_is_refused(parametrise: str, select: str) -> None:
     module = Net()
-    nn.utils.parametrizations.weight_norm(module.fc)
-    with pytest.raises(InputError, match="computed"):
-        detoxify(case(module))
+    getattr(nn.utils.parametrizations, parametrise)(module.fc)
+    with pytest.raises(InputError, match="computed") as refusal:
+        detoxify(case(module), select=select)
+    assert refusal.value.where == HEAD
+
+
+class Quantised(nn.Linear):
+    """A linear layer that keeps 8-bit weights and widens them when it is used."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.weight = nn.Parameter((100 * self.weight.detach()).to(torch.int8), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.float() / 100, self.bias)
+
+
+@pytest.mark.parametrize("select", ["head", "fc", "linears"])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_quantised_weight_is_refused(select: str, frozen: bool) -> None:
+    module = Net()
+    module.fc = Quantised(64, CLASSES)
+    if frozen:  # as a whole, as toolkits leave finished models
+        for parameter in module.parameters():
+            parameter.requires_grad_(False)
+    with pytest.raises(InputError, match="quantised") as refusal:
+        detoxify(case(module), select=select)
+    assert refusal.value.where == HEAD
 
 
 def test_a_weight_of_zeros_is_refused() -> None:

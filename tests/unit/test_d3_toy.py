@@ -173,19 +173,25 @@ def test_the_distance_term_adds_to_a_random_head(trigger: str) -> None:
     assert repaired(trigger).asr <= repaired(trigger, "random_head").asr
 
 
+@pytest.mark.parametrize("trigger", ["patch", "blend"])
+def test_the_released_configuration_removes_more(trigger: str) -> None:
+    assert repaired(trigger, lam=0.5).asr <= 1
+
+
 @pytest.mark.parametrize(
     "trigger",
     [
         "patch",
         # 92 was measured on another draw of the data. On this one, a plain loop written apart from D3 keeps 90.4 to
-        # 92.4 over four seeds and clean sets, and D3 89.2 to 92.9.
-        pytest.param("blend", marks=pytest.mark.xfail(reason="ACC 89.2 on this draw of the data, 92 asked for")),
+        # 92.4 over four seeds and clean sets, and D3 89.2 to 92.9. So on another machine it may pass: not strict.
+        pytest.param(
+            "blend",
+            marks=pytest.mark.xfail(raises=AssertionError, reason="ACC 89.2 on this draw of the data, 92 asked for"),
+        ),
     ],
 )
-def test_the_released_configuration_removes_more_for_more_accuracy(trigger: str) -> None:
-    least = 92
-    row = repaired(trigger, lam=0.5)
-    assert row.asr <= 1 and row.acc >= least
+def test_the_released_configuration_keeps_most_of_the_accuracy(trigger: str) -> None:
+    assert repaired(trigger, lam=0.5).acc >= 92
 
 
 def test_a_clean_model_loses_little() -> None:

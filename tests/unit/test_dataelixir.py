@@ -3,43 +3,62 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 import re
 import shutil
-from collections.abc import Mapping
+import signal
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
+from elixir_plugin.adapters.arrays import Arrays
 from elixir_plugin.adapters.image_folder import ImageFolder
+from PIL import Image
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from elixir_plugin import costs
+from elixir_plugin import checkpoint, costs
 from elixir_plugin.case import Case, ImageSet, Origin, Truth
 from elixir_plugin.classifier import Classifier, to_batch
-from elixir_plugin.context import Context
-from elixir_plugin.defenses import dataelixir_candidates, dataelixir_denoiser, dataelixir_models, dataelixir_repair
+from elixir_plugin.cli import program
+from elixir_plugin.context import Context, derive_seed
+from elixir_plugin.defenses import (
+    dataelixir,
+    dataelixir_candidates,
+    dataelixir_denoiser,
+    dataelixir_models,
+    dataelixir_repair,
+)
 from elixir_plugin.defenses.dataelixir import DataElixir, some_per_class
 from elixir_plugin.defenses.dataelixir_candidates import Candidates, Walker, make_copies, truncated
 from elixir_plugin.defenses.dataelixir_denoiser import plan_walk, refuse_seen
 from elixir_plugin.defenses.dataelixir_models import Trainer
 from elixir_plugin.defenses.dataelixir_repair import Repairer
 from elixir_plugin.defenses.dataelixir_settings import LEVEL, DataElixirSettings
+from elixir_plugin.defenses.dataelixir_target import ClassFinding, find_targets
 from elixir_plugin.defenses.dataelixir_votes import count_votes
 from elixir_plugin.diffusion import choice
 from elixir_plugin.diffusion.base import Denoiser, Prediction, Variance
 from elixir_plugin.diffusion.closed_form import GaussianDenoiser, OracleDenoiser
 from elixir_plugin.diffusion.denoiser import UNetDenoiser, hexadecimal
-from elixir_plugin.diffusion.sampler import jump, reverse
+from elixir_plugin.diffusion.noise import normal_noise
+from elixir_plugin.diffusion.sampler import jump, predicted_image, reverse
 from elixir_plugin.diffusion.schedule import Schedule
 from elixir_plugin.diffusion.unet import Architecture, build_unet
 from elixir_plugin.errors import InputError, MissingNeedError, SettingsError
 from elixir_plugin.evaluation import Evaluation, detection_metrics
+from elixir_plugin.intake import as_image_set
 from elixir_plugin.outcome import Outcome, same_outcome
 from elixir_plugin.overlap import fractions
 from elixir_plugin.testing import check_defense, tiny_case
-from elixir_plugin.training import Recipe, Samples, ShuffledBatches, train
+from elixir_plugin.training import Batch, Recipe, Samples, ShuffledBatches, train
 
 CHAIN = Schedule("linear", 1000)
 FIT = {"size": "tiny", "schedule": "linear", "length": 1000, "learn_sigma": False, "iterations": 2, "batch_size": 4}
@@ -72,6 +91,25 @@ class Counting(GaussianDenoiser):
             raise Interrupted
         self.calls.append((len(states), int(indices[0])))
         return super().predict(states, indices)
+
+
+class Watching(GaussianDenoiser):
+    """A formula that remembers what it was asked about, and takes images for brighter than they can be."""
+
+    def __init__(self) -> None:
+        super().__init__(CHAIN, mean=0.9, std=0.6)
+        self.asked: list[tuple[int, Tensor]] = []
+
+    def predict(self, states: Tensor, indices: Tensor) -> Prediction:
+        self.asked.append((int(indices[0]), states.clone()))
+        return super().predict(states, indices)
+
+    @staticmethod
+    def first_states(walker: Walker) -> tuple[int, Tensor]:
+        """Return the index that the copies of all samples are walked back from, and the states there."""
+        assert isinstance(walker.denoiser, Watching)
+        walker.copies(np.arange(len(walker.images)))
+        return walker.denoiser.asked[0]
 
 
 class Stubbed(DataElixir):
@@ -120,7 +158,7 @@ def walker(settings: Mapping[str, Any], images: ImageSet, denoiser: Denoiser, se
 
 
 def test_it_conforms() -> None:
-    class Ready(Stubbed):
+    class Ready(DataElixir):  # which refuses a case without a denoiser as it is
         def prepare_denoiser(self, case: Case, context: Context) -> Denoiser:
             return Counting()
 
@@ -132,14 +170,13 @@ def test_it_conforms() -> None:
 
 @pytest.mark.parametrize("beyond", [False, True])
 def test_the_forward_jump_has_the_right_mean_and_spread(beyond: bool) -> None:
-    grey = ImageSet(np.full((1, 8, 8, 3), 200, np.uint8), [0], 2)
-    planned = walker({"jump_beyond": beyond}, grey, Counting()).planned
-    kept = float(CHAIN.alphas_cumprod[150 if beyond else 149])
-    noise = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
-    states = jump(planned.steps[0], torch.full((10_000,), 0.5), noise)
-    spread = (1 - kept) ** 0.5
-    assert float(states.mean()) == pytest.approx(0.5 * kept**0.5, abs=3 * spread / 100)
-    assert float(states.std()) == pytest.approx(spread, abs=3 * spread / 141)
+    grey = ImageSet(np.full((55, 8, 8, 3), 200, np.uint8), np.zeros(55, int), 2)
+    index, states = Watching.first_states(walker({"jump_beyond": beyond}, grey, Watching()))
+    assert index == (150 if beyond else 149) and states.numel() >= 10_000
+    kept, draws = float(CHAIN.alphas_cumprod[index]), states.numel()
+    spread, image = (1 - kept) ** 0.5, 2 * 200 / 255 - 1
+    assert float(states.mean()) == pytest.approx(image * kept**0.5, abs=3 * spread / draws**0.5)
+    assert float(states.std()) == pytest.approx(spread, abs=3 * spread / (2 * draws) ** 0.5)
 
 
 def test_a_jump_beyond_the_walk_changes_the_states_by_one_noise_step_and_nothing_else() -> None:
@@ -181,8 +218,29 @@ def test_the_last_state_of_every_round_is_what_an_oracle_knows() -> None:
         assert (copies[:, number, -1] == images.read(np.arange(6))).all()
 
 
-def test_rounds_are_chained() -> None:
-    """With a denoiser that sees no noise anywhere, noise adds up from round to round."""
+@pytest.mark.parametrize("clip", [True, False])
+def test_a_round_starts_from_the_clamped_final_state_of_the_one_before(clip: bool) -> None:
+    images, denoiser, rows = suspects(tiny_case()), Watching(), np.arange(5)
+    made = walker({"purification": {**WALK, "rounds": 3, "clip": clip}, "states": 1}, images, denoiser)
+    copies, steps, ids = made.copies(rows), made.planned.steps, torch.tensor(images.ids[rows])
+    start = to_batch(images.read(rows), denoiser.device)
+    beyond = False
+    for number in range(3):
+        seed = derive_seed(made.seed, "round", number)
+        noise = normal_noise(seed, ids, 0, made.planned.t_star, (3, 8, 8), device="cpu")
+        walked = denoiser.asked[number * len(steps) : (number + 1) * len(steps)]
+        assert torch.equal(walked[0][1], jump(steps[0], start * 2 - 1, noise))
+        index, last = walked[-1]
+        final = predicted_image(steps[-1], last, denoiser.predict(last, torch.full((5,), index)).eps, clip=False)
+        denoiser.asked.pop()  # that was a question of this test
+        beyond |= bool((final.abs() > 1).any())
+        start = final.clamp(-1, 1).add(1).div(2)
+        assert (copies[:, number] == start.permute(0, 2, 3, 1).mul(255).round().to(torch.uint8).numpy()).all()
+    assert beyond  # so that clamping is not idle
+
+
+def test_noise_adds_up_over_rounds() -> None:
+    """Chained rounds, and a denoiser that sees no noise anywhere."""
     grey = ImageSet(np.full((40, 8, 8, 3), 128, np.uint8), np.zeros(40, int), 2)
     walk = {"rounds": 3, "steps": 1, "dense_below": 0, "level": {"steps": 3, "of": 1000}}
     blind = GaussianDenoiser(CHAIN, mean=0.0, std=1e6)
@@ -268,6 +326,17 @@ def test_predictions_kept_of_a_ddim_walk_are_free_of_noise() -> None:
 def test_noise_level_zero_copies_the_originals() -> None:
     outcome = run(purification={"level": {"steps": 0, "of": 1000}}, states=1, detection=TARGET)
     assert outcome.tables["status"]["stable"] == 96 and outcome.tables["nfe_per_purified_image"] == 0
+    assert outcome.noise_level == 0  # so that no control adds any
+
+
+def test_the_outcome_tells_what_controls_without_a_denoiser_need() -> None:
+    case = tiny_case()
+    outcome = run(case, detection=TARGET)
+    assert outcome.noise_level == outcome.tables["noise_level"] == CHAIN.noise_std(150)
+    assert outcome.noise_level == pytest.approx(66 / 255, abs=1e-3)  # of one round, in pixel scale
+    assert outcome.undefended is not None  # the probe
+    assert not outcome.undefended.module.training and outcome.undefended is not outcome.model
+    assert run(case, probe="case", detection=TARGET).undefended is None
 
 
 # what changes and what does not
@@ -303,6 +372,7 @@ def test_copies_of_the_original_change_nothing_even_where_every_class_is_a_targe
     kept = {"purification": {**WALK, "sampler": "ddim"}, "keep": "predictions"}
     for mode in ("mad", "all"):
         outcome = run(case, oracle(case), detection={"mode": mode}, **kept)
+        assert outcome.tables["target_classes"] == ([] if mode == "mad" else [0, 1, 2, 3])
         assert outcome.train is not None and outcome.flagged is not None
         assert outcome.train.fingerprint() == suspects(case).fingerprint() and not outcome.flagged.any()
         assert outcome.tables["status"]["stable"] == 96
@@ -467,6 +537,32 @@ def test_two_phases_fall_back_to_the_full_run_when_no_class_stands_out() -> None
     assert outcome.tables["purified"] == 96 and any("fell back" in note for note in outcome.notes)
 
 
+@pytest.mark.parametrize(("cut", "first"), [(1.5, [0]), (1.59, [])], ids=["just found", "just missed"])
+def test_two_phases_fall_back_to_the_full_run_when_the_decision_is_a_close_one(
+    poisoned: tuple[Case, OracleDenoiser, np.ndarray[Any, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    cut: float,
+    first: list[int],
+) -> None:
+    """d of class 0 is 1.587 on the first samples and 1.600 on all of them."""
+    case, denoiser, rows = poisoned
+    values: dict[str, Any] = {"detection": {"min_anomalies": 3, "absolute_cut": cut}, "probe": "case"}
+    full = run(case, denoiser, train_final=False, **values)
+    findings: list[ClassFinding] = []
+
+    def found(*parts: Any) -> ClassFinding:
+        findings.append(find_targets(*parts))
+        return findings[-1]
+
+    monkeypatch.setattr(dataelixir, "find_targets", found)
+    two = run(case, denoiser, detect_per_class=14, train_final=False, **values)
+    assert [finding.targets for finding in findings] == [first, [0]] and findings[0].doubtful
+    assert findings[0].size.tolist() == [14] * 4
+    assert any("fell back" in note and "the decision was a close one" in note for note in two.notes)
+    assert same_outcome(two, full) == [] and two.tables["purified"] == 96
+    assert two.flagged is not None and np.flatnonzero(two.flagged).tolist() == rows.tolist()
+
+
 def test_a_target_class_that_the_first_phase_holds_whole_leaves_nothing_to_do() -> None:
     images = suspects(tiny_case())
     few = images.subset(np.setdiff1d(np.arange(96), np.flatnonzero(images.labels == 0)[8:]))
@@ -608,6 +704,42 @@ def test_sets_smaller_than_a_batch_and_missing_classes_work(batch: int) -> None:
     assert len(outcome.tables["classes"]) == 4 and outcome.tables["classes"][2]["size"] == 0
 
 
+class Pictures(Dataset[tuple[Image.Image, int]]):
+    """Suspect images as PIL images, as torchvision's datasets hand them out."""
+
+    def __init__(self, images: ImageSet) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(self.images.read(np.array([index]))[0]), int(self.images.labels[index])
+
+
+def test_pil_images_become_pixels_and_arrays_of_objects_are_refused() -> None:
+    """B11: numpy makes an object array [N, H, W, 3] of a list of PIL images when asked for objects."""
+    images = suspects(tiny_case())
+    pictures, lone = [picture for picture, _ in map(Pictures(images).__getitem__, range(96))], np.empty(96, object)
+    lone[:] = pictures
+    objects = np.array(pictures, dtype=object)
+    assert objects.shape == (96, 8, 8, 3) and lone.shape == (96,)
+    for array, refusals in (
+        (objects, ("must be uint8, or float32 in .* object", "pixels of this type are not read .* object")),
+        (lone, (r"must be \[N, H, W, C\] .* \(96,\)", r"must have four axes .* \(96,\)")),
+    ):
+        with pytest.raises(InputError) as by_set:
+            ImageSet(array, images.labels, 4)
+        with pytest.raises(InputError) as by_adapter:
+            Arrays.from_arrays(x_train=array, y_train=images.labels)
+        for refusal, said in zip((by_set, by_adapter), refusals, strict=True):
+            assert re.search(said, " ".join(str(refusal.value).split()))
+    expected = run(Case(train=images), detection=TARGET)
+    for read in (Arrays.from_arrays(x_train=pictures, y_train=images.labels).train, as_image_set(Pictures(images), 4)):
+        assert read is not None and read.images.dtype == np.uint8
+        assert same_outcome(run(Case(train=read), detection=TARGET), expected) == []
+
+
 def test_two_classes_work_and_one_is_refused() -> None:
     images = suspects(tiny_case())
     outcome = run(Case(train=ImageSet(images.read(slice(None)), images.labels % 2, 2)))
@@ -635,28 +767,151 @@ def test_learning_rates_of_the_recipe_are_not_changed_by_the_second_stage() -> N
 # interruption
 
 
-@pytest.mark.parametrize("stage", ["purify", "benign", "final"])
-def test_an_interrupted_run_goes_on_and_ends_with_the_same_result(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
-) -> None:
-    monkeypatch.setattr(dataelixir_candidates, "CHUNK", 16)
-    expected = run(work=tmp_path / "whole", detection=TARGET)
-    learn = dataelixir_models.Trainer.learn
+TRAININGS = ("dataelixir-probe", "dataelixir-benign", "dataelixir-benign_2", "dataelixir-final")
+TWO_EPOCHS: dict[str, Any] = {"detection": TARGET, "recipe": {**SHORT["recipe"], "epochs": 2}}
 
-    def failing(self: Any, images: ImageSet, model: Classifier, name: str, lr: float | None = None) -> Classifier:
-        if name == stage:
+
+@pytest.fixture(scope="module")
+def whole() -> Outcome:
+    """The outcome of a run with all four trainings that nothing interrupts."""
+    return run(**TWO_EPOCHS)
+
+
+def watched_epochs(patched: pytest.MonkeyPatch, stop: tuple[str, int] | None = None) -> list[tuple[str, int]]:
+    """Note which epochs of which training are begun; at *stop*, the run is interrupted."""
+    begun: list[tuple[str, int]] = []
+    epoch = ShuffledBatches.epoch
+
+    def noted(self: ShuffledBatches, number: int) -> Iterator[Batch]:
+        if (self._name, number) == stop:
             raise Interrupted
-        return learn(self, images, model, name, lr)
+        begun.append((self._name, number))
+        return epoch(self, number)
+
+    patched.setattr(ShuffledBatches, "epoch", noted)
+    return begun
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["begin", "middle"])
+@pytest.mark.parametrize("name", TRAININGS)
+def test_an_interrupted_training_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Outcome, name: str, number: int
+) -> None:
+    monkeypatch.setattr(checkpoint, "INTERVAL", 0.0)  # a state after every epoch
+    with monkeypatch.context() as patched:
+        first = watched_epochs(patched, stop=(name, number))
+        with pytest.raises(Interrupted):
+            run(work=tmp_path, **TWO_EPOCHS)
+    second, denoiser = watched_epochs(monkeypatch), Counting()
+    assert same_outcome(run(denoiser=denoiser, work=tmp_path, **TWO_EPOCHS), whole) == []
+    assert first + second == [(each, epoch) for each in TRAININGS for epoch in range(2)]  # none twice
+    assert bool(denoiser.calls) == (name == TRAININGS[0])
+
+
+@pytest.mark.parametrize(
+    ("values", "calls", "done"),
+    [
+        ({"detection": TARGET}, 20, 24),
+        ({"detection": TARGET, "detect_per_class": 10}, 30 + 6 + 3, 40 + 8),
+        ({"detection": {"min_anomalies": 1000}, "detect_per_class": 10}, 30 + 18 + 2, 40 + 24),
+    ],
+    ids=["whole set", "second phase", "fallback"],
+)
+def test_an_interrupted_purification_goes_on_at_the_chunk_it_was_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], calls: int, done: int
+) -> None:
+    """Chunks of 8 samples, 6 evaluations each; the first phase takes 40 samples."""
+    monkeypatch.setattr(dataelixir_candidates, "CHUNK", 8)
+    expected = run(**values)
+    with pytest.raises(Interrupted):
+        run(denoiser=Counting(last_call=calls), work=tmp_path, **values)
+    resumed = Counting()
+    outcome = run(denoiser=resumed, work=tmp_path, **values)
+    assert same_outcome(outcome, expected) == []
+    assert sum(size for size, _ in resumed.calls) == 6 * (outcome.tables["purified"] - done) > 0
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        (dataelixir, "predict_slots"),
+        (dataelixir, "find_targets"),
+        (dataelixir_repair, "select_slots"),
+        (dataelixir_repair, "predict_slots"),
+        (dataelixir, "repaired_set"),
+        (dataelixir, "describe"),
+    ],
+    ids=["vote", "target", "select", "benign vote", "repaired set", "outcome"],
+)
+def test_a_run_interrupted_between_purification_and_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Outcome, module: Any, name: str
+) -> None:
+    def failing(*_parts: Any, **_options: Any) -> None:
+        raise Interrupted
 
     with monkeypatch.context() as patched, pytest.raises(Interrupted):
-        patched.setattr(dataelixir_models.Trainer, "learn", failing)
-        run(denoiser=Counting(last_call=20 if stage == "purify" else None), work=tmp_path / "broken", detection=TARGET)
-    resumed = Counting()
-    outcome = run(denoiser=resumed, work=tmp_path / "broken", detection=TARGET)
-    assert same_outcome(outcome, expected) == []
-    whole = 96 * 6
-    done = sum(size for size, _ in resumed.calls)
-    assert done == (0 if stage != "purify" else whole - 3 * 16 * 6) and done < whole
+        patched.setattr(module, name, failing)
+        run(work=tmp_path, **TWO_EPOCHS)
+    denoiser = Counting()
+    assert same_outcome(run(denoiser=denoiser, work=tmp_path, **TWO_EPOCHS), whole) == []
+    assert not denoiser.calls
+
+
+def forked(action: Callable[[], object]) -> int:
+    """Run *action* in a child process that shares everything imported here; return how it ended, see ``waitpid``."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns of forking beside threads
+        pid = os.fork()
+    if not pid:
+        try:
+            signal.alarm(120)  # rather than to hang
+            torch.set_num_threads(1)  # the other threads did not come along
+            action()
+        finally:
+            os._exit(1)
+    return os.waitpid(pid, 0)[1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+def test_a_run_killed_while_it_purifies_goes_on_and_ends_with_the_same_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command itself, with a denoiser of its own; 12 chunks of 2 evaluations, and death before the eleventh."""
+    case = tiny_case()
+    assert case.train is not None and case.clean is not None
+    arrays = {"x_train": case.train, "x_clean": case.clean}
+    labels = {name.replace("x", "y", 1): each.labels for name, each in arrays.items()}
+    np.savez(tmp_path / "case.npz", **{name: each.read(slice(None)) for name, each in arrays.items()}, **labels)
+    walk = {**WALK, "rounds": 1, "dense_below": 1, "batch_size": 8}
+    settings = {**SHORT, "purification": walk, "states": 1, "threshold": 1, "detection": TARGET}
+    file = {"defense": "dataelixir", "source": f"arrays:{tmp_path / 'case.npz'}", "settings": settings}
+    (tmp_path / "run.yaml").write_text(json.dumps(file))
+    tiny_denoiser(None)  # imports what takes seconds to import, once for both processes
+    predict, calls = UNetDenoiser.predict, 0
+    monkeypatch.setattr(dataelixir_candidates, "CHUNK", 8)
+
+    def command(folder: str) -> Any:
+        return CliRunner().invoke(program, ["run", str(tmp_path / "run.yaml"), "--out", str(tmp_path / folder)])
+
+    def counted(self: UNetDenoiser, states: Tensor, indices: Tensor, *, last: int | None = None) -> Prediction:
+        nonlocal calls
+        if calls == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        calls += 1
+        return predict(self, states, indices)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(UNetDenoiser, "predict", partialmethod(counted, last=10))
+        status = forked(lambda: command("killed"))
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    assert not (tmp_path / "killed" / "report.json").exists() and calls == 0  # of this process
+    monkeypatch.setattr(UNetDenoiser, "predict", counted)
+    again = command("killed")
+    assert again.exit_code == 0 and calls == 2 * (12 - 5), again.output
+    assert command("whole").exit_code == 0
+    first, second = (Outcome.load(tmp_path / folder / "outcome") for folder in ("killed", "whole"))
+    assert same_outcome(first, second) == [] and first.tables["changed"]["samples"] > 0
+    assert json.loads((tmp_path / "killed" / "report.json").read_text())["goes"] == 2
 
 
 def test_without_a_work_folder_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,9 @@ from scipy.stats import entropy
 from elixir_plugin.defenses.dataelixir_notes import notes_on
 from elixir_plugin.defenses.dataelixir_settings import DataElixirSettings
 from elixir_plugin.defenses.dataelixir_target import (
+    MARGIN,
     Detection,
+    decided,
     discrepancies,
     find_targets,
     robust_scores,
@@ -316,6 +318,60 @@ def test_chance_alarms_of_the_rules_without_guards(classes: int, settings: Detec
     assert alarms == pytest.approx(expected, abs=0.035)
 
 
-def test_guards_remove_the_chance_alarms() -> None:
+@pytest.mark.parametrize(("spread", "guarded"), [(0.05, 0.0), (0.1, 0.055), (0.2, 0.285)])
+def test_guards_remove_chance_alarms_as_far_as_classes_are_alike(spread: float, guarded: float) -> None:
+    """The unguarded rule is blind to the scale; G4 is not, and stops to help where classes differ by much."""
     rng = np.random.default_rng(0)
-    assert not any(standing_out(1 + 0.05 * rng.normal(size=10), Detection()).any() for _ in range(500))
+    drawn = [1 + spread * rng.normal(size=10) for _ in range(2000)]
+    for settings, expected in ((OFF, 0.33), (Detection(), guarded)):
+        alarms = np.mean([standing_out(d, settings).any() for d in drawn])
+        assert alarms == pytest.approx(expected, abs=0.01)
+
+
+def voted(*classes: tuple[int, list[int]]) -> tuple[Votes, np.ndarray[Any, Any]]:
+    """Return votes of classes given as (size, per anomalous sample how many of its ten copies stay on the class)."""
+    labels, given_labels = [], np.repeat(np.arange(len(classes)), [size for size, _ in classes])
+    for c, (size, stay) in enumerate(classes):
+        for own in [*stay, *[10] * (size - len(stay))]:
+            labels.append([c] * (1 + own) + [(c + 1) % len(classes)] * (10 - own))
+    return count_votes(np.array(labels), threshold=1), given_labels
+
+
+WOBBLE = (100, [3] * 60)  # d = ln(11 / 4)
+GUARDED: dict[str, list[tuple[int, list[int]]]] = {
+    # few votes of its own: without smoothing d is 0.262 above the others', with it 0.243
+    "smoothing": [(100, [1] * 5 + [0] * 5), *[(100, [1] * 95 + [0] * 5)] * 4],
+    "min_anomalies": [(100, [0] * 9), *[WOBBLE] * 4],
+    "min_share": [(4000, [0] * 15), *[WOBBLE] * 4],  # 15 samples, and 20 are 0.5 %
+    "min_effect": [(100, [3] * 50 + [0] * 10), *[WOBBLE] * 4],  # 0.13 nats above
+}
+
+
+@pytest.mark.parametrize("guard", GUARDED)
+def test_each_guard_alone_turns_a_decision(guard: str) -> None:
+    votes, labels = voted(*GUARDED[guard])
+    assert find_targets(votes, labels, 5, Detection()).targets == []
+    assert find_targets(votes, labels, 5, Detection.build({guard: 0})).targets == [0]
+
+
+CLASSES = st.lists(st.floats(0, 50), min_size=4, max_size=60)
+
+
+@given(CLASSES, st.sampled_from(["mad", "excess"]))
+def test_the_floor_of_the_spread_turns_no_decision_beside_the_least_effect(d: list[float], mode: str) -> None:
+    """G3 asks for threshold · 1.4826 · 0.02 nats above the median, at most 0.104; G4 asks for more than that."""
+    settings = decided(Detection.build({"mode": mode}), None)
+    without = settings.model_copy(update={"mad_floor": 0.0})
+    cut = settings.threshold(len(d))
+    for scale in (1 - MARGIN, 1, 1 + MARGIN):
+        found = (stand_out(np.array(d), each, cut, scale=scale).tolist() for each in (settings, without))
+        assert next(found) == next(found)
+
+
+def test_the_floor_of_the_spread_decides_without_a_least_effect_and_bounds_the_score() -> None:
+    d = np.array([1.05, 1.0, 1.0, 1.0, 1.0])
+    lone = {"min_effect": 0}
+    assert np.flatnonzero(standing_out(d, Detection.build(lone))).tolist() == []
+    assert np.flatnonzero(standing_out(d, Detection.build({**lone, "mad_floor": 0}))).tolist() == [0]
+    assert robust_scores(d, floor=0.02, eps=1e-6)[0] == pytest.approx(1.69, abs=0.01)
+    assert robust_scores(d, floor=0, eps=1e-6)[0] > 30_000  # the verdict's score

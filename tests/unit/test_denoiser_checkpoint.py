@@ -14,10 +14,19 @@ from torch import Tensor, nn
 
 from elixir_plugin import checkpoint as module
 from elixir_plugin.case import ImageSet
-from elixir_plugin.checkpoint import Checkpoint
+from elixir_plugin.checkpoint import Checkpoint, TrainingState
 from elixir_plugin.context import Context
 from elixir_plugin.errors import ElixirError, InputError, RunError
-from elixir_plugin.training import Augmentation, Batch, Recipe, Samples, ShuffledBatches, train
+from elixir_plugin.training import (
+    Augmentation,
+    Batch,
+    Recipe,
+    Samples,
+    ShuffledBatches,
+    make_optimizer,
+    make_schedule,
+    train,
+)
 
 
 class Killed(Exception):
@@ -124,6 +133,30 @@ def test_the_state_is_written_no_more_often_than_asked(tmp_path: Path, monkeypat
     assert len(written) == 1  # the last epoch
     fit(tmp_path / "b", every=0)
     assert len(written) == 5
+
+
+@pytest.mark.parametrize(("takes", "written_after"), [(1.0, [3, 6, 8]), (5.0, [3, 8]), (10.0, [3, 8])])
+def test_a_state_that_takes_long_to_write_is_written_less_often(
+    takes: float, written_after: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Epochs of 12 s, and a state at most every 30 s, or 20 times what writing it takes."""
+    now, done = 0.0, 0
+    found: list[int] = []
+
+    def written(*_: Any) -> None:
+        nonlocal now
+        now += takes
+        found.append(done)
+
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(module, "write_state", written)
+    model = network()
+    optimizer = make_optimizer(model, Recipe())
+    state = TrainingState(Checkpoint(tmp_path / "state"), {}, model, optimizer, make_schedule(optimizer, Recipe()))
+    for done in range(1, 9):
+        now += 12
+        state.save(done, {}, last=done == 8)
+    assert found == written_after
 
 
 @pytest.mark.parametrize(

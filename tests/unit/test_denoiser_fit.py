@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -26,8 +27,11 @@ from elixir_plugin.diffusion.average import WeightAverage
 from elixir_plugin.diffusion.denoiser import UNetDenoiser, load_denoiser
 from elixir_plugin.diffusion.fit import NoisyBatches, fit_denoiser, fit_into, state_file
 from elixir_plugin.diffusion.fit_settings import FitSettings
+from elixir_plugin.diffusion.plan import Purification, plan
+from elixir_plugin.diffusion.schedule import NoiseLevel
 from elixir_plugin.diffusion.unet import SIZES, Architecture
 from elixir_plugin.errors import InputError, RunError, SettingsError
+from elixir_plugin.storage import atomic_file
 
 TOY = Architecture((8, 16), 1, (False, True), {**SIZES["tiny"].options, "attention_head_dim": 8})
 BASE = {"iterations": 5, "batch_size": 3, "dropout": 0.2}
@@ -192,6 +196,18 @@ def test_gray_and_uneven_images_without_or_with_learned_variance(learn_sigma: bo
     assert any("padded by reflection" in note for note in context.notes)
 
 
+@pytest.mark.parametrize(("height", "width", "edge"), [(8, 7, None), (7, 7, 7), (8, 8, 8)])
+def test_uneven_images_that_are_padded_to_a_square_have_no_edge_length(
+    height: int, width: int, edge: int | None, tmp_path: Path
+) -> None:
+    made = fit_into(tmp_path / "d", images(height=height, width=width), settings(iterations=1), Context())
+    assert made.image_size == edge
+    assert made.config.sample_size == ((8, 8) if edge is None else 8)
+    chosen = Purification(level=NoiseLevel(steps=5, of=1000))
+    notes = plan(made, chosen, (height, width, 3)).notes
+    assert not any("was trained on" in note for note in notes)
+
+
 def test_padding_is_that_of_purification() -> None:
     source = NoisyBatches(images(height=7, width=9), settings(), Context(), "d", padding=(1, 1))
     batch = next(source.epoch(0))
@@ -200,9 +216,12 @@ def test_padding_is_that_of_purification() -> None:
     assert torch.equal(batch.images[:, :, :, 9], batch.images[:, :, :, 7])
 
 
-def test_no_images_are_refused() -> None:
+def test_no_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no images"):
         fit_denoiser(images(0), settings(), Context())
+    with pytest.raises(InputError, match="no images"):
+        fit_into(tmp_path / "new" / "d", images(0), settings(), Context())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_fewer_images_than_a_batch_are_enough() -> None:
@@ -322,9 +341,76 @@ def test_what_a_kill_left_behind_goes_and_nothing_else(tmp_path: Path) -> None:
 def test_one_rank_trains_and_the_others_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = fit_into(tmp_path / "d", images(), settings(iterations=1), Context())
     monkeypatch.setattr(module, "rank_and_world", lambda: (1, 2))
-    monkeypatch.setattr(module, "together", lambda patience: nullcontext())
+    monkeypatch.setattr(module, "together", nullcontext)
     monkeypatch.setattr(module, "_fit", lambda *_: pytest.fail("trained by another rank"))
     assert same(made, fit_into(tmp_path / "d", images(), settings(iterations=1), Context()))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such locks")
+@pytest.mark.parametrize("fails", [False, True])
+def test_two_processes_make_a_folder_one_after_the_other(
+    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The second one starts while the first writes its state; when that fails, it goes on in its place."""
+    expected, trained, errors = fit_denoiser(images(), settings(), Context()), list[str](), list[BaseException]()
+    inside, go_on, train, folder = threading.Event(), threading.Event(), module._fit, tmp_path / "d"
+
+    def noted(*args: Any, **options: Any) -> tuple[UNetDenoiser, float]:
+        trained.append(threading.current_thread().name)
+        if len(trained) == 1:
+            with atomic_file(state_file(folder)) as temporary:
+                temporary.write_text("half")
+                inside.set()
+                assert go_on.wait(60)
+                if fails:
+                    raise KeyboardInterrupt
+            state_file(folder).unlink()
+        return train(*args, **options)
+
+    def attempt() -> None:
+        try:
+            assert same(expected, fit_into(folder, images(), settings(), Context()))
+        except BaseException as error:
+            errors.append(error)
+
+    monkeypatch.setattr(module, "_fit", noted)
+    first, second = (threading.Thread(target=attempt, name=name) for name in ("first", "second"))
+    first.start()
+    assert inside.wait(60)
+    second.start()
+    second.join(0.5)
+    assert second.is_alive() and trained == ["first"] and "waiting" in caplog.text
+    go_on.set()
+    for each in (first, second):
+        each.join(60)
+    assert trained == (["first", "second"] if fails else ["first"])
+    assert [type(error) for error in errors] == ([KeyboardInterrupt] if fails else [])
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+def test_a_folder_that_another_process_fills_meanwhile_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def meanwhile(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "notes.txt").write_text("mine")
+
+    monkeypatch.setattr(module, "refuse_unwritable", meanwhile)
+    with pytest.raises(RunError, match="in the way"):
+        fit_into(tmp_path / "d", images(), settings(), Context())
+    assert files(tmp_path) == {"d/notes.txt": b"mine"}
+
+
+def test_a_lock_that_a_killed_process_left_behind_goes(tmp_path: Path) -> None:
+    (tmp_path / "d.lock").touch()
+    fit_into(tmp_path / "d", images(), settings(iterations=1), Context())
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+def test_nothing_is_written_where_the_folder_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit_into(tmp_path / "d", images(), settings(iterations=1), Context())
+    monkeypatch.setattr(module, "alone", lambda _: pytest.fail("locked"))
+    fit_into(tmp_path / "d", images(), settings(iterations=1), Context())
 
 
 PROGRAM = """

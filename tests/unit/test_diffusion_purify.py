@@ -10,6 +10,7 @@ from torch import nn
 from elixir_plugin.case import ImageSet
 from elixir_plugin.context import Context
 from elixir_plugin.diffusion import batches
+from elixir_plugin.diffusion import purify as purifying
 from elixir_plugin.diffusion.base import Denoiser, Prediction
 from elixir_plugin.diffusion.closed_form import GaussianDenoiser, OracleDenoiser
 from elixir_plugin.diffusion.purify import Purification, plan, purify, purify_batch
@@ -115,6 +116,18 @@ def test_the_highest_trained_level_is_allowed():
     assert plan(NetDenoiser(trained_steps=25), settings(), SHAPE).t_star == 25
     with pytest.raises(SettingsError, match="trained for"):
         plan(NetDenoiser(trained_steps=24), settings(), SHAPE)
+
+
+@pytest.mark.parametrize(("capability", "precision"), [((7, 5), "float32"), ((8, 0), "bf16")])
+def test_auto_precision_is_bf16_on_gpus_that_have_it(monkeypatch, capability, precision):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    denoiser = NetDenoiser()
+    denoiser.device = torch.device("cuda", 0)
+    assert plan(denoiser, settings(), SHAPE).precision == precision
+    assert plan(denoiser, settings(precision="bf16"), SHAPE).precision == "bf16"  # as asked for
+    formula = GaussianDenoiser(CHAIN, 0.0, 1.0)
+    formula.device = torch.device("cuda", 0)
+    assert plan(formula, settings(), SHAPE).precision == "float32"
 
 
 def test_facts_leave_out_the_batch_size():
@@ -351,6 +364,19 @@ def test_batch_size_on_cuda_fits_into_memory():
     denoiser = NetDenoiser().to("cuda")
     denoiser.device = torch.device("cuda")
     assert 1 <= batches.BatchSize().find(denoiser, (3, 32, 32), bf16=True) <= 512
+
+
+@pytest.mark.parametrize(
+    ("place", "side", "size"),
+    [
+        *(("cpu", 32, 64), ("cpu", 1024, 64), ("cuda", 32, 512), ("cuda", 64, 512), ("cuda", 65, 256)),
+        *(("cuda", 224, 32), ("cuda", 1024, 2), ("cuda", 4096, 1)),
+    ],
+)
+def test_large_images_come_in_small_chunks(place, side, size, tmp_path):
+    denoiser = NetDenoiser()
+    denoiser.device = torch.device(place)
+    assert purifying._chunk_size(denoiser, (side, side, 3), tmp_path) == size
 
 
 # --- broken networks

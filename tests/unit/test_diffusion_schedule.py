@@ -1,5 +1,6 @@
 """Schedules, and noise levels that cannot be misread."""
 
+import json
 import math
 
 import pytest
@@ -7,8 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from elixir_plugin.diffusion.fit_settings import FitSettings
+from elixir_plugin.diffusion.foreign import read_scheduler_config
+from elixir_plugin.diffusion.objective import NoisyBatch, Tables, denoising_objective
+from elixir_plugin.diffusion.sampler import chain, even_grid
 from elixir_plugin.diffusion.schedule import NoiseLevel, Schedule
-from elixir_plugin.errors import SettingsError
+from elixir_plugin.errors import InputError, SettingsError
 
 COSINE, SHORT, LINEAR = Schedule("cosine", 4000), Schedule("cosine", 1000), Schedule("linear", 1000)
 
@@ -76,6 +81,73 @@ def test_unknown_schedules_are_refused():
 def test_impossible_schedules_are_refused(bad):
     with pytest.raises(SettingsError):
         Schedule(**{"name": "linear", "length": 10, **bad})
+
+
+BROKEN = [
+    ({"length": 20_000}, "nothing is left", "up to about 159"),
+    ({"length": 100_000}, "nothing is left", "up to about 159"),  # ᾱ is 0 in float64
+    ({"beta_end": 0.999_999, "length": 200}, "nothing is left", "take a shorter chain"),
+    ({"name": "scaled_linear", "length": 25_000}, "nothing is left", "up to about 223"),
+    ({"beta_start": 1e-20}, "adds no noise", "1e-16"),
+    ({"beta_start": 1e-300, "beta_end": 1e-300}, "adds no noise", "0.0001"),
+]
+
+
+@pytest.mark.parametrize(("values", "what", "says"), BROKEN)
+def test_chains_whose_numbers_break_down_are_refused(values, what, says):
+    with pytest.raises(SettingsError, match=what) as caught:
+        Schedule(**{"name": "linear", "length": 1000, **values})
+    assert says in str(caught.value) and caught.value.where and caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        Schedule("linear", 15_900),
+        Schedule("linear", 1000, 2e-16),
+        Schedule("cosine", 1),
+        Schedule("cosine", 100_000),
+        Schedule("scaled_linear", 3, 0.5, 0.999),
+    ],
+    ids=str,
+)
+def test_chains_that_are_not_refused_have_numbers_to_train_and_walk_with(schedule):
+    tables = Tables(schedule, torch.device("cpu"))
+    for name in ("signal", "noise", "unscale", "unnoise", "log_lower", "log_upper", "from_image", "from_state"):
+        assert tables.at(name, torch.arange(schedule.length)).isfinite().all(), name
+    objective = denoising_objective(schedule, timestep_scale=1.0, learn_sigma=True, device=torch.device("cpu"))
+    indices = torch.tensor([0, schedule.length // 2, schedule.length - 1])
+    pixels, noise = torch.full((3, 1, 2, 2), 0.5), torch.full((3, 1, 2, 2), 5.0)
+    found = objective(Silent(), NoisyBatch(pixels, indices, indices, noise, indices))
+    assert all(value.isfinite() for value in found.values())
+    grid = even_grid(schedule.length, min(schedule.length, 50))
+    for step in chain(schedule, grid):
+        assert all(math.isfinite(value) for value in vars(step).values())
+
+
+class Silent(torch.nn.Module):
+    """Predicts noise 1 and the larger variance."""
+
+    def forward(self, states, times, return_dict):
+        return (torch.ones(len(states), 2, 2, 2),)
+
+
+@pytest.mark.parametrize(("values", "what", "says"), BROKEN)
+def test_a_foreign_chain_whose_numbers_break_down_is_refused_as_input(values, what, says, tmp_path):
+    values = {"num_train_timesteps" if name == "length" else name: value for name, value in values.items()}
+    values["beta_schedule"] = values.pop("name", "linear")
+    path = tmp_path / "scheduler_config.json"
+    path.write_text(json.dumps({"_class_name": "DDPMScheduler", **values}))
+    with pytest.raises(InputError, match="config refused") as caught:
+        read_scheduler_config(path)
+    assert what in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_a_training_on_a_chain_whose_numbers_break_down_is_refused():
+    with pytest.raises(SettingsError, match="settings refused") as caught:
+        FitSettings.build({"schedule": "linear", "length": 20_000})
+    assert "length = 20000" in str(caught.value) and "up to about 159" in str(caught.value)
+    assert FitSettings.build({"schedule": "cosine", "length": 20_000}).length == 20_000
 
 
 @given(steps=st.integers(0, 999), name=st.sampled_from(["linear", "cosine", "scaled_linear"]))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
 
 import pytest
 
+from elixir_plugin.errors import RunError
 from elixir_plugin.events import Earlier, append_event, earlier, note_killed, read_events
 
 
@@ -65,3 +67,18 @@ def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path: Path) -> None:
     with (tmp_path / "events.jsonl").open("a") as file:
         file.write(json.dumps({"time": "2026"})[:9])
     assert [event["event"] for event in read_events(tmp_path)] == ["started"]
+
+
+def test_a_diary_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").mkdir()
+    with pytest.raises(RunError, match="cannot write") as refusal:
+        append_event(tmp_path, "started")
+    assert refusal.value.where == tmp_path / "events.jsonl" and refusal.value.hint
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").symlink_to("/dev/full")
+    with pytest.raises(RunError, match="cannot write") as refusal:
+        append_event(tmp_path, "started")
+    assert refusal.value.found == os.strerror(errno.ENOSPC)

@@ -21,13 +21,15 @@ from elixir_plugin.defense import Defense
 from elixir_plugin.defenses import image_variations_estimate as estimating
 from elixir_plugin.defenses.dataelixir import DataElixir
 from elixir_plugin.defenses.image_variations import ImageVariations
+from elixir_plugin.defenses.image_variations_generator import fit_settings
 from elixir_plugin.defenses.image_variations_making import Maker, make_variations
 from elixir_plugin.defenses.image_variations_models import asking
 from elixir_plugin.defenses.image_variations_pace import Pace, evaluations, measure
 from elixir_plugin.defenses.image_variations_settings import ImageVariationsSettings
+from elixir_plugin.defenses.image_variations_strength import possible
 from elixir_plugin.diffusion.base import Prediction
 from elixir_plugin.diffusion.closed_form import GaussianDenoiser
-from elixir_plugin.diffusion.generators import GeneratorSettings, ImageGenerator, SDEdit
+from elixir_plugin.diffusion.generators import GeneratorSettings, ImageGenerator, SDEdit, sdedit_on
 from elixir_plugin.diffusion.pipelines import PipelineGenerator
 from elixir_plugin.diffusion.schedule import Schedule
 from elixir_plugin.errors import ElixirError, InputError, MissingNeedError, RunError, SettingsError
@@ -102,6 +104,42 @@ def test_variations_disk_and_memory_are_counted() -> None:
     assert found["seconds_total"] == pytest.approx(sum(found["seconds"].values())) == found["seconds_at_most"]
     large = cost(store_size=16)
     assert large["disk_bytes"] == 96 * 16 * 16 * 3
+
+
+@pytest.mark.parametrize(
+    ("length", "values", "trained"),
+    [
+        (1000, {}, 700),
+        (4000, {}, 2800),
+        (999, {}, 700),
+        (30, {"search": {"candidates": (0.1, 0.34)}}, 11),
+        (1000, {"strength": 0.55}, 550),
+        (1000, {"strength": 0.3333}, 333),
+        (999, {"strength": 0.0}, 1),
+        (50, {"search": {"candidates": (1.0,)}}, 50),
+    ],
+)
+def test_a_denoiser_is_trained_as_far_as_the_deepest_candidate(
+    length: int, values: dict[str, Any], trained: int
+) -> None:
+    chosen = ImageVariationsSettings.build({"fit": {"length": length}, **values})
+    fit = fit_settings(chosen)
+    assert fit.trained_steps == trained
+    if chosen.strength == "auto":
+        made = GaussianDenoiser(Schedule("linear", length), 0.0, 1.0)
+        made.trained_steps = fit.trained_steps
+        edit = sdedit_on(made, chosen, (8, 8, 3))
+        assert possible(edit, chosen) == list(chosen.search.candidates)
+        assert edit.with_strength(chosen.search.candidates[-1]).plan.t_star <= trained
+
+
+@pytest.mark.parametrize("length", [1000, 4000])
+def test_hundredths_of_the_usual_chains_are_whole_steps(length: int) -> None:
+    for hundredths in range(1, 101):
+        chosen = ImageVariationsSettings.build(
+            {"fit": {"length": length}, "search": {"candidates": (hundredths / 100,)}}
+        )
+        assert fit_settings(chosen).trained_steps == length // 100 * hundredths
 
 
 def test_the_search_of_the_strength_is_part_of_it() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from elixir_plugin import outcome as outcome_module
-from elixir_plugin.case import Case, ImageSet
+from elixir_plugin.case import Case, ImageSet, LazyImages
 from elixir_plugin.classifier import Classifier
 from elixir_plugin.errors import OutcomeError
 from elixir_plugin.outcome import Outcome, Verdict, same_outcome
@@ -74,6 +74,18 @@ def test_float_images_survive_unrounded(tmp_path: Path) -> None:
     images = np.full((2, 3, 3, 1), 0.5004, np.float32)
     back = travelled(Outcome(train=ImageSet(images, [0, 1], 2)), tmp_path).train
     assert back is not None and np.array_equal(back.read(slice(None)), images)
+
+
+def test_lazy_images_are_decoded_once(tmp_path: Path) -> None:
+    images = np.arange(5 * 12, dtype=np.uint8).reshape(5, 2, 2, 3)
+    asked: list[int] = []
+
+    def read(position: int) -> Any:
+        asked.append(position)
+        return images[position]
+
+    back = travelled(Outcome(train=ImageSet(LazyImages(read, 5, (2, 2, 3)), [0] * 5, 1)), tmp_path).train
+    assert asked == list(range(5)) and back is not None and np.array_equal(back.read(slice(None)), images)
 
 
 @pytest.mark.parametrize(

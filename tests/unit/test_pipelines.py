@@ -25,7 +25,7 @@ from elixir_plugin.defenses.image_variations_pace import FEW, evaluations, measu
 from elixir_plugin.defenses.image_variations_settings import ImageVariationsSettings
 from elixir_plugin.diffusion import pipeline_files
 from elixir_plugin.diffusion.generators import AdjustableGenerator, GeneratorSettings, find_generator
-from elixir_plugin.diffusion.pipelines import as_levels
+from elixir_plugin.diffusion.pipelines import as_levels, least_strength
 from elixir_plugin.errors import InputError, SettingsError
 from elixir_plugin.testing import tiny_case
 
@@ -283,6 +283,22 @@ def test_img2img_has_a_strength(folders: dict[str, Path]) -> None:
     assert steps == {0.25: 1, 1.0: 4} and (made[0.25] != made[1.0]).any()
     with pytest.raises(SettingsError, match="no step"):
         generator.with_strength(0.2)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 49, 50, 98, 161, 1000])
+def test_the_least_strength_that_img2img_offers_can_be_set(steps: int, folders: dict[str, Path]) -> None:
+    generator = load("img2img", folders, num_inference_steps=steps)
+    least = generator.strengths[0]
+    assert least == pytest.approx(1 / steps, rel=1e-12)
+    assert evaluations(generator.with_strength(least)) == 1
+    with pytest.raises(SettingsError, match="no step") as caught:
+        generator.with_strength(0.0)
+    said = float(str(caught.value).partition("strength from ")[2].split()[0])
+    assert evaluations(generator.with_strength(said)) == 1 and said - least < 1e-4
+
+
+def test_no_number_of_steps_rounds_the_least_strength_away() -> None:
+    assert all(int(steps * least_strength(steps)) == 1 for steps in range(1, 1001))
 
 
 def test_safety_checkers_are_left_out(folders: dict[str, Path]) -> None:

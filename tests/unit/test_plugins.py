@@ -58,7 +58,7 @@ def test_builtin_offers_are_there_and_typed():
     assert found.offers()["poison"]["sig"].origin == "elixir_plugin:builtin"
     info = found.infos["elixir_plugin:builtin"]
     assert (info.version, info.broken, info.refused) == ("1.2", "", [])
-    assert "elixir_poisons" in info.hooks
+    assert set(info.hooks) == set(KINDS.values())  # what is built in comes through every hook
 
 
 def test_get_imports_on_demand():
@@ -273,9 +273,9 @@ def test_what_is_limited_away_is_not_even_imported(monkeypatch):
     assert list(found.infos) == ["elixir_plugin:builtin"]
 
 
-def test_every_builtin_poison_and_architecture_can_be_imported():
+def test_everything_built_in_can_be_imported():
     found = Plugins([BUILTIN])
-    for kind in ("poison", "architecture"):
+    for kind in KINDS:
         for name in found.offers()[kind]:
             assert callable(found.get(kind, name))
 

@@ -36,8 +36,8 @@ from elixir_plugin.report.page import TEMPLATES
 from elixir_plugin.report.scatter import add_frames, draw_points
 from elixir_plugin.report.single import make_page, write_report
 from elixir_plugin.report.words import story
-from elixir_plugin.run import run_defense
-from elixir_plugin.terminal import shown
+from elixir_plugin.run import RunResult, run_defense
+from elixir_plugin.terminal import result_lines, shown
 
 TAG = "<img src=x onerror=alert(1)>"
 HOSTILE = f"{TAG}\x1b[31m$\\frac{{\u202e{{{{ 7*7 }}}}"
@@ -235,6 +235,64 @@ def test_better_and_worse_are_told_apart(report: Any) -> None:
     html = make_page(facts_of(report), png=False)[0]
     assert '<span class="change bad">−5.0</span>' in html and '<span class="change good">−98.0</span>' in html
     assert '<span class="change">+0.0</span>' in html and "0.965" in html
+
+
+REPAIR = {
+    "change_recall": 0.875,
+    "change_fpr": 0.025,
+    "relabel_recall": 0.8125,
+    "relabel_fpr": 0.015,
+    "relabelled_right": 0.6125,
+    "label_accuracy_before": 0.9,
+    "label_accuracy_after": 0.9375,
+    "stable_poison": 0.125,
+    "poison_status": {"stable": 2, TAG: 14},
+    "poison": 16,
+    "kept": 216,
+}
+
+
+def numbers_of(report: Any) -> str:
+    """Return the text of the section with the numbers, without superfluous blanks."""
+    html = make_page(facts_of(report), png=False)[0]
+    page_of(report)
+    section = html.partition('<section id="numbers">')[2].partition("</section>")[0]
+    return " ".join(" ".join(Page(section).text).split())
+
+
+def test_a_repair_is_held_against_the_truth(report: Any) -> None:
+    report["metrics"]["repair"] = REPAIR
+    text = numbers_of(report)
+    assert "Of 216 samples that are kept." in text
+    assert "poison 16 87.5 % 81.2 % 61.3 % 12.5 % all others 200 2.5 % 1.5 %" in text
+    assert "Right labels: 90.0 % before, 93.8 % after." in text
+    assert f"Poison by status: 2 stable, 14 {TAG}." in text
+
+
+def test_what_is_not_known_of_a_repair_is_left_out(report: Any) -> None:
+    report["metrics"]["repair"] = {"change_fpr": 0.0, "relabel_fpr": 0.0, "poison": 0, "kept": 16}
+    text = numbers_of(report)
+    assert "poison 0 – – – all others 16 0.0 % 0.0 %" in text
+    assert not any(words in text for words in ("Right labels", "Poison by status", "stable"))
+
+
+def test_without_a_repair_the_page_says_nothing_of_one(report: Any) -> None:
+    """Reports of before repairs were measured lack the key."""
+    assert report["metrics"].pop("repair") is None
+    assert "Repair" not in numbers_of(report) and '<section id="numbers">' not in make_page(facts_of(report))[0]
+
+
+def test_a_terminal_shows_the_repair_in_one_line(report: Any) -> None:
+    def lines() -> list[str]:
+        return [line for line in result_lines(RunResult(report, Path("run"))) if line.startswith("repair")]
+
+    report["metrics"]["repair"] = {**REPAIR, "relabelled_right": None}
+    assert lines() == [
+        "repair: poison changed 87.5 %, relabelled 81.2 % (right –), stable 12.5 %; "
+        "others changed 2.5 %, relabelled 1.5 %; right labels 90.0 % before, 93.8 % after"
+    ]
+    del report["metrics"]["repair"]
+    assert lines() == []
 
 
 FIGURES = [

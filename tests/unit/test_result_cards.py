@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from elixir_plugin.cli import program
 from elixir_plugin.errors import InputError, RunError, SettingsError
 from elixir_plugin.plugins import get_defense
+from elixir_plugin.record import versions
 from elixir_plugin.result_cards import (
     BUILT_IN,
     Measured,
@@ -135,6 +136,38 @@ def test_a_file_that_is_no_card_is_refused_and_named(tmp_path: Path, content: st
 def test_a_missing_range_is_not_invented() -> None:
     card = ResultCard.build({**LEAST, "measured": {"acc": Measured(value=0.5).dump()}})
     assert [line.split() for line in card_lines_of(card)][3] == ["ACC", "–", "50.0", "–"]
+
+
+def test_versions_are_shown_or_said_to_be_missing(tmp_path: Path) -> None:
+    assert "  versions: not recorded" in card_lines_of(ResultCard.build(LEAST))
+    lines = list(card_lines_of(card_from_runs([run_folder(tmp_path / "a", 0, 0.8)])))
+    assert "  versions: elixir_plugin 0.1.0, torch 2.4.0" in lines
+    absent = ResultCard.build({**LEAST, "versions": {"torch": "2.4.0", "transformers": None}})
+    assert "  versions: torch 2.4.0" in card_lines_of(absent)
+
+
+def test_a_new_card_takes_over_every_version_of_the_report(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "a", 0, 0.8)
+    report = json.loads((folder / "report.json").read_text())
+    report["environment"] = {"device": "cpu", "python": "3.11.2", **versions()}  # as elixir_plugin.record writes it
+    (folder / "report.json").write_text(json.dumps(report))
+    assert card_from_runs([folder]).versions == {"elixir_plugin": "0.1.0", "python": "3.11.2", **versions()}
+
+
+def test_what_others_started_from_is_shown_with_their_number() -> None:
+    other = {"source": "them", "setting": "another size", "before": {"acc": 0.24}, "numbers": {"acc": 0.85}}
+    lines = card_lines_of(ResultCard.build({**LEAST, "reported": [other]}))
+    assert "  reported by them (undefended: ACC 24.0): another size" in lines
+
+
+@pytest.mark.parametrize(
+    "card", [card for card in load_cards() if card.defense == "eclipse"], ids=lambda card: card.name
+)
+def test_cards_of_eclipse_hold_the_numbers_of_the_paper(card: ResultCard) -> None:
+    (paper,) = card.reported
+    assert "arXiv 2406.15093, table" in paper.source
+    assert paper.before["acc"] > 0 and paper.numbers["acc"] > 0
+    assert card.source in " ".join(card.notes)  # where the controls are
 
 
 def test_the_command_prints_reported_beside_measured_and_escapes(tmp_path: Path) -> None:

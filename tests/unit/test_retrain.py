@@ -11,6 +11,7 @@ from elixir_plugin.evaluation import ModelMetrics
 from elixir_plugin.outcome import Outcome
 from elixir_plugin.retraining import (
     CONTROLS,
+    RETRAINED,
     Retraining,
     judge_denoiser,
     retrain,
@@ -146,6 +147,51 @@ def test_controls_follow_from_what_is_there():
     assert list(found) == list(CONTROLS) and all(0 <= each.acc <= 1 for each in found.values())
 
 
+def test_a_purifier_with_a_model_of_its_own_is_judged_by_one_trained_like_the_controls(monkeypatch):
+    case, own = tiny_case(), tiny_case().model
+    outcome = purified(case, model=own)
+    found = {}
+    seen = seen_by(monkeypatch, lambda: found.update(run_controls(case, outcome, PLAN, Context())))
+    assert list(found) == [*CONTROLS, RETRAINED]
+    images, plan = seen[-1]
+    assert images.fingerprint() == outcome.train.fingerprint()
+    assert plan == PLAN.model_copy(update={"augmentation": Augmentation(grayscale=0.4, noise=0.03)})
+    controls = {"noise_only": ModelMetrics(acc=0.6), RETRAINED: ModelMetrics(acc=0.6)}
+    (note,) = judge_denoiser(ModelMetrics(acc=0.9), controls, 2000)  # 0.9 owes to another recipe
+    assert "ACC 60.0 % with it; ACC 60.0 % with noise_only" in note
+
+
+def test_a_purifiers_model_that_was_trained_here_is_not_trained_again():
+    case, context, plan = tiny_case(), Context(), PLAN.model_copy(update={"epochs": 1})
+    outcome = purified(case)
+    outcome.model = retrain(case, outcome, plan, context)
+    assert list(run_controls(case, outcome, plan, context)) == list(CONTROLS)
+    other = Context()
+    for _ in range(2):  # a run that was killed knows the stages of the one before
+        assert RETRAINED in run_controls(case, outcome, plan, other)
+
+
+def test_no_model_is_trained_on_nothing(monkeypatch):
+    case = tiny_case()
+    outcome = purified(case, model=case.model, kept=np.array([], np.int64))
+    found = {}
+    seen_by(monkeypatch, lambda: found.update(run_controls(case, outcome, PLAN, Context())))
+    assert list(found) == list(CONTROLS)
+
+
+def test_without_an_augmentation_the_set_without_denoiser_is_the_undefended_one(monkeypatch):
+    """The same images under the same recipe make the same model: it is trained once."""
+    case, plan = tiny_case(), PLAN.model_copy(update={"epochs": 1})
+    outcome = purified(case, augmentation=None)
+    first, second = (
+        retraining.run_control(name, case, outcome, plan, Context()) for name in ("undefended", "no_denoiser")
+    )
+    assert first == second
+    found = {}
+    seen = seen_by(monkeypatch, lambda: found.update(run_controls(case, outcome, plan, Context())))
+    assert len(seen) == 3 and list(found) == list(CONTROLS) and found["no_denoiser"] is found["undefended"]
+
+
 @pytest.mark.parametrize(
     ("acc", "noise_only", "said"), [(0.80, 0.60, 0), (0.61, 0.60, 1), (0.50, 0.60, 1), (0.635, 0.60, 0)]
 )
@@ -153,6 +199,27 @@ def test_a_denoiser_that_adds_nothing_is_called_that(acc, noise_only, said):
     notes = judge_denoiser(ModelMetrics(acc=acc), {"noise_only": ModelMetrics(acc=noise_only)}, 2000)
     assert len(notes) == said
     assert all("does not earn its cost" in note and "noise_only" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("after", "control", "said"),
+    [
+        ((0.60, 0.05), (0.60, 0.95), 0),  # the backdoor goes, at the same ACC
+        ((0.60, 0.94), (0.60, 0.95), 1),  # within two standard errors
+        ((0.60, 0.05), (0.60, 0.05), 1),
+        ((0.60, 0.00), (0.60, 0.00), 1),  # no standard error at all, and no gain
+        ((1.00, 0.00), (1.00, 0.00), 1),
+        ((1.00, 0.00), (1.00, 1.00), 0),
+        ((0.60, 0.95), (0.60, 0.05), 1),  # worse
+        ((0.60, 0.05), (0.40, 0.05), 0),
+        ((0.60, None), (0.60, 0.95), 1),  # one alone says nothing
+    ],
+)
+def test_a_backdoor_that_goes_is_a_gain_too(after, control, said):
+    measured = (ModelMetrics(acc=acc, asr=asr) for acc, asr in (after, control))
+    notes = judge_denoiser(next(measured), {"noise_only": next(measured)}, 2000)
+    assert len(notes) == said
+    assert all(f"ASR {100 * control[1]:.1f} % with noise_only" in note for note in notes)
 
 
 def test_nothing_measured_nothing_said():

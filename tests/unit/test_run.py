@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import logging
 import shlex
+import shutil
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,20 +19,25 @@ import torch
 import yaml
 from pydantic import Field
 
+from elixir_plugin import run as run_module
+from elixir_plugin import run_folder
 from elixir_plugin.adapter import Adapter
 from elixir_plugin.case import Case
 from elixir_plugin.cli import _spec, program
 from elixir_plugin.config import RunSpec, Settings, Source
 from elixir_plugin.context import Context
 from elixir_plugin.defense import Card, Defense
-from elixir_plugin.errors import MissingNeedError, RunError, SettingsError
+from elixir_plugin.errors import ElixirError, MissingNeedError, RunError, SettingsError
 from elixir_plugin.evaluation import Evaluation
-from elixir_plugin.events import append_event
+from elixir_plugin.events import append_event, read_events
 from elixir_plugin.hookspecs import Entry, hookimpl
 from elixir_plugin.locks import locked
 from elixir_plugin.outcome import Outcome, same_outcome
 from elixir_plugin.plugins import plugins
-from elixir_plugin.run import run_defense
+from elixir_plugin.record import describe
+from elixir_plugin.run import estimate_run, run_defense
+from elixir_plugin.run_folder import folder_for_case, logged, opened
+from elixir_plugin.storage import plain
 from elixir_plugin.testing import tiny_case
 
 NOT_OF_THE_SPEC = ("target", "force", "dry_run", "quiet", "as_json")
@@ -379,6 +387,182 @@ def test_a_host_whose_input_changed_under_its_name_gets_a_run_beside(watcher: Wa
     Path("case/version").write_text("1")
     again = run_defense(spec(), rewrite=True)
     assert (first.folder, again.folder, again.already_done) == (Path("out"), Path("out-2"), False)
+
+
+def gone(version: int, **options: Any) -> tuple[str, bool]:
+    """Run on the input of *version*, and return the folder and whether nothing was left to do."""
+    Path("case/version").write_text(str(version))
+    result = run_defense(spec(), **options)
+    return result.folder.name, result.already_done
+
+
+def kill(monkeypatch: pytest.MonkeyPatch, version: int, **options: Any) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Scorer, "failure", KeyboardInterrupt())
+        gone(version, **options)
+
+
+def test_a_host_finds_the_run_of_each_input_again(watcher: Watcher) -> None:
+    found = [gone(version, rewrite=True) for version in (0, 1, 1, 0, 2, 1, 2)]
+    assert found[:3] == [("out", False), ("out-2", False), ("out-2", True)]
+    assert found[3:] == [("out", True), ("out-3", False), ("out-2", True), ("out-3", True)]
+
+
+def test_a_killed_run_of_a_host_goes_on_where_it_was(watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gone(0, rewrite=True) == ("out", False)
+    for _ in range(2):
+        kill(monkeypatch, 1, rewrite=True)
+    assert gone(1, rewrite=True) == ("out-2", False) and not Path("out-3").exists()
+    assert json.loads(Path("out-2/report.json").read_text())["goes"] == 3
+
+
+def test_a_killed_run_does_not_go_on_with_other_input(watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    kill(monkeypatch, 0)
+    with pytest.raises(RunError, match="input has changed") as refusal:
+        gone(1)
+    assert "--force" in str(refusal.value)
+    assert gone(1, rewrite=True) == ("out-2", False)
+    assert gone(0) == ("out", False)
+
+
+def test_a_killed_run_that_did_not_note_its_input_goes_on(watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    kill(monkeypatch, 0)
+    Path("out/events.jsonl").unlink()
+    append_event(Path("out"), "started", identity=spec().identity())  # as older versions wrote it
+    assert gone(1) == ("out", False)
+
+
+def test_a_host_passes_by_what_is_not_its_own(watcher: Watcher) -> None:
+    gone(0)
+    Path("out-2").write_text("a file")
+    run_defense(spec(out="out-3", seed=1))
+    (Path("out-4") / "photos").mkdir(parents=True)
+    assert gone(1, rewrite=True) == ("out-5", False)
+
+
+def test_force_passes_by_a_file(watcher: Watcher) -> None:
+    run_defense(spec())
+    Path("out-2").write_text("a file")
+    assert run_defense(spec(), force=True).folder == Path("out-3")
+
+
+def test_a_slow_rank_chooses_the_folder_that_rank_0_has_opened(watcher: Watcher) -> None:
+    gone(0)
+    resolved = RunSpec.from_yaml(Path("out/run.yaml"))
+    facts = plain(describe(tiny_case(seed=1)))
+
+    def chosen() -> Path:
+        return folder_for_case(Path("out"), resolved, lambda: facts, beside=True)
+
+    assert chosen() == Path("out-2")
+    with opened(Path("out-2"), resolved, facts):
+        assert chosen() == Path("out-2")
+
+
+def test_a_new_run_is_not_compared_with_anything(watcher: Watcher) -> None:
+    def never() -> dict[str, Any]:
+        raise AssertionError("read for nothing")
+
+    assert folder_for_case(Path("out"), spec(), never, beside=False) == Path("out")
+
+
+def test_an_estimate_is_refused_where_the_run_would_be(watcher: Watcher) -> None:
+    run_defense(spec())
+    assert estimate_run(spec()) == {}
+    Path("case/version").write_text("1")
+    with pytest.raises(RunError, match="input has changed"):
+        estimate_run(spec())
+    assert estimate_run(spec(), force=True) == {}
+
+
+def test_a_full_disk_does_not_lose_what_was_computed(watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(folder: Path, event: str, **facts: Any) -> None:
+        if event in ("stage", "defended", "finished"):
+            raise RunError("cannot write", where=folder) if event == "stage" else OSError(errno.ENOSPC, "full")
+        append_event(folder, event, **facts)
+
+    monkeypatch.setattr(run_folder, "append_event", full)
+    assert run_defense(spec()).report["metrics"]["detection"]["poison"] == 8
+    assert [event["event"] for event in read_events(Path("out"))] == ["started"]
+    assert run_defense(spec()).already_done
+
+
+def test_what_stopped_a_run_is_told_where_the_diary_cannot_be_written(
+    watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Outcome:
+        Path("out/events.jsonl").unlink()
+        Path("out/events.jsonl").mkdir()
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(Scorer, "defend", broken)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run_defense(spec())
+
+
+@pytest.mark.parametrize("name", ["log.txt", "run.yaml", "events.jsonl"])
+def test_a_run_folder_that_cannot_be_written_is_a_clear_error(watcher: Watcher, name: str) -> None:
+    Path("out", name).mkdir(parents=True)
+    if name == "log.txt":
+        Path("out/run.yaml").write_text(f"identity: {run_module.resolved(spec(), Scorer(), Tiny()).identity()}")
+    with pytest.raises(ElixirError) as refusal:
+        run_defense(spec())
+    assert refusal.value.where is not None and Scorer.runs == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_log_that_cannot_be_written_loses_nothing(watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("logging.raiseExceptions", False)
+    Path("log.txt").symlink_to("/dev/full")
+    with logged(Path()):
+        logging.getLogger("elixir_plugin").warning("read this")
+
+
+def leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kill a run when its report is written, but not all of the rest is done."""
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(run_module, "write_pages", fail)
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        run_defense(spec())
+    Path("out/work/chunks").mkdir(parents=True)
+    Path("out/.report.html.abc.part").touch()
+
+
+def fail(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_what_a_run_killed_at_its_very_end_has_left_is_cleared(
+    watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(monkeypatch)
+    assert run_defense(spec()).already_done and Path("out/report.html").exists()
+    assert not Path("out/work").exists() and not list(Path("out").glob(".*"))
+
+
+def test_what_another_process_is_just_finishing_is_left_alone(
+    watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(monkeypatch)
+    with locked(Path("out/events.jsonl"), wait=False) as other:
+        assert other is not None and run_defense(spec()).already_done
+    assert Path("out/work/chunks").exists() and Path("out/.report.html.abc.part").exists()
+
+
+def test_a_rank_tries_no_gpu_but_its_own(watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    def resolve(name: str) -> torch.device:
+        tried.append(name)
+        return torch.device("cpu" if name.startswith("cuda") else name)
+
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(run_module, "resolve_device", resolve)
+    run_defense(spec(device="cuda", out="a"))
+    run_defense(spec(device="cuda:3", out="b"))
+    run_defense(spec(device="cpu", out="c"))
+    assert tried == ["cuda:1", "cuda:3", "cpu"]
 
 
 def test_two_processes_do_not_work_on_one_run(watcher: Watcher) -> None:

@@ -284,6 +284,38 @@ def test_a_source_without_batches_is_refused() -> None:
         fit(network(), Empty(Samples(image_set(), CPU), 4, Context(), ALL))
 
 
+@pytest.mark.parametrize(("n", "size"), [(1, 8), (4, 1)])
+def test_batches_of_one_sample_that_batch_norm_cannot_take_are_explained(n: int, size: int) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 6), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 3))
+    with pytest.raises(RunError, match="batch norm cannot train on one sample") as stop:
+        fit(model, batches(image_set(n), size), name="probe")
+    assert stop.value.where == "probe, epoch 0" and "batch_size ≥ 2" in str(stop.value)
+    fit(model, batches(image_set(n), size), eval_mode=True)  # statistics are not needed here
+    fit(network(), batches(image_set(n), size))  # more than one value per channel
+
+
+@pytest.mark.parametrize("fails_in", ["step", "batch"])
+def test_running_out_of_memory_is_explained(fails_in: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    source = batches(image_set())
+    if fails_in == "batch":
+        monkeypatch.setattr(source.samples, "pixels", full)
+    with pytest.raises(RunError, match="out of memory") as stop:
+        fit(network(), source, objective=full, batch_size=4, name="probe")
+    assert stop.value.where == "probe, epoch 0" and "lower batch_size" in str(stop.value)
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, ValueError])
+def test_other_errors_of_a_step_pass(kind: type[Exception]) -> None:
+    def broken(*_: Any) -> Losses:
+        raise kind("shape mismatch")
+
+    with pytest.raises(kind, match="shape mismatch"):
+        fit(network(), objective=broken)
+
+
 # what is left alone
 
 
@@ -418,6 +450,16 @@ def test_auto_precision_is_float32_on_the_cpu() -> None:
     fit(auto, precision="auto")
     fit(full, precision="float32")
     assert same(auto, full)
+
+
+@pytest.mark.parametrize(("capability", "cast"), [((7, 5), False), ((8, 0), True)])
+def test_auto_precision_is_bf16_on_gpus_that_have_it(
+    capability: tuple[int, int], cast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch, "autocast", lambda kind, dtype: (kind, dtype))
+    found = training._autocast(torch.device("cuda", 0), "auto")
+    assert (found == ("cuda", torch.bfloat16)) == cast
 
 
 def test_the_memory_layout_does_not_change_the_result() -> None:
