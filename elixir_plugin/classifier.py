@@ -114,13 +114,13 @@ class Classifier(nn.Module):
 
         :raises InputError: when the module has weights that nothing can draw anew.
         """
-        new = self.clone()
+        new = self.clone().cpu()  # drawn there, so that weights do not depend on the device
         with _drawing(seed):
             if self.architecture is not None:
-                new.module = build_module(self.architecture, self.num_classes, self.channels).to(self.device)
+                new.module = build_module(self.architecture, self.num_classes, self.channels)
             else:
                 _reset(new.module)
-        return new.train().requires_grad_(True)
+        return new.to(self.device).train().requires_grad_(True)
 
     @torch.inference_mode()
     def predict(self, images: ImageSet, batch_size: int | None = None) -> NDArray[np.float32]:

@@ -50,9 +50,7 @@ def alone(path: Path) -> Iterator[None]:
             if file is None:
                 logging.getLogger(__name__).warning("another process holds %s; waiting for it", path)
                 wait = True
-            elif os.fstat(
-                file.fileno()
-            ).st_nlink:  # else the one that held it has removed it: this lock is worth nothing
+            elif os.fstat(file.fileno()).st_nlink:  # else the process before has removed it, and a new one may be held
                 try:
                     yield
                 finally:

@@ -208,7 +208,9 @@ def _noisier(added: Augmentation | None, noise: float) -> Augmentation:
 
 def _as_many_steps(plan: Retraining, suspects: int, clean: int) -> Retraining:
     """Give a small set as many steps as a large one, but look at no image more than ten times as often."""
-    return plan.model_copy(update={"epochs": min(10 * plan.epochs, max(1, round(plan.epochs * suspects / clean)))})
+    epochs = min(10 * plan.epochs, max(1, round(plan.epochs * suspects / clean)))
+    milestones = tuple(max(1, round(each * epochs / plan.epochs)) for each in plan.milestones)
+    return plan.model_copy(update={"epochs": epochs, "milestones": milestones})
 
 
 def _trained(
@@ -223,7 +225,9 @@ def _trained(
 
 def _fresh(images: ImageSet, case: Case, plan: Retraining, context: Context) -> Classifier:
     mean, std = normalisation(images)
-    known = None if case.model is None else case.model.architecture
+    known, size = None, None
+    if case.model is not None and plan.architecture is None and case.model.architecture is not None:
+        known, size = case.model.architecture, case.model.input_size
     return Classifier.build(
         plan.architecture or known or "small_resnet",
         images.num_classes,
@@ -231,4 +235,5 @@ def _fresh(images: ImageSet, case: Case, plan: Retraining, context: Context) -> 
         seed=context.derive_seed("retrain", "weights"),
         mean=mean,
         std=std,
+        input_size=size,
     ).to(context.device)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from elixir_plugin import Context, retraining
+from elixir_plugin.classifier import Classifier
 from elixir_plugin.errors import InputError
 from elixir_plugin.evaluation import ModelMetrics
 from elixir_plugin.outcome import Outcome
@@ -226,3 +227,18 @@ def test_nothing_measured_nothing_said():
     assert judge_denoiser(None, {"noise_only": ModelMetrics(acc=1.0)}, 100) == []
     assert judge_denoiser(ModelMetrics(), {"noise_only": ModelMetrics(acc=1.0)}, 100) == []
     assert judge_denoiser(ModelMetrics(acc=0.1), {"noise_only": ModelMetrics()}, 100) == []
+
+
+def test_milestones_keep_their_place_when_a_small_set_gets_more_epochs():
+    plan = Retraining(epochs=30, schedule="step", milestones=(15, 25))
+    longer = retraining._as_many_steps(plan, 50_000, 2_500)
+    assert (longer.epochs, longer.milestones) == (300, (150, 250))
+
+
+def test_the_architecture_of_the_suspect_model_comes_with_its_input_size():
+    case = tiny_case()
+    case = dataclasses.replace(case, model=Classifier.build("small_resnet", case.num_classes, input_size=24))
+    inherited = PLAN.model_copy(update={"architecture": None, "epochs": 1})
+    outcome = Outcome(scores=np.zeros(len(case.train)))
+    assert retrain(case, outcome, inherited, Context()).input_size == 24
+    assert retrain(case, outcome, PLAN.model_copy(update={"epochs": 1}), Context()).input_size is None
