@@ -78,7 +78,7 @@ def run_demo(
     rows: list[Row] = []
     runs: dict[str, Any] = {}
     for name in only or plugins().offers()["defense"]:
-        source = Source(adapter="testbed", path=poison.name, options={"size": size, **poison.settings.dump()})
+        source = Source(adapter="testbed", path=poison.name, options={"size": size, "poison": poison.settings.dump()})
         row, facts = _run_one(name, case, context, source, folder / name)
         rows.append(row)
         runs[name] = facts

@@ -217,6 +217,8 @@ def test_the_demo_shows_a_backdoor_and_its_removal(tmp_path: Path) -> None:
     assert "d3" in done.stdout and "failed" not in done.stdout
     metrics = report["defenses"]["d3"]["metrics"]
     assert metrics["before"]["asr"] > 0.9 > 0.2 > metrics["after"]["asr"]
+    repeat = json.loads((tmp_path / "demo/d3/report.json").read_text())["command"]
+    assert repeat == "elixir-plugin demo --poison badnets --size 8 --only d3 --seed 0"
 
 
 SHORT_ELIXIR = [
