@@ -35,7 +35,7 @@ from .compare_table import csv_text, markdown, summarise
 from .config import RunSpec, fingerprint
 from .context import resolve_device
 from .diffusion.ranks import rank_and_world
-from .errors import ElixirError, RunError, SettingsError
+from .errors import ElixirError, RunError, SettingsError, reason_of
 from .plugins import get_adapter, get_defense
 from .run import resolved, retraining_of, run_defense
 from .run_folder import holds_something, logged
@@ -44,7 +44,6 @@ from .terminal import shown
 
 FILE = "compare.yaml"
 SHARED = "shared"
-REASON = 300  # characters of a reason that a table shows at most
 
 
 @dataclass(frozen=True)
@@ -147,23 +146,6 @@ def default_folder(path: Path) -> Path:
     'runs/compare-digits'
     """
     return Path("runs") / f"compare-{path.stem}"
-
-
-def reason_of(error: BaseException) -> str:
-    """Return why a cell failed, in one line.
-
-    >>> from elixir_plugin.errors import InputError
-    >>> reason_of(InputError("file not found", where="x.npz"))
-    'file not found (where: x.npz)'
-    """
-    if isinstance(error, ElixirError):
-        facts = {"where": error.where, "found": error.found, "allowed": error.allowed}
-        text = "; ".join(f"{name}: {value}" for name, value in facts.items() if value is not None)
-        said = f"{error.what} ({text})" if text else error.what
-    else:
-        said = f"{type(error).__name__}: {error}"
-    said = " ".join(said.split())
-    return said if len(said) <= REASON else said[: REASON - 1] + "…"
 
 
 def _run_cell(cell: Cell, root: Path, quiet: bool) -> tuple[dict[str, Any], bool]:

@@ -12,11 +12,10 @@ from typing import Any
 
 from . import __version__
 from .case import Case
-from .compare import reason_of
 from .config import RunSpec, Source
 from .context import Context
 from .defense import Defense
-from .errors import ElixirError, MissingNeedError
+from .errors import ElixirError, MissingNeedError, reason_of
 from .evaluation import Evaluation
 from .plugins import plugins
 from .record import describe, make_report, versions

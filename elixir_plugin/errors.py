@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+REASON = 300  # characters of a reason that a table shows at most
+
+
 class ElixirError(Exception):
     """Root of all errors raised on purpose.
 
@@ -84,6 +87,22 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """
     matches = get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"did you mean {matches[0]!r}?" if matches else None
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why something failed, in one line for a table.
+
+    >>> reason_of(InputError("file not found", where="x.npz"))
+    'file not found (where: x.npz)'
+    """
+    if isinstance(error, ElixirError):
+        facts = {"where": error.where, "found": error.found, "allowed": error.allowed}
+        text = "; ".join(f"{name}: {value}" for name, value in facts.items() if value is not None)
+        said = f"{error.what} ({text})" if text else error.what
+    else:
+        said = f"{type(error).__name__}: {error}"
+    said = " ".join(said.split())
+    return said if len(said) <= REASON else said[: REASON - 1] + "…"
 
 
 def few(items: Sequence[object] | NDArray[Any], limit: int = 4) -> str:

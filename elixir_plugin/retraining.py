@@ -89,10 +89,20 @@ def retrain_and_measure(
     return Evaluation(before=before, after=after, der=der(before, after), detection=found)
 
 
-def run_controls(case: Case, outcome: Outcome, plan: Retraining, context: Context) -> dict[str, ModelMetrics]:
+def run_controls(
+    case: Case,
+    outcome: Outcome,
+    plan: Retraining,
+    context: Context,
+    *,
+    own_model: bool = False,
+    undefended: ModelMetrics | None = None,
+) -> dict[str, ModelMetrics]:
     """Train and measure every control of :data:`CONTROLS` that this case and outcome allow.
 
-    Where a purifier comes with a model that was not trained under *plan*, there is one more, :data:`RETRAINED`.
+    :param own_model: the outcome's model is the defense's own, not trained under *plan*; of a purifier there is then
+        one more, :data:`RETRAINED`.
+    :param undefended: that control, where it is known already.
     """
     if case.train is None:
         return {}
@@ -106,10 +116,11 @@ def run_controls(case: Case, outcome: Outcome, plan: Retraining, context: Contex
             continue
         if name == "no_denoiser" and outcome.augmentation is None and outcome.baked is None:
             found[name] = found["undefended"]  # the same images under the same recipe
+        elif name == "undefended" and undefended is not None:
+            found[name] = undefended
         else:
             found[name] = run_control(name, case, outcome, plan, context)
-    own = outcome.model is not None and STAGE not in context.timings  # that stage would have made it under the plan
-    if own and outcome.noise_level:
+    if own_model and outcome.noise_level:
         with suppress(InputError):  # nothing is kept
             model = retrain(case, outcome, plan, context, stage=f"control {RETRAINED}")
             found[RETRAINED] = model_metrics(model, case.test, case.test_poisoned)
@@ -136,10 +147,10 @@ def run_control(name: str, case: Case, outcome: Outcome, plan: Retraining, conte
 
 
 def judge_denoiser(after: ModelMetrics | None, controls: Mapping[str, ModelMetrics], test_size: int) -> list[str]:
-    """Say in words which controls the defense does not beat, by a higher ACC or a lower ASR.
+    """Say in words which controls the defense does not beat: by a higher ACC, or a lower ASR at no loss of ACC.
 
-    A gain counts from two standard errors on. The standard error (in points) is that of the difference of two shares of
-    *test_size* samples, as if independent; ASR is taken to be measured on as many.
+    A gain or a loss counts from two standard errors on. The standard error (in points) is that of the difference of two
+    shares of *test_size* samples, as if independent; ASR is taken to be measured on as many.
 
     :param after: of the outcome's model; that of :data:`RETRAINED` stands in where *controls* hold it.
     """
@@ -151,7 +162,8 @@ def judge_denoiser(after: ModelMetrics | None, controls: Mapping[str, ModelMetri
         other = controls.get(name, ModelMetrics())
         if other.acc is None or _gains(after.acc, other.acc, test_size):
             continue
-        if after.asr is not None and other.asr is not None and _gains(other.asr, after.asr, test_size):
+        safer = after.asr is not None and other.asr is not None and _gains(other.asr, after.asr, test_size)
+        if safer and not _gains(other.acc, after.acc, test_size):
             continue
         error = 100 * _standard_error(after.acc, other.acc, test_size)
         close.append(f"{_said(other)} with {name} ({CONTROLS[name]}; standard error {error:.1f})")

@@ -23,7 +23,6 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import cache as cache_of
 from functools import partial
 from pathlib import Path
@@ -34,7 +33,6 @@ import torch
 from .adapter import Adapter
 from .case import Case
 from .classifier import Classifier
-from .compare_shared import undefended
 from .config import RunSpec
 from .context import Context, resolve_device
 from .defense import Defense
@@ -49,8 +47,7 @@ from .report.single import write_pages
 from .retraining import Retraining, judge_denoiser, retrain, run_controls
 from .run_folder import choose_folder, clear, folder_for_case, note, opened, stage_finished, write_target
 from .storage import plain, read_json, write_json
-
-MEASURING = timedelta(days=7)  # how long the other ranks stay while rank 0 trains and measures models
+from .undefended import undefended
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ def run_defense(
     """
     if preview and get_defense(spec.defense).preview is Defense.preview:
         raise SettingsError("this defense has no preview", where="--preview", found=spec.defense)
-    with together(MEASURING):
+    with together():
         show = partial(write_preview, count=preview, on_done=on_preview)
         return _run(spec, force, quiet, show, rewrite=rewrite, cache=cache)
 
@@ -305,12 +302,13 @@ def execute(
     barrier()  # no rank needs the intermediate files any more
     measured: dict[str, ModelMetrics] = {}
     if plan is not None and case.train is not None:
-        if outcome.model is None:
+        own = outcome.model is not None
+        if not own:
             outcome.model = _retrained(case, outcome, plan, context)
+        plain_model = undefended(case, outcome, plan, context) if controls or before is None else None
         if controls:
-            measured = run_controls(case, outcome, plan, context)
-        if before is None:
-            before = measured.get("undefended") or undefended(case, outcome, plan, context)
+            measured = run_controls(case, outcome, plan, context, own_model=own, undefended=plain_model)
+        before = before or plain_model
     if before is None and outcome.undefended is not None:
         with context.stage("evaluate before"):
             before = model_metrics(outcome.undefended, case.test, case.test_poisoned)

@@ -80,7 +80,7 @@ def _identity(folder: Path) -> str | None:
 
 
 def _saw_another(folder: Path, case: Callable[[], Mapping[str, Any]]) -> bool:
-    """Whether the run in *folder* saw another case. Older versions looked at less of it, or noted it at the end."""
+    """Whether the run in *folder* saw another case; of a run that had not yet begun to read, nothing is known."""
     if (folder / "report.json").exists():
         seen = read_json(folder / "report.json")["case"]
     else:

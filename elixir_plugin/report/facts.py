@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..errors import InputError
+from ..repair_metrics import RepairMetrics
 from ..storage import read_json
 
 
@@ -34,22 +35,6 @@ class Detection(_Facts):
     poison: int = 0
 
 
-class Repair(_Facts):
-    """How well the set was repaired, as in ``repair_metrics.RepairMetrics``."""
-
-    change_recall: float | None = None
-    change_fpr: float | None = None
-    relabel_recall: float | None = None
-    relabel_fpr: float | None = None
-    relabelled_right: float | None = None
-    label_accuracy_before: float | None = None
-    label_accuracy_after: float | None = None
-    stable_poison: float | None = None
-    poison_status: dict[str, int] = {}
-    poison: int = 0
-    kept: int = 0
-
-
 class Metrics(_Facts):
     """Everything measured, as in ``evaluation.Evaluation``."""
 
@@ -57,7 +42,7 @@ class Metrics(_Facts):
     after: Model | None = None
     der: float | None = None
     detection: Detection | None = None
-    repair: Repair | None = None
+    repair: RepairMetrics | None = None
     controls: dict[str, Model] = {}
 
 

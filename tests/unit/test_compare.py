@@ -20,7 +20,6 @@ from elixir_plugin.adapter import Adapter
 from elixir_plugin.case import Case
 from elixir_plugin.compare import Comparison, plan_cells, run_compare
 from elixir_plugin.compare_page import page, panels, write_compare_page
-from elixir_plugin.compare_shared import STAGE as SHARED_STAGE
 from elixir_plugin.compare_spec import CompareSpec
 from elixir_plugin.compare_table import cell_text, csv_text, markdown, remark, summarise, table_lines
 from elixir_plugin.config import Settings
@@ -31,6 +30,7 @@ from elixir_plugin.hookspecs import Entry, hookimpl
 from elixir_plugin.outcome import Outcome
 from elixir_plugin.plugins import plugins
 from elixir_plugin.testing import tiny_case
+from elixir_plugin.undefended import STAGE as SHARED_STAGE
 
 DRAW = compare_page.prepare
 ROOT = Path(__file__).resolve().parents[2]

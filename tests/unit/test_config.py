@@ -213,7 +213,7 @@ def test_run_identity_does_not_depend_on_where_the_output_goes():
 def test_bad_run_files_are_refused_by_name(tmp_path, content):
     path = tmp_path / "run.yaml"
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(SettingsError, match="file") as caught:
+    with pytest.raises(SettingsError, match=r"file (must hold one mapping|is not readable YAML)") as caught:
         load_yaml(path)
     assert caught.value.where == path
 
@@ -221,8 +221,9 @@ def test_bad_run_files_are_refused_by_name(tmp_path, content):
 def test_unreadable_run_files_are_refused(tmp_path):
     latin = tmp_path / "latin.yaml"
     latin.write_bytes("name: café".encode("latin-1"))
-    for path in (latin, tmp_path, tmp_path / "none.yaml"):
-        with pytest.raises(SettingsError, match="file"):
+    wrong = "file is not readable YAML"
+    for path, what in ((latin, wrong), (tmp_path, wrong), (tmp_path / "none.yaml", "file not found")):
+        with pytest.raises(SettingsError, match=what):
             load_yaml(path)
 
 

@@ -328,6 +328,11 @@ def test_guards_remove_chance_alarms_as_far_as_classes_are_alike(spread: float, 
         assert alarms == pytest.approx(expected, abs=0.01)
 
 
+def test_guards_remove_all_chance_alarms_among_classes_that_are_nearly_alike() -> None:
+    rng = np.random.default_rng(0)
+    assert not any(standing_out(1 + 0.05 * rng.normal(size=10), Detection()).any() for _ in range(2000))
+
+
 def voted(*classes: tuple[int, list[int]]) -> tuple[Votes, np.ndarray[Any, Any]]:
     """Return votes of classes given as (size, per anomalous sample how many of its ten copies stay on the class)."""
     labels, given_labels = [], np.repeat(np.arange(len(classes)), [size for size, _ in classes])

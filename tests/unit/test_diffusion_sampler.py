@@ -105,7 +105,9 @@ def test_a_step_is_that_of_diffusers(schedule, variance, tolerance, monkeypatch)
         assert (states - noised).abs().max() < (5e-6 if schedule is LINEAR else 7e-5)
         ours = walk_one(schedule, index, variance, states, prediction, noise)
         expected = theirs.step(output, index, states).prev_sample
-        assert (ours - expected).abs().max() < tolerance, index
+        # 8.6e-5 at index 2 is the error of diffusers, which computes its factors in float32
+        limit = 6e-5 if schedule is LINEAR and index in (149, 75, 10, 9, 1, 0) else tolerance
+        assert (ours - expected).abs().max() < limit, index
     assert index == 0 and ours.abs().max() <= 1
     assert torch.equal(ours, walk_one(schedule, 0, variance, states, prediction, None))  # free of noise
 

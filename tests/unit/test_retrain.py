@@ -152,7 +152,7 @@ def test_a_purifier_with_a_model_of_its_own_is_judged_by_one_trained_like_the_co
     case, own = tiny_case(), tiny_case().model
     outcome = purified(case, model=own)
     found = {}
-    seen = seen_by(monkeypatch, lambda: found.update(run_controls(case, outcome, PLAN, Context())))
+    seen = seen_by(monkeypatch, lambda: found.update(run_controls(case, outcome, PLAN, Context(), own_model=True)))
     assert list(found) == [*CONTROLS, RETRAINED]
     images, plan = seen[-1]
     assert images.fingerprint() == outcome.train.fingerprint()
@@ -167,16 +167,22 @@ def test_a_purifiers_model_that_was_trained_here_is_not_trained_again():
     outcome = purified(case)
     outcome.model = retrain(case, outcome, plan, context)
     assert list(run_controls(case, outcome, plan, context)) == list(CONTROLS)
-    other = Context()
-    for _ in range(2):  # a run that was killed knows the stages of the one before
-        assert RETRAINED in run_controls(case, outcome, plan, other)
+
+
+def test_a_control_that_is_known_is_not_trained_again(monkeypatch):
+    case, known = tiny_case(), ModelMetrics(acc=0.125)
+    found = {}
+    controls = {"undefended": known, "own_model": True}
+    seen = seen_by(monkeypatch, lambda: found.update(run_controls(case, purified(case), PLAN, Context(), **controls)))
+    assert found["undefended"] is known and list(found) == [*CONTROLS, RETRAINED]
+    assert len(seen) == len(found) - 1
 
 
 def test_no_model_is_trained_on_nothing(monkeypatch):
     case = tiny_case()
     outcome = purified(case, model=case.model, kept=np.array([], np.int64))
     found = {}
-    seen_by(monkeypatch, lambda: found.update(run_controls(case, outcome, PLAN, Context())))
+    seen_by(monkeypatch, lambda: found.update(run_controls(case, outcome, PLAN, Context(), own_model=True)))
     assert list(found) == list(CONTROLS)
 
 
@@ -206,6 +212,8 @@ def test_a_denoiser_that_adds_nothing_is_called_that(acc, noise_only, said):
     ("after", "control", "said"),
     [
         ((0.60, 0.05), (0.60, 0.95), 0),  # the backdoor goes, at the same ACC
+        ((0.58, 0.05), (0.60, 0.95), 0),  # and at one that is a little lower
+        ((0.30, 0.05), (0.60, 0.95), 1),  # but not at any price
         ((0.60, 0.94), (0.60, 0.95), 1),  # within two standard errors
         ((0.60, 0.05), (0.60, 0.05), 1),
         ((0.60, 0.00), (0.60, 0.00), 1),  # no standard error at all, and no gain

@@ -1,4 +1,4 @@
-"""What cells of a comparison share beside suspect models and denoisers: how a model without any defense does."""
+"""How a model without any defense does, measured once for all runs that share a cache."""
 
 from __future__ import annotations
 
