@@ -29,6 +29,7 @@ from .checkpoint import Checkpoint, TrainingState
 from .classifier import to_batch
 from .config import Settings
 from .context import Context
+from .convolution import CentreTaps
 from .diffusion.batches import has_bf16, out_of_memory
 from .errors import RunError
 
@@ -202,6 +203,7 @@ def train(
     optimizer = make_optimizer(model, recipe, no_decay)
     scheduler = make_schedule(optimizer, recipe)
     step = objective or cross_entropy()
+    taps = CentreTaps() if device.type == "cpu" else nullcontext()
     curves: dict[str, list[float]] = {}
     first, state = 0, None
     if checkpoint is not None:
@@ -215,7 +217,7 @@ def train(
             means = _Means()
             with _clear_errors(f"{name}, epoch {epoch}", recipe.batch_size):
                 for batch in source.epoch(epoch):
-                    with _autocast(device, recipe.precision):
+                    with taps, _autocast(device, recipe.precision):
                         losses = step(model, batch)
                     optimizer.zero_grad(set_to_none=True)
                     torch.autograd.backward(losses["loss"])

@@ -1,8 +1,8 @@
 """Time D3 as it runs here against a plain loop that works the way the authors' released code does by default.
 
 The plain loop is written from the description of that code, not from the code: images are decoded and transformed
-one by one, the model is scored on the whole test set three times per epoch (clean; triggered; triggered again, with
-the true labels), every step waits for its loss and prints it, and every epoch redraws two plots and rewrites a
+one by one, the model is scored on the whole test set three times per epoch and once before (clean; triggered;
+triggered again, with the true labels), every step waits for its loss and prints it, and every epoch redraws two plots and rewrites a
 table. Both sides get the same received model, the same reserved clean set, the same settings (preset ``code``) and
 the threads torch takes by default. The plain side draws its own random numbers: the quality of both is comparable,
 not equal.
@@ -103,6 +103,8 @@ class PlainLoop:
         with torch.no_grad():
             self.head.copy_(torch.rand_like(self.head) - 0.5)
             self.head.mul_(norm / self.head.norm())
+        if self.score_every_epoch:
+            print(self._scores(), file=self.null)
         optimizer = torch.optim.SGD(self.model.parameters(), self.settings.lr, self.settings.momentum)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.settings.epochs)
         for epoch in range(self.settings.epochs):
