@@ -2,10 +2,10 @@
 
 The plain loop is written from the description of that code, not from the code: images are decoded and transformed
 one by one, the model is scored on the whole test set three times per epoch and once before (clean; triggered;
-triggered again, with the true labels), every step waits for its loss and prints it, and every epoch redraws two plots and rewrites a
-table. Both sides get the same received model, the same reserved clean set, the same settings (preset ``code``) and
-the threads torch takes by default. The plain side draws its own random numbers: the quality of both is comparable,
-not equal.
+triggered again, with the true labels), every step waits for its loss and prints it, and every epoch redraws two plots
+and rewrites a table. Both sides get the same received model, the same reserved clean set, the same settings (preset
+``code``) and the threads torch takes by default. The plain side draws its own random numbers: the quality of both is
+comparable, not equal.
 
 Run on a quiet machine:
 
