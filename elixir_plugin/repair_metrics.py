@@ -1,7 +1,7 @@
 """How well a set was repaired, against the truth; a part of :mod:`.evaluation`, no defense sees any of it.
 
 All shares are of the samples that the outcome keeps: those at ``outcome.kept``, else those not flagged. A sample that
-is dropped has no new image and no new label. Measures of dataelixir.md §9 (Zhou et al., AAAI 2024):
+is dropped has no new image and no new label. Measures after DataElixir (Zhou et al., AAAI 2024):
 
 - Changed: another image, to the last bit of a pixel, or another label. Relabelled: another label.
 - Change recall, change FPR: share of poison / of all other samples that is changed. Cover samples are not poison.

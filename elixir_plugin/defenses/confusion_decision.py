@@ -1,6 +1,6 @@
 """How Confusion Training decides: from what confused models say of all samples to classes, samples and a verdict.
 
-Nothing is trained here. Section numbers (§) are those of the published description of the reference code.
+Nothing is trained here.
 """
 
 from __future__ import annotations

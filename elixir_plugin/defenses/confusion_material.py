@@ -152,7 +152,7 @@ def fresh_model(case: Case, settings: ConfusionSettings, context: Context, name:
 
 
 def suspect_model(case: Case, material: Material, settings: ConfusionSettings, context: Context) -> Classifier:
-    """Return the classifier whose predictions on clean images are confused (§2.0): the case's own, else a new one.
+    """Return the classifier whose predictions on clean images are confused: the case's own, else a new one.
 
     It may well be backdoored. That does no harm: it only sees clean images.
     """

@@ -1,7 +1,6 @@
 """The training half of Confusion Training: what one round does, and what it feeds to the shared training loop.
 
 Who is suspect is decided in :mod:`.confusion_scoring`; steps are taken in :func:`elixir_plugin.training.train`.
-Section numbers (§) are those of the published description of the reference code.
 """
 
 from __future__ import annotations
@@ -98,7 +97,7 @@ def _as_float(pixels: Tensor) -> Tensor:
 def train_base(
     model: Classifier, distilled: View, plan: Round, recipe: Recipe, context: Context
 ) -> dict[str, list[float]]:
-    """Pretrain the base model in place (§2.1): plain cross-entropy, constant rate, no augmentation.
+    """Pretrain the base model in place: plain cross-entropy, constant rate, no augmentation.
 
     :param distilled: the samples of ``S_r``, in late rounds followed by the reserved clean set under shifted labels.
     :returns: curves per epoch.
@@ -122,11 +121,11 @@ def confuse(
     offsets: Offsets = "cyclic",
     split: bool = False,
 ) -> tuple[Classifier, dict[str, list[float]]]:
-    """Return the confused model of a round (§2.2) and its curves, one point per :data:`CHUNK` steps.
+    """Return the confused model of a round and its curves, one point per :data:`CHUNK` steps.
 
     :param base: the base model of the round; stays as it is.
     :param clean: the reserved clean set; its targets are the reference predictions.
-    :param split: normalise clean and inspected samples each by their own batch statistics (§2.7).
+    :param split: normalise clean and inspected samples each by their own batch statistics.
     """
     model = base.clone()
     name = f"confusion_training/confusion {plan.number}"
@@ -211,13 +210,13 @@ class _Stream:
 
 
 def class_weights(labels: Tensor, num_classes: int) -> Tensor:
-    """Return ``1 / sqrt(f_c + 0.001)`` for each class, f_c being its share of *labels* (§2.2)."""
+    """Return ``1 / sqrt(f_c + 0.001)`` for each class, f_c being its share of *labels*."""
     share = torch.bincount(labels, minlength=num_classes).float() / max(1, len(labels))
     return (share + SMOOTHING).rsqrt()
 
 
 def confusion_objective(lam: float, weights: Tensor | None, *, split: bool = False) -> Objective:
-    """Return ``((λ − 1) · l_clean + l_insp) / λ`` on mixed steps and ``l_clean`` on clean ones (§2.2).
+    """Return ``((λ − 1) · l_clean + l_insp) / λ`` on mixed steps and ``l_clean`` on clean ones.
 
     Both are mean cross-entropies; the inspected one is weighted by class.
     """

@@ -1,7 +1,7 @@
 """The deciding half of Confusion Training: pure functions of logits, features and labels; nothing is trained here.
 
 ``N`` suspect samples, ``C`` classes, ``d`` features. All of it is float64 on the CPU: losses near zero must keep
-their order. Section numbers (§) are those of the published description of the reference code.
+their order.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def sample_losses(logits: NDArray[Any], labels: Index) -> Floats:
 
 
 def distil(losses: Floats, labels: Index, num_classes: int, keep: float, floor: int) -> Index:
-    """Return the ascending positions of the next distilled set (§2.4).
+    """Return the ascending positions of the next distilled set.
 
     The ``floor(keep · N)`` lowest losses of all, then for every class that has fewer than ``n_c // floor`` among
     them its next lowest. Equal losses are taken in the order of the set.
@@ -83,7 +83,7 @@ class ClassEvidence:
 def class_evidence(
     features: NDArray[Any], predicted: Index, labels: Index, inspected: Mask, *, dims: int = 2, eps: float = 0.001
 ) -> list[ClassEvidence]:
-    """Test each class for being two populations (§2.5).
+    """Test each class for being two populations.
 
     :param features: ``[N, d]`` what enters the head of the confused model.
     :param predicted: ``[N]`` its predictions.

@@ -3,16 +3,15 @@
 Training on deliberately mislabelled clean images destroys the ordinary link from image to label. Only samples whose
 label follows from something else, a trigger, can still be fitted. Each of K + 1 rounds
 
-1. pretrains a base model on the suspects distilled so far (§2.1),
+1. pretrains a base model on the suspects distilled so far,
 2. confuses a copy of it: most of the loss pulls reserved clean images to wrong labels, a small part pulls suspects
-   to their own (§2.2),
-3. ranks all suspects by their loss under the confused model (§2.3) and distils the lowest (§2.4).
+   to their own,
+3. ranks all suspects by their loss under the confused model and distils the lowest.
 
 Then each class is tested, and isolated samples of flagged classes (those still predicted as their label) are reported.
-Section numbers are those of the project's description of the reference code (Unispac/Fight-Poison-With-Poison), whose
-schedule is the default here.
+The default schedule is that of the reference code (Unispac/Fight-Poison-With-Poison).
 
-The reference tests a class for being two populations (§2.5, rule ``ratio``). That needs no poison to fire. Rule
+The reference tests a class for being two populations (rule ``ratio``). That needs no poison to fire. Rule
 ``held_out`` sets clean samples aside that no model ever sees, and flags a class when its suspects are fitted better
 than nearly all of those by more than chance; the last few confused models test on their own, and the median counts.
 It can fire without poison too, because suspects that were distilled are memorised. Rule ``both`` demands that the two
@@ -123,7 +122,7 @@ class ConfusionTraining(Defense):
         return Finding(rounds, found["features"].numpy(), curves)
 
     def _reference(self, case: Case, material: Material, memory: Memory, context: Context) -> Index | None:
-        """Return what the clean samples are predicted as (§2.0); None: the base model of round 0 will say."""
+        """Return what the clean samples are predicted as; None: the base model of round 0 will say."""
         if self.settings.reference == "labels":
             return material.clean_labels
         if self.settings.reference == "base0":

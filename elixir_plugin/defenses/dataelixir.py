@@ -14,8 +14,7 @@ A poisoned training set is turned back into a benign one: nothing is dropped, sa
 8. It gives the ambiguous samples their labels.
 9. A fresh model is trained on the result.
 
-Section numbers (spec §…) are those of the project's description of the released code, whose faults (§7) are mended
-here. Where it differs from its own earlier version, the released code is followed. Of the earlier one, class
+Faults of the released code are mended here. Where it differs from its own earlier version, the released code is followed. Of the earlier one, class
 rebalancing is offered (``rebalance``), in a simpler form; other measures of distance than SSIM and cosine are not.
 """
 

@@ -91,7 +91,7 @@ class Candidates:
 
 
 def truncated(images: Images) -> Images:
-    """Return uint8 images after the released code's way to [-1, 1] and back: 63 of 256 levels lose one (spec §7, B1).
+    """Return uint8 images after the released code's way to [-1, 1] and back: 63 of 256 levels lose one.
 
     >>> int((truncated(np.arange(256, dtype=np.uint8)) != np.arange(256)).sum())
     63

@@ -2,7 +2,7 @@
 
 The distance of an image to the original is λ times what differs in structure (SSIM) plus 1 − λ times what differs in
 the features of the probe. The choice is far from the original, so that a trigger is gone, but not the farthest, so
-that the content is kept: position ⌊0.8 · L⌋ of L images in the order of distance (spec §2).
+that the content is kept: position ⌊0.8 · L⌋ of L images in the order of distance.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Purified poison of class ``c`` scatters to its true classes, so that little of t
 anomalies are mostly wobble at a class boundary and keep their mass on ``c``. A class is a target when it stands out.
 
 The released rule raises chance alarms: with ten classes and no attack at all, it flags one in half of the cases. Four
-guards, on by default, and all off in preset ``parity`` (spec §7, B3):
+guards, on by default, and all off in preset ``parity``:
 
 - G1, ``smoothing``: Laplace smoothing of the pooled votes.
 - G2, ``min_anomalies`` and ``min_share``: a class with few anomalous samples is not judged, and others are not compared

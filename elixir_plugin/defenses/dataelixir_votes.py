@@ -50,7 +50,7 @@ class Votes:
 
 
 def count_votes(labels: Index, threshold: int, anchor: Index | None = None) -> Votes:
-    """Filter the votes of each sample and say what became of its label (spec §2, steps 2 and 3).
+    """Filter the votes of each sample and say what became of its label.
 
     A second label with fewer than *threshold* votes is noise: its slots, and those of all rarer labels, are dropped.
     One with more stays, and all rarer ones with it.

@@ -10,7 +10,7 @@ model trained on it fail on clean data. Three modules answer:
 
 Where paper and released code differ, the code is followed: B and C draw anew at every access (``mode`` online), x̂0 is
 clipped, T = 4000. Neither is followed in taking the clean images from the scored test set: that is refused, as are
-clean images that are suspects too (§2.1).
+clean images that are suspects too.
 """
 
 from __future__ import annotations

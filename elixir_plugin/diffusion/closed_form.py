@@ -111,7 +111,7 @@ class GaussianDenoiser(ClosedFormDenoiser):
     """Exact for images that are independent N(m, s²) in every direction (model scale): E[ε | x_i].
 
     A chain that starts at relative noise σ (model scale) multiplies any offset from ``m`` by s²/(s² + σ²), the Wiener
-    gain, for any number of steps (eclipse.md §2.6).
+    gain, for any number of steps.
 
     :param mean: ``m``; a number, or a tensor that broadcasts to ``[C, H, W]``.
     :param std: ``s`` ≥ 0; likewise.

@@ -4,7 +4,7 @@ Folder layout: ``model_index.json``, ``unet/config.json``, ``unet/diffusion_pyto
 ``scheduler/scheduler_config.json`` and ``card.json``. diffusers itself can load it, with
 ``UNet2DModel.from_pretrained(folder, subfolder="unet")`` and ``DDPMScheduler.from_pretrained(folder,
 subfolder="scheduler")``. A network trained here on a chain of other than 1000 steps is told ``i · 1000/T`` instead of
-the index ``i`` (eclipse.md §2.3). diffusers passes indices, so its pipelines would use such a network wrongly; whoever
+the index ``i``. diffusers passes indices, so its pipelines would use such a network wrongly; whoever
 calls it by hand passes ``i · timestep_scale``, which configs and card hold.
 """
 

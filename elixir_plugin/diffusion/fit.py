@@ -41,7 +41,7 @@ class NoisyBatches:
     """Blocks of batches drawn uniformly, with replacement, from ``[0, B)``, each with its noise and indices.
 
     All draws of a block are functions of (seed, name, number of the block), so training can go on at any block. Copies
-    of the images would change no draw's distribution, so there are none (eclipse.md §2.1.3).
+    of the images would change no draw's distribution, so there are none.
 
     :param padding: rows and columns to add below and to the right, by reflection, as purification does.
     """

@@ -16,7 +16,7 @@ from .unet import UNetSize
 
 
 class FitSettings(Settings):
-    """How to train a denoiser. The defaults are those of ECLIPSE (eclipse.md §2.4) for 32 pixels."""
+    """How to train a denoiser. The defaults are those of ECLIPSE for 32 pixels."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         {
@@ -57,7 +57,7 @@ class FitSettings(Settings):
     ema_warmup: bool = Field(False, description="after n updates use at most (1 + n)/(10 + n); better for short runs")
     dropout: float = Field(0.3, ge=0, lt=1, description="0.3 for 32 px, 0 for 64 px")
     replications: int = Field(
-        4, ge=0, description="M, virtual copies of the images; counted in passes, changes no draw (eclipse.md §2.1)"
+        4, ge=0, description="M, virtual copies of the images; counted in passes, changes no draw"
     )
     precision: Literal["auto", "float32", "bf16"] = Field("float32", description="auto: bf16 autocast on CUDA only")
     compile: bool = Field(False, description="compile the network; worth it on a GPU, costs half a minute first")

@@ -1,6 +1,6 @@
 """What a denoiser is trained to minimise: ε-prediction, and the bound on the likelihood for a learned variance.
 
-Everything follows eclipse.md §2.3, which follows Nichol & Dhariwal, "Improved denoising diffusion probabilistic models"
+Everything follows Nichol & Dhariwal, "Improved denoising diffusion probabilistic models"
 (2021), equations 14 to 17.
 """
 

@@ -1,7 +1,7 @@
 """Steps of a reverse chain on any grid of indices: the numbers of each step, and the step itself.
 
 Index ``i`` goes down a grid that starts at ``t* − 1``. On a respaced grid the betas are those of the jump:
-β' = 1 − ᾱ_i/ᾱ_prev, where *prev* is the next index visited (eclipse.md §5.3). The network still sees ``i``. The last
+β' = 1 − ᾱ_i/ᾱ_prev, where *prev* is the next index visited. The network still sees ``i``. The last
 step always lands on the image: its coefficients are exactly 1 and 0, and it adds no noise.
 """
 
@@ -150,7 +150,7 @@ def reverse(
 def noise_scale(variance: Variance, step: Step, prediction: Prediction) -> float | Tensor:
     """Return the standard deviation of a reverse step: a number, or ``[B, C, H, W]`` for ``learned_range``.
 
-    ``learned_range`` mixes them in the log domain: v log β' + (1 − v) log β̃' with v = (w + 1)/2 (eclipse.md §2.3).
+    ``learned_range`` mixes them in the log domain: v log β' + (1 − v) log β̃' with v = (w + 1)/2.
     """
     if variance == "fixed_small":
         return math.exp(step.log_lower / 2)

@@ -33,7 +33,7 @@ class Schedule:
     """A chain of ``length`` noising steps. All tables are float64 ``[T]`` on the CPU.
 
     :param name: ``linear`` and ``scaled_linear`` (linear in √β) run from *beta_start* to *beta_end*; ``cosine`` is the
-        one of improved-diffusion (eclipse.md §2.2), with β capped at 0.999.
+        one of improved-diffusion, with β capped at 0.999.
     :param length: ``T``, the number of steps.
     :raises SettingsError: for an unknown name, a length below 1, betas outside 0 < start ≤ end < 1, or a chain that
         begins with less or ends with more noise than its numbers can tell.
@@ -179,7 +179,7 @@ class NoiseLevel(Settings):
     """How far images are noised before they are denoised: the noise level ``t*``.
 
     Given in one of two ways. A bare index is not possible: t* = 100 means 6.4/255 of noise in a cosine chain of 4000,
-    and 21.3/255 in one of 1000 (eclipse.md §2.5).
+    and 21.3/255 in one of 1000.
 
     >>> NoiseLevel(steps=100, of=4000).resolve(Schedule("cosine", 1000))
     25

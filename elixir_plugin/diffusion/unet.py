@@ -44,7 +44,7 @@ _ADAPTIVE = {  # of improved-diffusion; without attn_norm_num_groups the middle 
     "freq_shift": 0,
     "downsample_padding": 1,
 }
-_PLAIN = {  # of DDPM (dataelixir.md §4)
+_PLAIN = {  # of DDPM
     "resnet_time_scale_shift": "default",
     "norm_eps": 1e-6,
     "flip_sin_to_cos": False,
@@ -62,7 +62,7 @@ SIZES: Mapping[str, Architecture] = MappingProxyType(
         ),
     }
 )
-ECLIPSE_64 = Architecture(  # 3 heads at 384 channels, 4 at 512; upstream has 4 at both (eclipse.md §4)
+ECLIPSE_64 = Architecture(  # 3 heads at 384 channels, 4 at 512; upstream has 4 at both
     (128, 256, 384, 512), 3, (False, False, True, True), {**_ADAPTIVE, "attention_head_dim": 128}
 )
 
@@ -134,7 +134,7 @@ def instantiate(config: Mapping[str, Any]) -> nn.Module:
 def zero_initialise(unet: nn.Module) -> None:
     """Zero the second convolution of residual blocks, the output of attention, and the last convolution.
 
-    diffusers does not, improved-diffusion does (eclipse.md §4).
+    diffusers does not, improved-diffusion does.
     """
     for name, module in unet.named_modules():
         if name.endswith((".conv2", ".to_out.0")) or name == "conv_out":
@@ -146,7 +146,7 @@ def refuse_missing_groupnorm(unet: nn.Module, where: object) -> None:
     """Refuse a network with attention that is not normalised.
 
     Under ``resnet_time_scale_shift="scale_shift"`` diffusers leaves it out in the middle unless
-    ``attn_norm_num_groups`` is set: another network than intended, and nothing else says so (eclipse.md §4).
+    ``attn_norm_num_groups`` is set: another network than intended, and nothing else says so.
 
     :raises InputError: naming the modules.
     """

@@ -1,6 +1,6 @@
 """Windows of the autoregressive poison: the scan that makes noise, the filter that finds it, the seeded search.
 
-The search follows the published one in what it accepts (spec §7, AR): windows whose noise does not explode, and
+The search follows the published one in what it accepts: windows whose noise does not explode, and
 classes that the filters of lower classes tell from their own.
 """
 
