@@ -14,8 +14,9 @@ A poisoned training set is turned back into a benign one: nothing is dropped, sa
 8. It gives the ambiguous samples their labels.
 9. A fresh model is trained on the result.
 
-Faults of the released code are mended here. Where it differs from its own earlier version, the released code is followed. Of the earlier one, class
-rebalancing is offered (``rebalance``), in a simpler form; other measures of distance than SSIM and cosine are not.
+Faults of the released code are mended here. Where it differs from its own earlier version, the released code is
+followed. Of the earlier one, class rebalancing is offered (``rebalance``), in a simpler form; other measures of
+distance than SSIM and cosine are not.
 """
 
 from __future__ import annotations

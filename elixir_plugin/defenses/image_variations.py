@@ -9,7 +9,8 @@ The model that is deployed never sees a suspect image.
 3. A student is trained on the variations alone, from the given labels and from what the teacher, which sees no trigger
    in them, says about each.
 
-Losses follow the released code; its faults are mended: K variations per image belong to their image, each has its own seed, and work can be resumed.
+Losses follow the released code; its faults are mended: K variations per image belong to their image, each has its own
+seed, and work can be resumed.
 
 The released code never mixes suspect images in; ``mixing`` does, and is off.
 """
