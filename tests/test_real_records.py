@@ -18,10 +18,11 @@ from elixir_plugin.cli import program
 
 GIVEN: dict[
     str, dict[str, Any]
-] = {  # what the records come with: the suspect model, and the authors' own code on the same record
+] = {  # what the records come with: the suspect model, and one run of the authors' own code on the same record
     "badnet_0_1": {"epochs": 30, "before": (0.560, 0.607, 0.246), "authors_acc": 0.491},
     "blended_0_1": {"epochs": 10, "before": (0.554, 0.949, 0.038), "authors_acc": 0.457},
 }
+AUTHORS_BLENDED = (0.464, 0.420, 0.352)  # ACC of the authors' own code under random seeds 0, 1 and 2; see docs/d3.md
 
 
 @dataclass(frozen=True)
@@ -96,3 +97,11 @@ def test_gate_acc_is_at_most_3_points_below_the_authors_own_code(
     defend: Callable[[str, int], Defended], record: str
 ) -> None:
     assert median(defend, record, "acc") >= GIVEN[record]["authors_acc"] - 0.03
+
+
+@pytest.mark.slow
+def test_blended_acc_is_at_most_3_points_below_the_authors_own_code_over_as_many_seeds(
+    defend: Callable[[str, int], Defended],
+) -> None:
+    """Median against median: the one run that the gate above takes is of the better draws of that code."""
+    assert median(defend, "blended_0_1", "acc") >= sorted(AUTHORS_BLENDED)[1] - 0.03

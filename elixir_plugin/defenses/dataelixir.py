@@ -46,7 +46,7 @@ from .dataelixir_models import Trainer
 from .dataelixir_notes import notes_on
 from .dataelixir_outcome import describe
 from .dataelixir_panels import panels_of
-from .dataelixir_reference import make_reference, some_clean, wanted
+from .dataelixir_reference import make_reference, some_clean
 from .dataelixir_repair import Repair, Repairer, repaired_set
 from .dataelixir_settings import DataElixirSettings
 from .dataelixir_target import ClassFinding, find_targets, refuse_no_such_class
@@ -154,9 +154,9 @@ class DataElixir(Defense):
 
     def _reference(self, walker: Walker, clean: ImageSet | None, folder: Path, context: Context) -> Reference | None:
         """Send reserved clean images through the same walk, where the rule that finds target classes wants them."""
-        if not wanted(self.settings, clean):
+        if self.settings.detection.rule(clean) != "excess":
             return None
-        assert clean is not None
+        assert clean is not None  # see `check`
         rows = some_clean(clean, self.settings.detection.reference_per_class, context)
         aside = dataclasses.replace(walker, images=clean.subset(rows), seed=derive_seed(walker.seed, "reference"))
         return make_reference(aside, folder / "reference", context)

@@ -51,7 +51,7 @@ def prepare_denoiser(case: Case, settings: DataElixirSettings, context: Context)
         name=NAME,
     )
     if denoiser.variance != "learned_range":
-        denoiser.variance = settings.variance
+        denoiser.variance = settings.walk_variance(case.clean)
     return denoiser
 
 

@@ -18,7 +18,7 @@ from ..diffusion.purify import purify_batch
 from .dataelixir_candidates import CHUNK
 from .dataelixir_denoiser import NAME, fit_settings, plan_walk, prepare_denoiser, refuse_seen
 from .dataelixir_models import fresh_classifier
-from .dataelixir_reference import some_clean, wanted
+from .dataelixir_reference import some_clean
 from .dataelixir_settings import DataElixirSettings
 
 
@@ -40,7 +40,7 @@ def estimate(case: Case, settings: DataElixirSettings, context: Context) -> dict
     planned = plan_walk(denoiser, settings, images)
     per_evaluation = _seconds_per_evaluation(denoiser, planned, images)
     likely, most = _images(images, settings)
-    if wanted(settings, case.clean):
+    if settings.detection.rule(case.clean) == "excess":
         assert case.clean is not None
         reference = len(some_clean(case.clean, settings.detection.reference_per_class, context))
         likely, most = likely + reference, most + reference

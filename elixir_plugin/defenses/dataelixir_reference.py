@@ -18,17 +18,7 @@ from ..case import ImageSet, Index
 from ..context import Context
 from ..diffusion.choice import count_seen
 from .dataelixir_candidates import Candidates, Walker, make_copies, predict_slots
-from .dataelixir_settings import DataElixirSettings
 from .dataelixir_votes import Reference, kept_shares
-
-PER_CLASS = 20  # reserved clean images per class, on average, from which on mode auto trusts them
-
-
-def wanted(settings: DataElixirSettings, clean: ImageSet | None) -> bool:
-    """Whether target classes are to be found with a reference."""
-    mode = settings.detection.mode
-    enough = clean is not None and len(clean) >= PER_CLASS * clean.num_classes
-    return mode == "excess" or (mode == "auto" and enough)
 
 
 def some_clean(clean: ImageSet, per_class: int, context: Context) -> Index:

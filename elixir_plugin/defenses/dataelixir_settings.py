@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from ..augmentation import Augmentation
+from ..case import ImageSet
 from ..config import Settings
 from ..diffusion.fit_settings import FitSettings
 from ..diffusion.purify import Purification
@@ -35,12 +36,12 @@ RELEASED_RULE: dict[str, Any] = {
 SMALL_WALK: dict[str, Any] = {
     # one round: chained, what a small denoiser blurs in the first looks like some other class after the third
     "purification": {"level": LEVEL, "rounds": 1, "steps": 8, "dense_below": 3},
-    "variance": "fixed_small",
     "states": 3,
     "threshold": 1,
 }
 PAPER: dict[str, Any] = {
     "purification": FULL,
+    "variance": "fixed_large",
     "states": 10,
     "threshold": 5,
     "rebalance": False,
@@ -115,10 +116,10 @@ class DataElixirSettings(Settings):
         description="how a denoiser is trained; t_train_max defaults to what the level needs",
     )
     purification: Walk = Walk()
-    variance: Literal["fixed_large", "fixed_small"] = Field(
-        "fixed_large",
+    variance: Literal["auto", "fixed_large", "fixed_small"] = Field(
+        "auto",
         description="of the noise of each step back, unless the denoiser learned it; small leaves less noise after "
-        "few steps, but raises false alarms where mode mad decides",
+        "few steps, but raises false alarms where mode mad decides; auto: large there, else small",
     )
     states: int = Field(5, ge=1, le=1000, description="m, images kept from the end of each round")
     keep: Literal["states", "predictions"] = Field(
@@ -164,6 +165,15 @@ class DataElixirSettings(Settings):
         if self.jump_beyond and self.purification.sampler != "ddpm":  # the step in front would leave nothing but zeros
             raise ValueError("`jump_beyond` needs purification.sampler=ddpm")
         return self
+
+    def walk_variance(self, clean: ImageSet | None) -> Literal["fixed_large", "fixed_small"]:
+        """Return the variance, auto decided by the rule that finds target classes.
+
+        :param clean: the reserved clean set.
+        """
+        if self.variance != "auto":
+            return self.variance
+        return "fixed_large" if self.detection.rule(clean) == "mad" else "fixed_small"
 
     @property
     def slots(self) -> int:

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from ..case import Index
+from ..case import ImageSet, Index
 from ..config import Settings
 from ..errors import SettingsError
 from .dataelixir_votes import AMBIGUOUS, UNANIMOUS, Reference, Votes, class_pools, kept_shares
@@ -39,6 +39,7 @@ COMPARED = ("mad", "excess")  # modes in which classes are judged
 FEW_CLASSES = 3  # of so many no class can stand out from the others
 MANY_CLASSES = 40  # from here on some class stands out by chance
 CAP = 50.0  # nats; stands for an infinite discrepancy, and no finite one comes near
+PER_CLASS = 20  # reserved clean images per class, on average, from which on mode auto compares with them
 MARGIN = 0.25  # a decision that such a change of the thresholds would turn is in doubt
 
 
@@ -80,6 +81,17 @@ class Detection(Settings):
         if len(set(self.targets)) != len(self.targets) or min(self.targets, default=0) < 0:
             raise ValueError("`targets` must be different classes, 0 or more")
         return self
+
+    def rule(self, clean: ImageSet | None) -> Literal["mad", "excess", "all", "given"]:
+        """Return the mode, auto decided by how many reserved clean images there are.
+
+        >>> clean = ImageSet(np.zeros((40, 8, 8, 3), np.uint8), [0, 1] * 20, num_classes=2)
+        >>> Detection().rule(clean), Detection().rule(None)
+        ('excess', 'mad')
+        """
+        if self.mode != "auto":
+            return self.mode
+        return "mad" if clean is None or len(clean) < PER_CLASS * clean.num_classes else "excess"
 
     def threshold(self, num_classes: int) -> float:
         """Return the robust score from which a class is flagged."""

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from elixir_plugin.case import Case, ImageSet, TriggeredSet, Truth
 from elixir_plugin.classifier import Classifier
+from elixir_plugin.config import parse_assignments
 from elixir_plugin.context import Context
 from elixir_plugin.defenses.dataelixir import DataElixir
 from elixir_plugin.defenses.dataelixir_models import Trainer
@@ -49,6 +50,7 @@ LEARNING: dict[str, Any] = {"recipe": RECIPE, "fine_tune_lr": 0.004}
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper": PAPER,
     "few": {"purification": FEW},  # the defaults
+    "large_variance": {"purification": FEW, "variance": "fixed_large"},
     "small_variance": {"purification": FEW, "variance": "fixed_small"},
     "small": SMALL_WALK,
     "not_rebalanced": {"purification": FEW, "rebalance": False},
@@ -100,7 +102,7 @@ class MixtureElixir(DataElixir):
         pass
 
     def prepare_denoiser(self, case: Case, context: Context) -> Denoiser:
-        self.denoiser.variance = self.settings.variance
+        self.denoiser.variance = self.settings.walk_variance(case.clean)
         return self.denoiser
 
 
@@ -136,8 +138,11 @@ def stamped(images: ImageSet, rows: NDArray[Any]) -> NDArray[np.uint8]:
     return pixels
 
 
-def make_case(attack: Attack, seed: int) -> Case:
-    """Return the case with an untrained network as model, which gives its architecture."""
+def make_case(attack: Attack, seed: int, reserved: int = 0) -> Case:
+    """Return the case with an untrained network as model, which gives its architecture.
+
+    :param reserved: reserved clean images, classes in turn.
+    """
     clean, test = mixture(TRAIN, 1000 + seed), mixture(TEST, 2000 + seed)
 
     def wanted(labels: NDArray[Any]) -> NDArray[Any]:
@@ -155,6 +160,7 @@ def make_case(attack: Attack, seed: int) -> Case:
     triggered = others.replace(images=stamped(others, np.arange(len(others))), labels=wanted(others.labels))
     return Case(
         train=suspects,
+        clean=mixture(reserved, 3000 + seed) if reserved else None,
         test=test,
         test_poisoned=TriggeredSet(triggered, others.labels),
         truth=truth,
@@ -221,9 +227,11 @@ def _metrics(case: Case, model: Classifier) -> dict[str, float | None]:
     return {"acc": found.acc, "asr": found.asr}
 
 
-def run(attack: Attack, seed: int, preset: str = "paper", folder: Path | None = None, **values: Any) -> dict[str, Any]:
+def run(
+    attack: Attack, seed: int, preset: str = "paper", folder: Path | None = None, reserved: int = 0, **values: Any
+) -> dict[str, Any]:
     """Run one case under one seed and preset, and return its numbers."""
-    case, context = make_case(attack, seed), Context(seed=seed, work_dir=folder)
+    case, context = make_case(attack, seed, reserved), Context(seed=seed, work_dir=folder)
     defense = make_defense(preset, **values)
     started = time.perf_counter()
     outcome = defense.run(case, context)
@@ -241,9 +249,14 @@ def main() -> None:
     parser.add_argument("--case", choices=["all_to_one", "all_to_all", "clean"], default="all_to_one")
     parser.add_argument("--seeds", "--seed", type=int, nargs="+", default=[0])
     parser.add_argument("--preset", choices=list(PRESETS), default="paper")
+    parser.add_argument(
+        "--reserved", type=int, default=0, help="reserved clean images; from 200 on they are compared with"
+    )
+    parser.add_argument("--set", action="append", default=[], dest="values", help="setting of DataElixir")
     options = parser.parse_args()
+    values = parse_assignments(options.values)
     for seed in options.seeds:
-        print(json.dumps(run(options.case, seed, options.preset)), flush=True)
+        print(json.dumps(run(options.case, seed, options.preset, reserved=options.reserved, **values)), flush=True)
 
 
 if __name__ == "__main__":

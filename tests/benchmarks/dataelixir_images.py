@@ -14,10 +14,11 @@ was killed goes on). Every cell is one line of JSON in ``--results``; cells foun
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -113,7 +114,7 @@ def run_cell(
     case = make_case(poison, tuple(options.sizes), options.data_seed, options.archive, options.clean_part, options.fold)
     values = {**PRESETS[preset], "denoiser": str(denoiser), **parse_assignments(options.values)}
     defense = DataElixir(values, preset="small")
-    with TemporaryDirectory() as folder:
+    with workplace(options.work, f"{poison}-{preset}-{seed}-{options.fold}") as folder:
         context = Context(seed=seed, device=device, work_dir=Path(folder))
         started = time.perf_counter()
         outcome = defense.run(case, context)
@@ -139,6 +140,17 @@ def run_cell(
         if options.control and outcome.tables["target_classes"]:
             cell["drop_flagged"] = drop_flagged(case, defense, outcome, Context(seed=seed, device=device), trained)
     return cell
+
+
+@contextlib.contextmanager
+def workplace(root: Path | None, name: str) -> Iterator[str]:
+    """Yield the folder *name* in *root*, which stays, so that a cell that was killed goes on; else a passing one."""
+    if root is None:
+        with TemporaryDirectory() as folder:
+            yield folder
+    else:
+        (root / name).mkdir(parents=True, exist_ok=True)
+        yield str(root / name)
 
 
 def percent(metrics: Mapping[str, Any] | None) -> str:
@@ -176,6 +188,7 @@ def main() -> None:
     parser.add_argument("--control", action="store_true", help="also train without the flagged classes")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--archive", type=Path, default=ARCHIVE)
+    parser.add_argument("--work", type=Path, help="keep models and purified copies of every cell in this folder")
     parser.add_argument("--results", type=Path, required=True, help="JSON lines")
     options = parser.parse_args()
     device = resolve_device(options.device)

@@ -1015,6 +1015,17 @@ def test_a_walk_takes_the_variance_of_the_settings_unless_the_denoiser_learned_i
         shutil.rmtree(tmp_path / "d")
 
 
+def test_the_variance_is_small_unless_the_papers_rule_decides() -> None:
+    def used(count: int, preset: str | None = None, **values: Any) -> str:
+        clean = ImageSet(np.zeros((count, 8, 8, 3), np.uint8), np.arange(count) % 10, 10)
+        return DataElixirSettings.build(values, preset=preset).walk_variance(clean if count else None)
+
+    assert [used(count) for count in (0, 199, 200)] == ["fixed_large", "fixed_large", "fixed_small"]
+    assert used(200, detection={"mode": "mad"}) == "fixed_large"
+    assert used(20, detection={"mode": "excess"}) == used(0, detection={"mode": "all"}) == "fixed_small"
+    assert used(200, variance="fixed_large") == used(200, "paper") == used(200, "parity") == "fixed_large"
+
+
 def test_a_denoiser_of_unknown_origin_is_told(tmp_path: Path) -> None:
     tiny_denoiser(None).save(tmp_path / "foreign")
     (tmp_path / "foreign" / "card.json").unlink()
