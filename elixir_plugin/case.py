@@ -50,7 +50,10 @@ class LazyImages:
     :param length: number of images.
     :param shape: ``(H, W, C)`` that every image must have.
     :param dtype: ``uint8`` or ``float32``.
+    :ivar hashes: what :meth:`ImageSet.content_hashes` found, kept because it takes decoding all images.
     """
+
+    hashes: NDArray[np.bytes_] | None = None
 
     def __init__(self, read: Callable[[int], Images], length: int, shape: Sequence[int], dtype: Any = np.uint8) -> None:
         self._read = read
@@ -174,6 +177,13 @@ class ImageSet:
 
     def content_hashes(self) -> NDArray[np.bytes_]:
         """Return ``[N]`` 16-byte hashes of shape, type and pixels; equal images have equal hashes."""
+        if isinstance(self.images, LazyImages):
+            if self.images.hashes is None:
+                self.images.hashes = self._hashed()
+            return self.images.hashes
+        return self._hashed()
+
+    def _hashed(self) -> NDArray[np.bytes_]:
         head = repr((self.image_shape, self.images.dtype.str)).encode()
         rows = [
             hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=16, key=head[:64]).digest()

@@ -146,23 +146,27 @@ def run_control(name: str, case: Case, outcome: Outcome, plan: Retraining, conte
     )
 
 
-def judge_denoiser(after: ModelMetrics | None, controls: Mapping[str, ModelMetrics], test_size: int) -> list[str]:
+def judge_denoiser(
+    after: ModelMetrics | None, controls: Mapping[str, ModelMetrics], test_size: int, triggered_size: int | None = None
+) -> list[str]:
     """Say in words which controls the defense does not beat: by a higher ACC, or a lower ASR at no loss of ACC.
 
     A gain or a loss counts from two standard errors on. The standard error (in points) is that of the difference of two
-    shares of *test_size* samples, as if independent; ASR is taken to be measured on as many.
+    shares, as if independent.
 
     :param after: of the outcome's model; that of :data:`RETRAINED` stands in where *controls* hold it.
+    :param test_size: samples that ACC is measured on.
+    :param triggered_size: samples that ASR is measured on; default: as many.
     """
     after = controls.get(RETRAINED, after)
     if after is None or after.acc is None:
         return []
-    close = []
+    close, triggered = [], test_size if triggered_size is None else triggered_size
     for name in ("noise_only", "no_denoiser", "clean_only"):
         other = controls.get(name, ModelMetrics())
         if other.acc is None or _gains(after.acc, other.acc, test_size):
             continue
-        safer = after.asr is not None and other.asr is not None and _gains(other.asr, after.asr, test_size)
+        safer = after.asr is not None and other.asr is not None and _gains(other.asr, after.asr, triggered)
         if safer and not _gains(other.acc, after.acc, test_size):
             continue
         error = 100 * _standard_error(after.acc, other.acc, test_size)

@@ -315,8 +315,9 @@ def execute(
     with context.stage("evaluate after"):
         evaluation = dataclasses.replace(evaluate(case, outcome, before=before), controls=measured)
     if outcome.noise_level:
-        size = 0 if case.test is None else len(case.test)
-        outcome.notes += judge_denoiser(evaluation.after, measured, size)
+        triggered = None if case.test_poisoned is None else case.test_poisoned.samples
+        sizes = [0 if each is None else len(each) for each in (case.test, triggered)]
+        outcome.notes += judge_denoiser(evaluation.after, measured, *sizes)
     outcome.timings = {**outcome.timings, **context.timings}  # with what the stages since then took
     if outcome.model is not None:
         outcome.model.cpu()

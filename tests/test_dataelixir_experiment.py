@@ -1,4 +1,4 @@
-"""The small experiment of dataelixir.md §8, as a command: expected outcome of a correct implementation."""
+"""DataElixir on the synthetic mixture, as a command: the outcome that a correct implementation has."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from typing import Any
 import pytest
 
 SCRIPT = Path(__file__).parent / "benchmarks" / "dataelixir_experiment.py"
+COMPARED = 300  # reserved clean images, enough for the rule that compares with them
 pytestmark = pytest.mark.slow
 
 
 @cache
-def experiment(case: str, seed: int, preset: str) -> dict[str, Any]:
+def experiment(case: str, seed: int, preset: str, reserved: int = 0) -> dict[str, Any]:
     command = [sys.executable, str(SCRIPT), "--case", case, "--seed", str(seed), "--preset", preset]
+    command += ["--reserved", str(reserved)]
     found: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return found
 
 
-@pytest.mark.parametrize("preset", ["paper", "few"])
+@pytest.mark.parametrize(("preset", "reserved"), [("paper", 0), ("few", 0), ("few", COMPARED)])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_an_all_to_one_attack_is_repaired(seed: int, preset: str) -> None:
-    found = experiment("all_to_one", seed, preset)
+def test_an_all_to_one_attack_is_repaired(seed: int, preset: str, reserved: int) -> None:
+    found = experiment("all_to_one", seed, preset, reserved)
     assert found["targets"] == [0]
     assert found["recall"] >= 0.85 and found["fpr"] <= 0.03
     assert found["final"]["acc"] >= found["probe"]["acc"] - 0.02
@@ -55,9 +57,10 @@ def test_an_all_to_all_attack_is_left_with_a_warning() -> None:
     assert any("all-to-all" in note for note in found["notes"])
 
 
+@pytest.mark.parametrize("reserved", [0, COMPARED])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_a_clean_set_is_left_as_it_is(seed: int) -> None:
-    found = experiment("clean", seed, "few")
+def test_a_clean_set_is_left_as_it_is(seed: int, reserved: int) -> None:
+    found = experiment("clean", seed, "few", reserved)
     assert found["targets"] == [] and found["fpr"] == 0
     assert found["clean_images_changed"] == 0  # neither image nor label of any sample
     assert found["recall"] is None and found["label_accuracy"] == 1

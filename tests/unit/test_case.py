@@ -212,6 +212,19 @@ def test_lazy_images_are_read_when_asked_for():
     assert asked == [3, 5]
 
 
+def test_lazy_images_are_hashed_once():
+    asked = []
+
+    def read(i):
+        asked.append(i)
+        return np.full((2, 2, 3), i, np.uint8)
+
+    lazy = ImageSet(LazyImages(read, 3, (2, 2, 3)), np.zeros(3, int), 2)
+    first = lazy.content_hashes()
+    again = lazy.replace(labels=[1, 1, 1]).content_hashes()
+    assert asked == [0, 1, 2] and np.array_equal(first, again) and np.array_equal(first, lazy.load().content_hashes())
+
+
 @pytest.mark.parametrize("kwargs", [{"names": ["a"]}, {"ids": [0, 1, 1, 2]}, {"ids": [0, 1]}])
 def test_names_and_ids_must_match(kwargs):
     with pytest.raises(InputError):

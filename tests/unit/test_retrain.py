@@ -231,6 +231,11 @@ def test_a_backdoor_that_goes_is_a_gain_too(after, control, said):
     assert all(f"ASR {100 * control[1]:.1f} % with noise_only" in note for note in notes)
 
 
+def test_a_gain_in_asr_counts_by_the_samples_it_is_measured_on() -> None:
+    after, control = ModelMetrics(acc=0.6, asr=0.1), {"noise_only": ModelMetrics(acc=0.6, asr=0.3)}
+    assert len(judge_denoiser(after, control, 2000, 10)) == 1 and not judge_denoiser(after, control, 2000, 100)
+
+
 def test_nothing_measured_nothing_said():
     assert judge_denoiser(None, {"noise_only": ModelMetrics(acc=1.0)}, 100) == []
     assert judge_denoiser(ModelMetrics(), {"noise_only": ModelMetrics(acc=1.0)}, 100) == []
