@@ -53,6 +53,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "large_variance": {"purification": FEW, "variance": "fixed_large"},
     "small_variance": {"purification": FEW, "variance": "fixed_small"},
     "small": SMALL_WALK,
+    "one_round": {"purification": {**FEW, "rounds": 1}},
+    "two_rounds": {"purification": {**FEW, "rounds": 2}},
     "not_rebalanced": {"purification": FEW, "rebalance": False},
     "dropping": {"purification": FEW, "drop_stable_after": 2},
     "two_phase": {"purification": FEW, "detect_per_class": 60},
