@@ -51,7 +51,7 @@ class Outcome:
         without denoiser has to add.
     :param model: the repaired or newly trained model, in eval mode.
     :param undefended: a model trained on the suspect set as it is, where the defense made one on its way; it stands in
-        as "before" for a case without a suspect model. Measured, not saved.
+        as "before" for a case without a suspect model, and is a control beside one. Measured, not saved.
     :param verdict: the answer for the whole case.
     :param curves: named lists of numbers over steps, epochs or rounds.
     :param tables: further results in JSON types.

@@ -254,6 +254,10 @@ def _lead(job: _Job, described: dict[str, Any]) -> RunResult:
     return RunResult(report, folder, tuple(written))
 
 
+def _rates(model: ModelMetrics) -> tuple[float | None, ...]:
+    return model.acc, model.asr, model.ra
+
+
 def _already_done(folder: Path, spec: RunSpec, case: Case, adapter: Adapter, rewrite: bool) -> RunResult:
     """Return a run that is finished and saw the same input; write native files that are missing."""
     clear(folder)
@@ -286,7 +290,7 @@ def execute(
 
     :param plan: train a model on what the defense leaves, when it hands back none; without a suspect model, one
         trained the same way on the whole suspect set stands in as "before". Without a plan, ``outcome.undefended``
-        does.
+        does; beside a suspect model, it is the control ``undefended``, unless that is measured anyway.
     :param controls: also measure the controls of ``retraining``; needs *plan*.
     :param on_defended: called with the seconds the defense took here, before anything is measured.
     """
@@ -309,9 +313,13 @@ def execute(
         if controls:
             measured = run_controls(case, outcome, plan, context, own_model=own, undefended=plain_model)
         before = before or plain_model
-    if before is None and outcome.undefended is not None:
+    if outcome.undefended is not None:
         with context.stage("evaluate before"):
-            before = model_metrics(outcome.undefended, case.test, case.test_poisoned)
+            trained_here = model_metrics(outcome.undefended, case.test, case.test_poisoned)
+        if before is None:
+            before = trained_here
+        elif _rates(trained_here) != _rates(before):  # else it is the suspect model itself
+            measured.setdefault("undefended", trained_here)  # of the recipe of "after", as "before" need not be
     with context.stage("evaluate after"):
         evaluation = dataclasses.replace(evaluate(case, outcome, before=before), controls=measured)
     if outcome.noise_level:

@@ -213,7 +213,8 @@ class DataElixir(Defense):
         :param given: the labels before.
         """
         if not repair.changed(given).any():
-            trainer.context.note("nothing was changed: the model handed back is the probe")
+            kind = "trained here on the set as it is" if self.settings.probe == "train" else "the suspect model"
+            trainer.context.note(f"nothing was changed: the model handed back is the probe, {kind}")
             return trainer.probe
         if self.settings.train_final:
             return trainer.learn(repaired, trainer.fresh("final"), "final")

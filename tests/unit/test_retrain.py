@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from elixir_plugin import Context, retraining
+from elixir_plugin.case import Case
 from elixir_plugin.classifier import Classifier
+from elixir_plugin.config import Settings
+from elixir_plugin.defense import Card, Defense
 from elixir_plugin.errors import InputError
 from elixir_plugin.evaluation import ModelMetrics
 from elixir_plugin.outcome import Outcome
@@ -19,6 +22,7 @@ from elixir_plugin.retraining import (
     retrain_and_measure,
     run_controls,
 )
+from elixir_plugin.run import execute
 from elixir_plugin.testbed.poisons import BadNets
 from elixir_plugin.testing import tiny_case
 from elixir_plugin.training import Augmentation
@@ -229,6 +233,33 @@ def test_a_backdoor_that_goes_is_a_gain_too(after, control, said):
     notes = judge_denoiser(next(measured), {"noise_only": next(measured)}, 2000)
     assert len(notes) == said
     assert all(f"ASR {100 * control[1]:.1f} % with noise_only" in note for note in notes)
+
+
+class OnTheWay(Settings):
+    own: bool = False
+
+
+class Trainer(Defense):
+    """Changes nothing; hands back the suspect model or, as if trained, the same network turned upside down."""
+
+    name, kind, needs, Settings = "trainer", "purify", frozenset({"train", "model"}), OnTheWay
+    card = Card(title="Trainer", paper="none", year=2025, claims="none", cost="none", limits="all")
+
+    def defend(self, case: Case, context: Context) -> Outcome:
+        model = case.model.clone()
+        if not self.settings.own:
+            for each in list(model.parameters())[-2:]:  # weight and bias of the head
+                each.data.neg_()
+        return Outcome(train=case.train, model=model, undefended=model)
+
+
+def test_a_model_trained_on_the_way_stands_beside_the_suspect_model() -> None:
+    """Else the suspect model's ACC and ASR, of another recipe, would be all that "after" is compared with."""
+    case = tiny_case()
+    _, found = execute(Trainer(), case, Context())
+    assert found.before != found.after == found.controls["undefended"]
+    _, found = execute(Trainer({"own": True}), case, Context())
+    assert found.controls == {}  # it is the suspect model itself
 
 
 def test_a_gain_in_asr_counts_by_the_samples_it_is_measured_on() -> None:
