@@ -89,6 +89,7 @@ def _verdict(finding: ClassFinding, settings: DataElixirSettings) -> Verdict:
     if finding.mode not in COMPARED:
         return Verdict(None, verdict_score(finding), f"{meaning}; here the targets were set by detection.mode")
     known = (
-        "of 20 clean sets of synthetic images, 2 had such a class when this was measured (mode mad, default settings)"
+        f"of 20 clean sets of synthetic images, {'none' if excess else 2} had such a class when this was measured "
+        f"(mode {finding.mode}, default settings)"
     )
     return Verdict(bool(finding.flagged.any()), verdict_score(finding), f"{meaning}; {known}")

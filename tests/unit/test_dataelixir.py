@@ -455,6 +455,7 @@ def test_reserved_clean_images_serve_as_yardstick(
         finding["class"] for finding in outcome.tables["classes"] if finding["score"] > outcome.tables["threshold"]
     ] == [0]
     assert outcome.verdict is not None and ("reserved clean images" in outcome.verdict.meaning) == (used == "excess")
+    assert f"{'none' if used == 'excess' else 2} had such a class" in outcome.verdict.meaning
 
 
 def test_a_yardstick_that_is_not_there_is_refused() -> None:
