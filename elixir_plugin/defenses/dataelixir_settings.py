@@ -130,7 +130,9 @@ class DataElixirSettings(Settings):
         "predicted", description="what a stable label is compared with: the prediction on the original, or its label"
     )
     drop_stable_after: int | None = Field(
-        None, ge=1, description="stop purifying samples whose label has not moved in so many rounds"
+        None,
+        ge=1,
+        description="stop purifying samples whose label has not moved in so many rounds; may hide a target class",
     )
     detect_per_class: int | None = Field(
         None, ge=10, description="find target classes on so many samples per class, then purify those classes alone"
