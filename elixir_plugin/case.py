@@ -179,7 +179,7 @@ class ImageSet:
         """Return ``[N]`` 16-byte hashes of shape, type and pixels; equal images have equal hashes."""
         if isinstance(self.images, LazyImages):
             if self.images.hashes is None:
-                self.images.hashes = self._hashed()
+                self.images.hashes = _frozen(self._hashed())
             return self.images.hashes
         return self._hashed()
 

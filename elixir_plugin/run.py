@@ -313,13 +313,13 @@ def execute(
         if controls:
             measured = run_controls(case, outcome, plan, context, own_model=own, undefended=plain_model)
         before = before or plain_model
-    if outcome.undefended is not None:
+    if outcome.undefended is not None and "undefended" not in measured:
         with context.stage("evaluate before"):
             trained_here = model_metrics(outcome.undefended, case.test, case.test_poisoned)
         if before is None:
             before = trained_here
         elif _rates(trained_here) != _rates(before):  # else it is the suspect model itself
-            measured.setdefault("undefended", trained_here)  # of the recipe of "after", as "before" need not be
+            measured["undefended"] = trained_here  # of the recipe of "after", as "before" need not be
     with context.stage("evaluate after"):
         evaluation = dataclasses.replace(evaluate(case, outcome, before=before), controls=measured)
     if outcome.noise_level:
