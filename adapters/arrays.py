@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ..adapter import Adapter
-from ..case import Case, ImageSet, Index, Origin, TriggeredSet, Truth, checked_labels
-from ..classifier import Classifier
-from ..config import Settings, Source
+from ..api.arrays import array_images, integer_labels, is_one_hot
+from ..core.case import Case, ImageSet, Index, Origin, TriggeredSet, Truth, checked_labels
+from ..core.classifier.classifier import Classifier
+from ..core.outcome import Outcome
+from ..core.settings import Settings, Source
 from ..errors import InputError, nearest
-from ..evaluation import Evaluation
-from ..outcome import Outcome
-from ..raw_arrays import array_images, integer_labels, is_one_hot
-from ..storage import atomic_file, atomic_folder
-from ._models import load_model, save_model
+from ..evaluation.metrics import Evaluation
+from ..io.files import atomic_file, atomic_folder
+from .common.models import load_model, save_model
 
 PAIRS = (("x_train", "y_train"), ("x_clean", "y_clean"), ("x_test", "y_test"), ("x_test_poisoned", "y_test_poisoned"))
 LABELS = (*(y for _, y in PAIRS), "y_test_original", "y_original")

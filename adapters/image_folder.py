@@ -11,18 +11,18 @@ import numpy as np
 from pydantic import Field
 
 from ..adapter import Adapter
-from ..case import Case, ImageSet, Origin
-from ..config import Settings, Source
+from ..core.case import Case, ImageSet, Origin
+from ..core.outcome import Outcome
+from ..core.pixels import to_bytes
+from ..core.settings import Settings, Source
 from ..errors import InputError, few
-from ..evaluation import Evaluation
-from ..image_files import image_shape
-from ..outcome import Outcome
-from ..pixels import to_bytes
-from ..storage import atomic_file, atomic_folder, write_csv
-from ._files import Listing, eager_or_lazy, file_reader, in_threads, list_images
-from ._models import load_model, save_model
-from ._pixels import different, inexact, save_png
-from ._suspects import write_suspects
+from ..evaluation.metrics import Evaluation
+from ..io.files import atomic_file, atomic_folder, write_csv
+from ..io.image_files import image_shape
+from .common.images import Listing, eager_or_lazy, file_reader, in_threads, list_images
+from .common.models import load_model, save_model
+from .common.pixels import different, inexact, save_png
+from .common.results import write_suspects
 
 EAGER_BYTES = 1 << 30
 

@@ -14,55 +14,55 @@ __version__ = "0.1.0"
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # the host decides what is shown
 
 _HOME = {
-    "Case": "case",
-    "ImageSet": "case",
-    "TriggeredSet": "case",
-    "Truth": "case",
-    "Classifier": "classifier",
-    "Context": "context",
+    "Case": "core.case",
+    "ImageSet": "core.case",
+    "TriggeredSet": "core.case",
+    "Truth": "core.case",
+    "Classifier": "core.classifier.classifier",
+    "Context": "core.context",
     "Defense": "defense",
     "ElixirError": "errors",
-    "Evaluation": "evaluation",
-    "Outcome": "outcome",
-    "Settings": "config",
-    "TensorImages": "intake",
-    "Verdict": "outcome",
-    "detect": "facade",
-    "evaluate": "evaluation",
+    "Evaluation": "evaluation.metrics",
+    "Outcome": "core.outcome",
+    "Settings": "core.settings",
+    "TensorImages": "api.convert",
+    "Verdict": "core.outcome",
+    "detect": "api.functions",
+    "evaluate": "evaluation.metrics",
     "get_adapter": "plugins",
     "get_defense": "plugins",
     "hookimpl": "hookspecs",
-    "purify": "facade",
-    "register_into": "registry",
-    "repair": "facade",
-    "run_defense": "run",
+    "purify": "api.functions",
+    "register_into": "api.registry",
+    "repair": "api.functions",
+    "run_defense": "runs.run",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604  (names resolved by __getattr__)
 
 if TYPE_CHECKING:
-    from .case import Case as Case
-    from .case import ImageSet as ImageSet
-    from .case import TriggeredSet as TriggeredSet
-    from .case import Truth as Truth
-    from .classifier import Classifier as Classifier
-    from .config import Settings as Settings
-    from .context import Context as Context
+    from .api.convert import TensorImages as TensorImages
+    from .api.functions import detect as detect
+    from .api.functions import purify as purify
+    from .api.functions import repair as repair
+    from .api.registry import register_into as register_into
+    from .core.case import Case as Case
+    from .core.case import ImageSet as ImageSet
+    from .core.case import TriggeredSet as TriggeredSet
+    from .core.case import Truth as Truth
+    from .core.classifier.classifier import Classifier as Classifier
+    from .core.context import Context as Context
+    from .core.outcome import Outcome as Outcome
+    from .core.outcome import Verdict as Verdict
+    from .core.settings import Settings as Settings
     from .defense import Defense as Defense
     from .errors import ElixirError as ElixirError
-    from .evaluation import Evaluation as Evaluation
-    from .evaluation import evaluate as evaluate
-    from .facade import detect as detect
-    from .facade import purify as purify
-    from .facade import repair as repair
+    from .evaluation.metrics import Evaluation as Evaluation
+    from .evaluation.metrics import evaluate as evaluate
     from .hookspecs import hookimpl as hookimpl
-    from .intake import TensorImages as TensorImages
-    from .outcome import Outcome as Outcome
-    from .outcome import Verdict as Verdict
     from .plugins import get_adapter as get_adapter
     from .plugins import get_defense as get_defense
-    from .registry import register_into as register_into
-    from .run import run_defense as run_defense
+    from .runs.run import run_defense as run_defense
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,5 @@
 """``python -m elixir_plugin`` is the same program as ``elixir-plugin``."""
 
-from .cli import main
+from .cli.app import main
 
 main()

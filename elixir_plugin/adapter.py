@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from . import config
-from .case import Case
-from .config import Source
+from .core import settings as config
+from .core.case import Case
+from .core.settings import Source
 from .errors import InputError, SettingsError
 
 if TYPE_CHECKING:
-    from .checkout import Placement
-    from .evaluation import Evaluation
-    from .outcome import Outcome
+    from .core.outcome import Outcome
+    from .evaluation.metrics import Evaluation
+    from .runs.checkout import Placement
 
 
 class Adapter(ABC):
@@ -78,7 +78,7 @@ class Adapter(ABC):
     def placement(self, root: Path, defenses: Sequence[str]) -> Placement:
         """Return the files that make *defenses* callable by name inside the toolkit's checkout at *root*.
 
-        They hold none of the toolkit's code. :func:`~elixir_plugin.checkout.place` brings them there.
+        They hold none of the toolkit's code. :func:`~elixir_plugin.runs.checkout.place` brings them there.
 
         :raises InputError: when *root* is no checkout of the toolkit.
         """

@@ -50,17 +50,31 @@ def elixir_adapters() -> list[Entry]:
 @hookimpl
 def elixir_architectures() -> list[Entry]:
     return [
-        Entry("preactresnet18", "elixir_plugin.networks:preactresnet18", summary="pre-activation ResNet-18, 3×3 stem"),
-        Entry("cifar_resnet18", "elixir_plugin.networks:cifar_resnet18", summary="ResNet-18, 3×3 stem, no max-pool"),
         Entry(
-            "small_resnet", "elixir_plugin.networks:small_resnet", summary="8-layer ResNet for CPU work, 78 k weights"
+            "preactresnet18",
+            "elixir_plugin.core.classifier.networks:preactresnet18",
+            summary="pre-activation ResNet-18, 3×3 stem",
+        ),
+        Entry(
+            "cifar_resnet18",
+            "elixir_plugin.core.classifier.networks:cifar_resnet18",
+            summary="ResNet-18, 3×3 stem, no max-pool",
+        ),
+        Entry(
+            "small_resnet",
+            "elixir_plugin.core.classifier.networks:small_resnet",
+            summary="8-layer ResNet for CPU work, 78 k weights",
         ),
         Entry(
             "fast_resnet",
-            "elixir_plugin.networks:fast_resnet",
+            "elixir_plugin.core.classifier.networks:fast_resnet",
             summary="small_resnet with a stem of stride 2, 4× faster",
         ),
-        Entry("narrow_resnet18", "elixir_plugin.networks:narrow_resnet18", summary="ResNet-18 with widths 16-32-48-64"),
+        Entry(
+            "narrow_resnet18",
+            "elixir_plugin.core.classifier.networks:narrow_resnet18",
+            summary="ResNet-18 with widths 16-32-48-64",
+        ),
     ]
 
 
@@ -83,7 +97,7 @@ def elixir_poisons() -> list[Entry]:
 
 @hookimpl
 def elixir_denoisers() -> list[Entry]:
-    place = "elixir_plugin.diffusion.ready_made"
+    place = "elixir_plugin.diffusion.denoisers.ready_made"
     return [
         Entry("ddpm_cifar10", f"{place}:ddpm_cifar10", summary="google/ddpm-cifar10-32, for 32 px in colour; download"),
         Entry("gaussian", f"{place}:gaussian", summary="formula for gray noise, any size; knows no images: for a try"),
@@ -92,9 +106,13 @@ def elixir_denoisers() -> list[Entry]:
 
 @hookimpl
 def elixir_generators() -> list[Entry]:
-    pipelines = "elixir_plugin.diffusion.pipelines"
+    pipelines = "elixir_plugin.diffusion.generators.pipelines"
     return [
-        Entry("sdedit", "elixir_plugin.diffusion.generators:make_sdedit", summary="noise, then denoise; works offline"),
+        Entry(
+            "sdedit",
+            "elixir_plugin.diffusion.generators.base:make_sdedit",
+            summary="noise, then denoise; works offline",
+        ),
         Entry("image_variation", f"{pipelines}:make_image_variation", summary="Stable Diffusion on a CLIP embedding"),
         Entry("versatile", f"{pipelines}:make_versatile", summary="Versatile Diffusion, as in the paper"),
         Entry("unclip", f"{pipelines}:make_unclip", summary="Stable unCLIP, with noise on the embedding"),

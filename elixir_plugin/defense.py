@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
-from . import config
-from .case import Case
-from .context import Context
+from .core import settings as config
+from .core.case import Case
+from .core.context import Context
+from .core.outcome import Outcome
+from .core.overlap import refuse_scored_clean
+from .core.panels import Panel
 from .errors import MissingNeedError
-from .outcome import Outcome
-from .overlap import refuse_scored_clean
-from .panels import Panel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -138,7 +138,8 @@ class Defense(ABC):
     def panels(self, outcome: Outcome) -> Sequence[Panel]:
         """Return what the report should show of *outcome*, beside what it shows of every defense. Optional.
 
-        Made from tables and curves alone: the outcome may have been read back from disk. See :mod:`.panels`.
+        Made from tables and curves alone: the outcome may have been read back from disk. See
+        :mod:`elixir_plugin.core.panels`.
         """
         return ()
 

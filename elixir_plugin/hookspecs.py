@@ -66,7 +66,7 @@ def elixir_defenses() -> Iterable[Entry]:  # type: ignore[empty-body]
     >>> from elixir_plugin import Defense, Outcome
     >>> from elixir_plugin.defense import Card
     >>> from elixir_plugin.plugins import Plugins
-    >>> from elixir_plugin.testing import tiny_case
+    >>> from elixir_plugin.testing.defenses import tiny_case
     >>> class Darkness(Defense):
     ...     name, kind, needs = "darkness", "detect", frozenset({"train"})
     ...     card = Card("Darkness", "nobody", 2024, "dark images are bad", "one look per image", "mostly wrong")
@@ -136,7 +136,7 @@ def elixir_poisons() -> Iterable[Entry]:  # type: ignore[empty-body]
 
     >>> from elixir_plugin.plugins import Plugins
     >>> from elixir_plugin.testbed.base import Backdoor
-    >>> from elixir_plugin.testing import tiny_case
+    >>> from elixir_plugin.testing.defenses import tiny_case
     >>> class Stripe(Backdoor):
     ...     name = "stripe"
     ...     def trigger(self, images, labels, ids):
@@ -160,11 +160,11 @@ def elixir_denoisers() -> Iterable[Entry]:  # type: ignore[empty-body]
     """Offer denoisers for purification; chosen by name with ``denoiser=NAME``.
 
     The target is a function ``(image_size: int, channels: int) -> Denoiser``, see
-    :class:`elixir_plugin.diffusion.base.Denoiser`. Weights in a diffusers folder or on the Hub are loaded with
-    :func:`elixir_plugin.diffusion.denoiser.load_denoiser`. One that is made for other images raises a ``SettingsError``
-    that says so.
+    :class:`elixir_plugin.diffusion.denoisers.Denoiser`. Weights in a diffusers folder or on the Hub are loaded with
+    :func:`elixir_plugin.diffusion.denoisers.load_denoiser`. One that is made for other images raises a
+    ``SettingsError`` that says so.
 
-    >>> from elixir_plugin.diffusion.closed_form import GaussianDenoiser
+    >>> from elixir_plugin.diffusion.denoisers.gaussian import GaussianDenoiser
     >>> from elixir_plugin.diffusion.schedule import Schedule
     >>> from elixir_plugin.plugins import Plugins
     >>> def make_dim(image_size, channels):

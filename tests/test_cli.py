@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from elixir_plugin.case import ImageSet
-from elixir_plugin.classifier import Classifier
-from elixir_plugin.cli import program, shown
-from elixir_plugin.testing import tiny_case
+from elixir_plugin.cli.app import program, shown
+from elixir_plugin.core.case import ImageSet
+from elixir_plugin.core.classifier.classifier import Classifier
+from elixir_plugin.testing.defenses import tiny_case
 
 PROGRAM = [sys.executable, "-m", "elixir_plugin"]
 
@@ -69,7 +69,7 @@ def run_arguments(case_file: Path, *more: str) -> list[str]:
 def test_help_and_list_answer_without_torch(arguments: list[str]) -> None:
     code = (
         "import sys\n"
-        "from elixir_plugin.cli import program\n"
+        "from elixir_plugin.cli.app import program\n"
         "try:\n    program(sys.argv[1:])\nexcept SystemExit: pass\n"
         "slow = [name for name in ('torch', 'sklearn', 'pydantic') if name in sys.modules]\n"
         "print('LOADED', slow)"

@@ -13,13 +13,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 import elixir_plugin.plugins
-from elixir_plugin import Case, Context, Defense, Outcome, builtin, demo
-from elixir_plugin.cli import program
+from elixir_plugin import Case, Context, Defense, Outcome, builtin
+from elixir_plugin.cli.app import program
 from elixir_plugin.defense import Card
 from elixir_plugin.errors import InputError, MissingNeedError
 from elixir_plugin.hookspecs import Entry, hookimpl
 from elixir_plugin.plugins import Plugins
-from elixir_plugin.testing import tiny_case
+from elixir_plugin.runs import demo
+from elixir_plugin.testing.defenses import tiny_case
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -15,13 +15,14 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from elixir_plugin.denoiser_commands import denoiser
-from elixir_plugin.diffusion import fit, unet
-from elixir_plugin.diffusion.denoiser import UNetDenoiser, load_denoiser
-from elixir_plugin.diffusion.pictures import read_pictures, write_grid
+from elixir_plugin.cli.denoiser import denoiser
+from elixir_plugin.diffusion.denoisers import unet
+from elixir_plugin.diffusion.denoisers.denoiser import UNetDenoiser, load_denoiser
+from elixir_plugin.diffusion.denoisers.unet import SIZES, Architecture, build_unet
+from elixir_plugin.diffusion.fit import train as fit
 from elixir_plugin.diffusion.schedule import Schedule
-from elixir_plugin.diffusion.unet import SIZES, Architecture, build_unet
 from elixir_plugin.errors import ElixirError, InputError
+from elixir_plugin.io.images import read_pictures, write_grid
 
 TOY = Architecture((8, 16), 1, (False, True), {**SIZES["tiny"].options, "attention_head_dim": 8})
 
@@ -83,7 +84,7 @@ def test_images_are_read_in_any_layout(clean: Path) -> None:
 
 
 def test_a_set_larger_than_memory_is_read_as_it_is_used(clean: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from elixir_plugin.diffusion import pictures
+    from elixir_plugin.io import images as pictures
 
     eager = read_pictures(clean)
     monkeypatch.setattr(pictures, "EAGER_BYTES", 10)
@@ -148,7 +149,7 @@ def test_train_writes_a_denoiser_says_so_and_is_done_the_second_time(
 
 
 def test_train_goes_on_after_a_stop(clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from elixir_plugin import checkpoint
+    from elixir_plugin.training import checkpoint
 
     monkeypatch.setattr(fit, "BLOCK", 1)
     monkeypatch.setattr(checkpoint, "INTERVAL", 0.0)
@@ -223,7 +224,7 @@ def test_sample_shows_original_noised_and_purified(clean: Path, tmp_path: Path) 
 
 
 def test_the_noised_row_has_the_noise_of_the_level(tmp_path: Path) -> None:
-    from elixir_plugin.denoiser_commands import _there_and_back
+    from elixir_plugin.cli.denoiser import _there_and_back
     from elixir_plugin.diffusion.schedule import NoiseLevel
 
     found = load_denoiser(made(tmp_path / "d", length=1000))
@@ -272,7 +273,7 @@ def test_sample_refuses(more: list[str], says: str, clean: Path, tmp_path: Path)
 
 
 def test_the_command_is_part_of_the_program() -> None:
-    from elixir_plugin.cli import program
+    from elixir_plugin.cli.app import program
 
     result = CliRunner().invoke(program, ["denoiser", "info", "nowhere"])
     assert result.exit_code == 1 and "denoiser not found" in result.output
@@ -282,7 +283,7 @@ def test_the_command_is_part_of_the_program() -> None:
 def test_help_answers_without_torch() -> None:
     assert isinstance(denoiser, click.Group)
     code = (
-        "import sys\nfrom elixir_plugin.denoiser_commands import denoiser\n"
+        "import sys\nfrom elixir_plugin.cli.denoiser import denoiser\n"
         "try:\n    denoiser(['train', '--help'])\nexcept SystemExit: pass\n"
         "print('LOADED', [name for name in ('torch', 'numpy', 'pydantic', 'diffusers') if name in sys.modules])"
     )

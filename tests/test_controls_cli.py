@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from elixir_plugin.cli import program
-from elixir_plugin.retraining import CONTROLS, RETRAINED
-from elixir_plugin.testing import tiny_case
+from elixir_plugin.cli.app import program
+from elixir_plugin.evaluation.retraining import CONTROLS, RETRAINED
+from elixir_plugin.testing.defenses import tiny_case
 
 FIT = ("size=tiny", "iterations=2", "batch_size=4")
 WALK = ("purification.steps=2", "purification.batch_size=96")

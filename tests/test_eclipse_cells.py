@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from elixir_plugin import Context
-from elixir_plugin.case import Case
-from elixir_plugin.defenses.eclipse import Eclipse
-from elixir_plugin.evaluation import ModelMetrics
-from elixir_plugin.retraining import Retraining
-from elixir_plugin.testing import tiny_case
+from elixir_plugin.core.case import Case
+from elixir_plugin.defenses.eclipse.defense import Eclipse
+from elixir_plugin.evaluation.metrics import ModelMetrics
+from elixir_plugin.evaluation.retraining import Retraining
+from elixir_plugin.testing.defenses import tiny_case
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 SEEDS = [0, 1]

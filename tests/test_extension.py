@@ -56,7 +56,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sys.path.insert(0, str(PACKAGE))
     from elixir_example.adapter import PixelTables
 
-    from elixir_plugin.testing import tiny_case
+    from elixir_plugin.testing.defenses import tiny_case
 
     folder = tmp_path_factory.mktemp("case") / "tables"
     PixelTables().export(tiny_case(), folder)
@@ -125,7 +125,7 @@ def test_its_defense_conforms() -> None:
     sys.path.insert(0, str(PACKAGE))
     from elixir_example.defense import FineTune
 
-    from elixir_plugin.testing import check_defense
+    from elixir_plugin.testing.defenses import check_defense
 
     check_defense(FineTune, epochs=1)
 
@@ -133,7 +133,7 @@ def test_its_defense_conforms() -> None:
 def test_a_case_survives_its_format(tables: Path) -> None:
     from elixir_example.adapter import PixelTables
 
-    from elixir_plugin.testing import tiny_case
+    from elixir_plugin.testing.defenses import tiny_case
 
     given, found = tiny_case(), PixelTables().read(tables)
     for part in ("train", "clean", "test"):

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from elixir_plugin.case import ImageSet
-from elixir_plugin.diffusion import ranks
+from elixir_plugin.core.case import ImageSet
+from elixir_plugin.core.outcome import Outcome, same_outcome
 from elixir_plugin.errors import RunError
-from elixir_plugin.outcome import Outcome, same_outcome
-from elixir_plugin.testing import tiny_case
+from elixir_plugin.io import distributed as ranks
+from elixir_plugin.testing.defenses import tiny_case
 
 HOUR = 3600.0
 SHORT = ["fit.iterations=6", "fit.batch_size=4", "purification.steps=2"]

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from elixir_plugin import Classifier
-from elixir_plugin.cli import program
-from elixir_plugin.config import RunSpec
+from elixir_plugin.cli.app import program
+from elixir_plugin.core.settings import RunSpec
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 

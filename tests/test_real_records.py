@@ -14,7 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from elixir_plugin.cli import program
+from elixir_plugin.cli.app import program
 
 GIVEN: dict[
     str, dict[str, Any]

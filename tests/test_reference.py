@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import pytest
 from pydantic import Field
 
-from elixir_plugin import reference
-from elixir_plugin.config import Settings
+from elixir_plugin.cli import reference
+from elixir_plugin.cli.reference import rows_of
+from elixir_plugin.core.settings import Settings
 from elixir_plugin.plugins import plugins
-from elixir_plugin.reference import rows_of
 
 FILE = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
 

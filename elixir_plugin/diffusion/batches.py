@@ -11,9 +11,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ..classifier import evaluating
+from ..core.classifier.classifier import evaluating
 from ..errors import RunError
-from .base import Denoiser
+from .denoisers.base import Denoiser
 
 CPU_PIXELS = 32 * 32 * 32  # per batch; more spills out of the cache and gains nothing
 CUDA_PIXELS = 512 * 32 * 32  # per batch; more gains nothing

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..context import derive_seed
+from ..core.context import derive_seed
 
 _ROUNDS = 10
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

@@ -11,10 +11,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from typing_extensions import Self
 
-from ..config import Settings
+from ..core.settings import Settings
 from ..errors import InputError, SettingsError
-from .base import Denoiser
 from .batches import BatchSize, has_bf16
+from .denoisers.base import Denoiser
 from .sampler import SamplerName, Step, chain, even_grid
 from .schedule import NoiseLevel
 

@@ -13,19 +13,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..case import ImageSet
-from ..classifier import to_batch
-from ..config import fingerprint
-from ..context import Context
+from ..core.case import ImageSet
+from ..core.classifier.classifier import to_batch
+from ..core.context import Context
+from ..core.settings import fingerprint
 from ..errors import InputError, RunError, SettingsError
-from ..storage import read_json
-from .base import Denoiser, Prediction
+from ..io.distributed import local_device, rank_and_world, together
+from ..io.files import read_json
 from .batches import in_parts, power_of_two, tuned
-from .chunks import MANIFEST, ChunkStore
+from .denoisers.base import Denoiser, Prediction
 from .noise import normal_noise
 from .plan import Plan, Purification, padded, plan
-from .ranks import local_device, rank_and_world, together
 from .sampler import jump, predicted_image, reverse, sampled
+from .store.chunks import MANIFEST, ChunkStore
 
 CHUNK_PIXELS = 512 * 64 * 64  # per chunk on a GPU, where it holds more images than on a CPU
 

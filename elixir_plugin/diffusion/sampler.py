@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import RunError, SettingsError
-from .base import Prediction, Variance
+from .denoisers.base import Prediction, Variance
 from .schedule import Schedule
 
 SamplerName = Literal["ddpm", "ddim"]

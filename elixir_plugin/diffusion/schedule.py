@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from typing_extensions import Self
 
-from ..config import Settings
+from ..core.settings import Settings
 from ..errors import SettingsError, nearest
 
 ScheduleName = Literal["linear", "cosine", "scaled_linear"]

@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..errors import InputError
-from ..repair_metrics import RepairMetrics
-from ..storage import read_json
+from ..evaluation.repair import RepairMetrics
+from ..io.files import read_json
 
 
 class _Facts(BaseModel):

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..panels import Points
-from ..terminal import shown
+from ..cli.text import shown
+from ..core.panels import Points
 from .palette import COLOURS, colours_of, logarithmic, short
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ NARROW, WIDE = 20, 48  # letters above one of two frames side by side, and above
 def frame_names(panel: Points) -> list[str]:
     """Return what stands above each frame; a single empty name where words stand beside the points.
 
-    >>> from elixir_plugin.panels import Series
+    >>> from elixir_plugin.core.panels import Series
     >>> series = [Series(name=name, x=[0, 1], y=[0, 1], labels=["badnets", "blended"]) for name in ("d3", "eclipse")]
     >>> frame_names(Points(title="t", series=series, frames=True)), frame_names(Points(title="t", series=series))
     (['badnets', 'blended'], [''])

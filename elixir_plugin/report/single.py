@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from ..panels import load_panels
-from ..storage import atomic_file, atomic_folder
+from ..core.panels import load_panels
+from ..io.files import atomic_file, atomic_folder
 from .facts import Exhibits, Facts, Model, facts_of, read_facts
 from .page import Shown, prepare, render
 from .words import story

@@ -9,12 +9,12 @@ from typing import Any
 from pydantic import Field
 
 from ..adapter import Adapter
-from ..case import Case
-from ..classifier import Classifier
-from ..config import Settings, fingerprint
-from ..context import Context
+from ..core.case import Case
+from ..core.classifier.classifier import Classifier
+from ..core.context import Context
+from ..core.settings import Settings, fingerprint
+from ..io.files import atomic_folder
 from ..plugins import plugins
-from ..storage import atomic_folder
 from .base import Poison
 from .cases import poisoned_case
 from .digits import digits

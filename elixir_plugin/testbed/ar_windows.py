@@ -11,8 +11,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..case import Index
-from ..context import derive_seed
+from ..core.case import Index
+from ..core.context import derive_seed
 from ..errors import SettingsError
 from .patterns import Values
 

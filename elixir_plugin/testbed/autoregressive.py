@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from .. import config
-from ..case import Index
+from ..core import settings as config
+from ..core.case import Index
 from .ar_windows import class_window, filled
 from .indiscriminate import Additive, BudgetSettings
 from .patterns import Values, rescaled, sample_normals

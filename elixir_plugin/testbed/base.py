@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 from typing_extensions import Self
 
-from .. import config
-from ..case import CHUNK, Images, ImageSet, Index, TriggeredSet, Truth
-from ..context import derive_seed
+from ..core import settings as config
+from ..core.case import CHUNK, Images, ImageSet, Index, TriggeredSet, Truth
+from ..core.context import derive_seed
 from ..errors import SettingsError
 
 Pixels = NDArray[np.float32]  # [n, H, W, C] in [0, 1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..case import Case, Origin
+from ..core.case import Case, Origin
 from .digits import Splits
 from .poisons import Poison
 

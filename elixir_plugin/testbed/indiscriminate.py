@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from .. import config
-from ..case import ImageSet, Index
-from ..context import derive_seed
+from ..core import settings as config
+from ..core.case import ImageSet, Index
+from ..core.context import derive_seed
 from ..errors import SettingsError
 from .base import Pixels, Poison
 from .patterns import Norm, Values, rescaled, sample_normals

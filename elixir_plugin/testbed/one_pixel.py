@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 from typing_extensions import Self
 
-from ..case import CHUNK, ImageSet, Index
+from ..core.case import CHUNK, ImageSet, Index
 from ..errors import InputError, SettingsError
 from .base import Pixels
 from .indiscriminate import Indiscriminate

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..case import Index
+from ..core.case import Index
 
 Values = NDArray[np.float64]
 Norm = Literal["l2", "linf"]

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from .. import config
-from ..case import ImageSet, Index
-from ..context import derive_seed
+from ..core import settings as config
+from ..core.case import ImageSet, Index
+from ..core.context import derive_seed
 from ..errors import SettingsError
 from .base import Backdoor, BackdoorSettings, Pixels, Poison
 

@@ -6,11 +6,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from ..case import Case
-from ..classifier import Classifier
-from ..context import Context
+from ..core.case import Case
+from ..core.classifier.classifier import Classifier
+from ..core.context import Context
 from ..errors import InputError
-from ..training import Recipe, Samples, ShuffledBatches, train
+from ..training.loop import Recipe, Samples, ShuffledBatches, train
 
 
 class SuspectRecipe(Recipe):

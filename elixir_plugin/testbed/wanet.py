@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from .. import config
-from ..case import ImageSet, Index
-from ..context import derive_seed
+from ..core import settings as config
+from ..core.case import ImageSet, Index
+from ..core.context import derive_seed
 from ..errors import SettingsError
 from .base import Backdoor, BackdoorSettings, Pixels
 from .patterns import Values

@@ -12,7 +12,7 @@ from fake_records import Hostile
 
 from elixir_plugin import Case, Classifier, Evaluation, ImageSet, Outcome, get_adapter
 from elixir_plugin.errors import SettingsError
-from elixir_plugin.testing import check_settings
+from elixir_plugin.testing.defenses import check_settings
 
 Refused = Callable[..., str]
 X = np.random.default_rng(0).integers(0, 256, (6, 9, 8, 3), np.uint8)

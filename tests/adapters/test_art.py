@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from elixir_plugin import Case, Classifier, Context, Defense, Outcome, get_defense
-from elixir_plugin.augmentation import Augmentation
+from elixir_plugin.core.augmentation import Augmentation
 from elixir_plugin.defense import Card
 from elixir_plugin.errors import InputError, MissingNeedError, OutcomeError, PluginError, SettingsError
 from elixir_plugin.hookspecs import Entry, hookimpl
 from elixir_plugin.plugins import plugins
-from elixir_plugin.testing import tiny_case
+from elixir_plugin.testing.defenses import tiny_case
 
 pytestmark = pytest.mark.art
 CASE = tiny_case()
@@ -160,7 +160,7 @@ def test_every_defense_has_its_class(strangers: None) -> None:
     from art.defences.preprocessor.preprocessor import Preprocessor
     from art.defences.trainer import Trainer
     from art.defences.transformer import Transformer
-    from elixir_plugin.adapters import art as adapter
+    from elixir_plugin.adapters.art import adapter
 
     expected = {
         "ConfusionTrainingDetector": PoisonFilteringDefence, "ConfusionTrainingTrainer": Trainer,
@@ -179,7 +179,7 @@ def test_every_defense_has_its_class(strangers: None) -> None:
 
 
 def test_unknown_classes_get_the_nearest_one() -> None:
-    from elixir_plugin.adapters import art as adapter
+    from elixir_plugin.adapters.art import adapter
 
     with pytest.raises(AttributeError, match="did you mean 'D3Transformer'"):
         _ = adapter.D4Transformer
@@ -192,7 +192,7 @@ def test_unknown_classes_get_the_nearest_one() -> None:
 def test_without_art_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    from elixir_plugin.adapters import art as adapter
+    from elixir_plugin.adapters.art import adapter
 
     monkeypatch.setitem(sys.modules, "art.defences.detector.poison", None)
     adapter._made.cache_clear()
@@ -205,7 +205,7 @@ def test_without_art_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def detector(classifier: Any = None, **options: Any) -> Any:
-    from elixir_plugin.adapters.art import ConfusionTrainingDetector
+    from elixir_plugin.adapters.art.adapter import ConfusionTrainingDetector
 
     classifier = estimator() if classifier is None else classifier
     return ConfusionTrainingDetector(classifier, X, Y, **{"x_clean": XC, "y_clean": YC, **SHORT, **options})
@@ -233,7 +233,7 @@ def test_layout_range_and_label_form_change_nothing() -> None:
     one_hot = np.eye(4, dtype=np.float32)
     mean, std = np.float32(255) * np.array(MEAN, np.float32), np.float32(255) * np.array(STD, np.float32)
     wide = estimator(clip_values=(0.0, 255.0), preprocessing=(mean, std))
-    from elixir_plugin.adapters.art import ConfusionTrainingDetector as Detector
+    from elixir_plugin.adapters.art.adapter import ConfusionTrainingDetector as Detector
 
     for given in (
         Detector(estimator(), X, one_hot[Y], x_clean=XC, y_clean=one_hot[YC], **SHORT),
@@ -290,7 +290,7 @@ def test_parameters() -> None:
 
 
 def test_what_a_detector_refuses(strangers: None) -> None:
-    from elixir_plugin.adapters.art import RankerDetector
+    from elixir_plugin.adapters.art.adapter import RankerDetector
 
     with pytest.raises(MissingNeedError, match="needs 'clean'"):
         detector(x_clean=None).detect_poison()
@@ -315,7 +315,7 @@ def _without_module() -> Any:
 
 
 def test_a_preprocessor_returns_the_form_it_was_given(strangers: None) -> None:
-    from elixir_plugin.adapters.art import LightestPreprocessor
+    from elixir_plugin.adapters.art.adapter import LightestPreprocessor
 
     one_hot = np.eye(4, dtype=np.float32)[Y]
     x, y = LightestPreprocessor()(X, one_hot)
@@ -334,7 +334,7 @@ def test_a_preprocessor_returns_the_form_it_was_given(strangers: None) -> None:
 
 def test_preprocessors_chain_and_serve_fitting_alone(strangers: None) -> None:
     from art.defences.preprocessor.preprocessor import PreprocessorPyTorch
-    from elixir_plugin.adapters.art import LightestPreprocessor
+    from elixir_plugin.adapters.art.adapter import LightestPreprocessor
 
     class Dim(PreprocessorPyTorch):  # type: ignore[misc]
         def forward(self, x: Any, y: Any = None) -> Any:
@@ -353,7 +353,7 @@ def test_preprocessors_chain_and_serve_fitting_alone(strangers: None) -> None:
 
 
 def test_eclipse_purifies_and_bakes_in_its_augmentation() -> None:
-    from elixir_plugin.adapters.art import EclipsePreprocessor
+    from elixir_plugin.adapters.art.adapter import EclipsePreprocessor
 
     short = {
         "fit": {"size": "tiny", "length": 1000, "t_train_max": 40, "iterations": 3, "batch_size": 4},
@@ -370,7 +370,7 @@ def test_eclipse_purifies_and_bakes_in_its_augmentation() -> None:
 
 
 def test_what_a_preprocessor_refuses(strangers: None) -> None:
-    from elixir_plugin.adapters.art import EclipsePreprocessor, LightestPreprocessor
+    from elixir_plugin.adapters.art.adapter import EclipsePreprocessor, LightestPreprocessor
 
     with pytest.raises(SettingsError, match="purifies training sets"):
         LightestPreprocessor(apply_predict=True)
@@ -388,7 +388,7 @@ def test_what_a_preprocessor_refuses(strangers: None) -> None:
 
 
 def test_a_transformer_returns_a_repaired_classifier_and_leaves_the_given_one() -> None:
-    from elixir_plugin.adapters.art import D3Transformer
+    from elixir_plugin.adapters.art.adapter import D3Transformer
 
     suspect = module()
     classifier = estimator(suspect)
@@ -412,7 +412,7 @@ def test_a_transformer_returns_a_repaired_classifier_and_leaves_the_given_one() 
 
 
 def test_weights_go_into_a_classifier_that_is_handed_over() -> None:
-    from elixir_plugin.adapters.art import D3Transformer
+    from elixir_plugin.adapters.art.adapter import D3Transformer
 
     target = estimator(module(9))
     network, optimizer = target.model, target.optimizer
@@ -426,7 +426,7 @@ def test_weights_go_into_a_classifier_that_is_handed_over() -> None:
 
 
 def test_channels_last_modules_are_repaired_too() -> None:
-    from elixir_plugin.adapters.art import D3Transformer
+    from elixir_plugin.adapters.art.adapter import D3Transformer
 
     xl, yl = arrays(CASE.clean, first=False)
     stats = np.array(MEAN, np.float32), np.array(STD, np.float32)
@@ -436,7 +436,7 @@ def test_channels_last_modules_are_repaired_too() -> None:
 
 
 def test_what_a_transformer_refuses() -> None:
-    from elixir_plugin.adapters.art import D3Transformer
+    from elixir_plugin.adapters.art.adapter import D3Transformer
 
     transformer = D3Transformer(estimator(), preset="code")
     assert transformer.get_params()["lam"] == 0.5 and set(transformer.params) == set(transformer.get_params())
@@ -454,7 +454,7 @@ def test_what_a_transformer_refuses() -> None:
 
 
 def test_a_model_that_fits_goes_into_the_classifier(strangers: None) -> None:
-    from elixir_plugin.adapters.art import TeacherTrainer
+    from elixir_plugin.adapters.art.adapter import TeacherTrainer
 
     classifier = estimator()
     network, before = classifier.model, weights(classifier.model)
@@ -466,7 +466,7 @@ def test_a_model_that_fits_goes_into_the_classifier(strangers: None) -> None:
 
 @pytest.mark.parametrize("first", [True, False])
 def test_another_network_comes_in_a_new_classifier(strangers: None, first: bool) -> None:
-    from elixir_plugin.adapters.art import TeacherTrainer
+    from elixir_plugin.adapters.art.adapter import TeacherTrainer
 
     x, y = arrays(CASE.train, first)
     network: nn.Module = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
@@ -484,8 +484,8 @@ def test_another_network_comes_in_a_new_classifier(strangers: None, first: bool)
 
 
 def test_what_a_defense_leaves_trains_the_classifier_anew(strangers: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    from elixir_plugin.adapters import _art_models
-    from elixir_plugin.adapters.art import LightestTrainer
+    from elixir_plugin.adapters.art import models as _art_models
+    from elixir_plugin.adapters.art.adapter import LightestTrainer
 
     seen: list[Any] = []
     real = _art_models.retrain
@@ -515,7 +515,7 @@ def test_what_a_defense_leaves_trains_the_classifier_anew(strangers: None, monke
 
 
 def test_what_a_trainer_refuses(strangers: None) -> None:
-    from elixir_plugin.adapters.art import LightestTrainer
+    from elixir_plugin.adapters.art.adapter import LightestTrainer
 
     with pytest.raises(SettingsError, match="settings refused"):
         LightestTrainer(estimator(), retrain={"epoch": 1})

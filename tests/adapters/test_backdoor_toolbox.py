@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from elixir_plugin.adapters.backdoor_toolbox import BackdoorToolbox
+from elixir_plugin.adapters.backdoor_toolbox.adapter import BackdoorToolbox
 from PIL import Image
 
-from elixir_plugin.classifier import Classifier
+from elixir_plugin.core.classifier.classifier import Classifier
+from elixir_plugin.core.outcome import Outcome
 from elixir_plugin.errors import InputError, SettingsError
-from elixir_plugin.evaluation import Evaluation, evaluate
-from elixir_plugin.outcome import Outcome
+from elixir_plugin.evaluation.metrics import Evaluation, evaluate
 
 N, CLASSES, EDGE = 24, 10, 8
 

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from elixir_plugin.adapters import _backdoorbench_data as data
-from elixir_plugin.adapters import backdoorbench as module
+from elixir_plugin.adapters.backdoorbench import adapter as module
+from elixir_plugin.adapters.backdoorbench import data
 from fake_records import POISON, TARGET, TEST, TRAIN, Hostile, Workspace, stamped, write_batch
 from PIL import Image
 
 from elixir_plugin import Case, Classifier, Evaluation, ImageSet, Outcome, get_adapter
 from elixir_plugin.errors import SettingsError
-from elixir_plugin.evaluation import ModelMetrics, model_metrics
+from elixir_plugin.evaluation.metrics import ModelMetrics, model_metrics
 
 Refused = Callable[..., str]
 
@@ -125,7 +125,7 @@ class TestReading:
 
 def read_lazily(monkeypatch: pytest.MonkeyPatch) -> bool:
     """Let the clean data come as a lazy set, as those of a large data set do."""
-    from elixir_plugin.case import LazyImages
+    from elixir_plugin.core.case import LazyImages
 
     plain = data.read_clean
 

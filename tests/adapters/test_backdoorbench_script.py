@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from elixir_plugin.adapters._backdoorbench_flags import Request, read_request, to_spec
-from elixir_plugin.adapters.backdoorbench_script import main
+from elixir_plugin.adapters.backdoorbench.flags import Request, read_request, to_spec
+from elixir_plugin.adapters.backdoorbench.script import main
 from fake_records import Workspace, snapshot
 from test_checkouts import fake_bench
 
 from elixir_plugin import get_adapter, get_defense
-from elixir_plugin.checkout import place
-from elixir_plugin.config import RunSpec
+from elixir_plugin.core.settings import RunSpec
 from elixir_plugin.errors import SettingsError
+from elixir_plugin.runs.checkout import place
 
 
 def request_of(tmp_path: Path, defense: str, *flags: str, **yaml: Any) -> tuple[Request, RunSpec]:

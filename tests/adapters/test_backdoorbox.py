@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from elixir_plugin.adapters import backdoorbox
+from elixir_plugin.adapters.backdoorbox import adapter as backdoorbox
 from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset, Subset

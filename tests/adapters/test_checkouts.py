@@ -10,12 +10,12 @@ import yaml
 from click.testing import CliRunner
 from fake_records import snapshot
 
-from elixir_plugin import checkout as module
 from elixir_plugin import get_adapter
-from elixir_plugin.checkout import NOTE, Placement, inspect, place, placed_defenses, remove
-from elixir_plugin.cli import program
+from elixir_plugin.cli.app import program
 from elixir_plugin.errors import InputError, RunError
 from elixir_plugin.plugins import get_defense, plugins
+from elixir_plugin.runs import checkout as module
+from elixir_plugin.runs.checkout import NOTE, Placement, inspect, place, placed_defenses, remove
 
 BUILT_IN = [name for name, offer in plugins().offers()["defense"].items() if offer.origin.startswith("elixir_plugin:")]
 

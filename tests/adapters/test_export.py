@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from elixir_plugin.adapters._backdoorbench_write import workspace as root_of_record
+from elixir_plugin.adapters.backdoorbench.write import workspace as root_of_record
 from fake_records import POISON, TARGET, Workspace, snapshot
 
 from elixir_plugin import Case, get_adapter
-from elixir_plugin.cli import program
-from elixir_plugin.config import RunSpec
+from elixir_plugin.cli.app import program
+from elixir_plugin.core.outcome import Outcome
+from elixir_plugin.core.settings import RunSpec
 from elixir_plugin.errors import InputError, RunError
-from elixir_plugin.evaluation import Evaluation
-from elixir_plugin.export import export, load, sanitised
-from elixir_plugin.outcome import Outcome
-from elixir_plugin.run import run_defense
-from elixir_plugin.testing import tiny_case
+from elixir_plugin.evaluation.metrics import Evaluation
+from elixir_plugin.runs.export import export, load, sanitised
+from elixir_plugin.runs.run import run_defense
+from elixir_plugin.testing.defenses import tiny_case
 
 OPTIONS = {"architecture": "small_resnet"}
 

@@ -8,16 +8,16 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from elixir_plugin.adapters._backdoorbox_schedule import Schedule
-from elixir_plugin.adapters._numbers import numbers
-from elixir_plugin.adapters._pixels import different, inexact
-from elixir_plugin.adapters._trojanvision_defenses import Repairing
+from elixir_plugin.adapters.backdoorbox.schedule import Schedule
+from elixir_plugin.adapters.common.pixels import different, inexact
+from elixir_plugin.adapters.common.untrusted import numbers
+from elixir_plugin.adapters.trojanvision.defenses import Repairing
 from torch import nn
 
 from elixir_plugin import get_defense
+from elixir_plugin.core.pixels import to_bytes, to_floats
 from elixir_plugin.defense import Defense
 from elixir_plugin.errors import InputError, SettingsError
-from elixir_plugin.pixels import to_bytes, to_floats
 
 EVERY = np.arange(256, dtype=np.uint8).reshape(4, 8, 8, 1)
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from fake_records import Hostile, Workspace, snapshot
 
 from elixir_plugin import Classifier
-from elixir_plugin.cli import program
+from elixir_plugin.cli.app import program
 
 
 def hostile_record(space: Workspace, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import torch
 from test_checkouts import fake_toolbox
 
 from elixir_plugin import Classifier, get_adapter
-from elixir_plugin.checkout import place
-from elixir_plugin.testing import tiny_case
+from elixir_plugin.runs.checkout import place
+from elixir_plugin.testing.defenses import tiny_case
 
 SET = "poisoned_train_set/cifar10/badnet_0.050_poison_seed=0"
 SUPERVISOR = f"""
@@ -107,8 +107,8 @@ def test_retraining_sees_the_purified_images(box: Path) -> None:
     adapter = get_adapter("backdoor_toolbox")()
     case = tiny_case(num_classes=10)
     assert case.train is not None
-    from elixir_plugin.evaluation import Evaluation
-    from elixir_plugin.outcome import Outcome
+    from elixir_plugin.core.outcome import Outcome
+    from elixir_plugin.evaluation.metrics import Evaluation
 
     changed = case.train.replace(labels=(case.train.labels + 5) % 10)
     adapter.write(case, Outcome(train=changed), Evaluation(), box / SET, "eclipse")

@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from elixir_plugin import Case, Classifier, Context, Defense, Outcome, get_defense
-from elixir_plugin.case import ImageSet
+from elixir_plugin.core.case import ImageSet
 from elixir_plugin.defense import Card
 from elixir_plugin.errors import InputError, PluginError, SettingsError
 from elixir_plugin.hookspecs import Entry, hookimpl
@@ -147,7 +147,7 @@ def strangers() -> Iterator[None]:
 def parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *arguments: str) -> Any:
     """Do what trojanvision's example scripts do, up to the defense; an attacked model lies where it looks."""
     import trojanvision as tv
-    from elixir_plugin.adapters.trojanvision import register
+    from elixir_plugin.adapters.trojanvision.adapter import register
 
     register()
     monkeypatch.chdir(tmp_path)
@@ -170,7 +170,7 @@ def parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *arguments: str) -> A
 
 def test_every_defense_is_registered(strangers: None) -> None:
     import trojanvision.defenses as held
-    from elixir_plugin.adapters.trojanvision import register
+    from elixir_plugin.adapters.trojanvision.adapter import register
 
     before = set(held.class_dict)
     made = register()
@@ -184,7 +184,7 @@ def test_every_defense_is_registered(strangers: None) -> None:
 
 def test_every_setting_is_an_argument() -> None:
     import trojanvision.defenses as held
-    from elixir_plugin.adapters.trojanvision import register
+    from elixir_plugin.adapters.trojanvision.adapter import register
 
     register()
     for name in ("d3", "eclipse", "confusion_training"):
@@ -321,7 +321,7 @@ def test_a_model_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch, t
 def test_the_launcher_registers_and_runs_a_script(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from elixir_plugin.adapters import trojanvision as adapter
+    from elixir_plugin.adapters.trojanvision import adapter
 
     (tmp_path / "neighbour.py").write_text("WORD = 'found'\n")
     script = tmp_path / "defend.py"
@@ -336,7 +336,7 @@ def test_the_launcher_registers_and_runs_a_script(
 
 
 def test_the_launcher_has_a_chain_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from elixir_plugin.adapters import trojanvision as adapter
+    from elixir_plugin.adapters.trojanvision import adapter
 
     parts(monkeypatch, tmp_path, "--defense", "d3")  # leaves an attacked model
     adapter.main([*BASE, "--defense", "d3", "--d3_epochs", "1"])
@@ -344,7 +344,7 @@ def test_the_launcher_has_a_chain_of_its_own(monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_without_trojanvision_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    from elixir_plugin.adapters import trojanvision as adapter
+    from elixir_plugin.adapters.trojanvision import adapter
 
     monkeypatch.setitem(sys.modules, "trojanvision.defenses", None)
     with pytest.raises(PluginError, match="cannot be imported") as caught:

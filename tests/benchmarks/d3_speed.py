@@ -29,19 +29,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision
-from elixir_plugin.adapters.backdoorbench import BackdoorBench
+from elixir_plugin.adapters.backdoorbench.adapter import BackdoorBench
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from elixir_plugin.case import Case
-from elixir_plugin.classifier import Classifier
-from elixir_plugin.context import Context
-from elixir_plugin.defenses.d3 import D3, D3Settings
-from elixir_plugin.evaluation import ModelMetrics
-from elixir_plugin.run import execute
+from elixir_plugin.core.case import Case
+from elixir_plugin.core.classifier.classifier import Classifier
+from elixir_plugin.core.context import Context
+from elixir_plugin.defenses.d3.defense import D3, D3Settings
+from elixir_plugin.evaluation.metrics import ModelMetrics
+from elixir_plugin.runs.run import execute
 
 Picture = Path | NDArray[np.uint8]
 

@@ -27,20 +27,20 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from elixir_plugin.case import Case, ImageSet, TriggeredSet, Truth
-from elixir_plugin.classifier import Classifier
-from elixir_plugin.config import parse_assignments
-from elixir_plugin.context import Context
-from elixir_plugin.defenses.dataelixir import DataElixir
-from elixir_plugin.defenses.dataelixir_models import Trainer
-from elixir_plugin.defenses.dataelixir_settings import FEW, PAPER, SMALL_WALK
-from elixir_plugin.diffusion.base import Denoiser, Prediction
-from elixir_plugin.diffusion.closed_form import ClosedFormDenoiser
+from elixir_plugin.core.case import Case, ImageSet, TriggeredSet, Truth
+from elixir_plugin.core.classifier.classifier import Classifier
+from elixir_plugin.core.context import Context
+from elixir_plugin.core.outcome import Outcome
+from elixir_plugin.core.settings import parse_assignments
+from elixir_plugin.defenses.dataelixir.defense import DataElixir
+from elixir_plugin.defenses.dataelixir.models import Trainer
+from elixir_plugin.defenses.dataelixir.settings import FEW, PAPER, SMALL_WALK
+from elixir_plugin.diffusion.denoisers.base import Denoiser, Prediction
+from elixir_plugin.diffusion.denoisers.gaussian import ClosedFormDenoiser
 from elixir_plugin.diffusion.schedule import Schedule
-from elixir_plugin.evaluation import model_metrics
-from elixir_plugin.outcome import Outcome
-from elixir_plugin.repair_metrics import repair_metrics, share
-from elixir_plugin.training import Recipe, Samples, ShuffledBatches, train
+from elixir_plugin.evaluation.metrics import model_metrics
+from elixir_plugin.evaluation.repair import repair_metrics, share
+from elixir_plugin.training.loop import Recipe, Samples, ShuffledBatches, train
 
 Attack = Literal["all_to_one", "all_to_all", "clean"]
 CLASSES, SIZE, STD, TARGET, RATE = 10, 12, 0.22, 0, 0.1

@@ -27,18 +27,18 @@ import numpy as np
 from cifar import ARCHIVE, cifar_sets
 
 from elixir_plugin import Context
-from elixir_plugin.case import Case
-from elixir_plugin.config import parse_assignments
-from elixir_plugin.context import resolve_device
-from elixir_plugin.defenses.dataelixir import DataElixir
-from elixir_plugin.defenses.dataelixir_models import Trainer
-from elixir_plugin.defenses.dataelixir_settings import CPU_FIT, FULL
-from elixir_plugin.diffusion.fit import fit_into
-from elixir_plugin.diffusion.fit_settings import FitSettings
-from elixir_plugin.evaluation import model_metrics
-from elixir_plugin.outcome import Outcome
+from elixir_plugin.core.case import Case
+from elixir_plugin.core.context import resolve_device
+from elixir_plugin.core.outcome import Outcome
+from elixir_plugin.core.settings import parse_assignments
+from elixir_plugin.defenses.dataelixir.defense import DataElixir
+from elixir_plugin.defenses.dataelixir.models import Trainer
+from elixir_plugin.defenses.dataelixir.settings import CPU_FIT, FULL
+from elixir_plugin.diffusion.fit.settings import FitSettings
+from elixir_plugin.diffusion.fit.train import fit_into
+from elixir_plugin.evaluation.metrics import model_metrics
+from elixir_plugin.evaluation.repair import repair_metrics, share
 from elixir_plugin.plugins import plugins
-from elixir_plugin.repair_metrics import repair_metrics, share
 from elixir_plugin.testbed.cases import poisoned_case
 from elixir_plugin.testbed.digits import Splits
 

@@ -38,18 +38,18 @@ import torch
 from cifar import ARCHIVE, cifar_sets
 
 from elixir_plugin import Context
-from elixir_plugin.augmentation import Augmentation
-from elixir_plugin.case import Case
-from elixir_plugin.config import fingerprint, parse_assignments
-from elixir_plugin.context import resolve_device
-from elixir_plugin.defenses.eclipse import Eclipse
-from elixir_plugin.diffusion.denoiser import find_denoiser
-from elixir_plugin.evaluation import ModelMetrics, model_metrics
-from elixir_plugin.outcome import Outcome
+from elixir_plugin.core.augmentation import Augmentation
+from elixir_plugin.core.case import Case
+from elixir_plugin.core.context import resolve_device
+from elixir_plugin.core.outcome import Outcome
+from elixir_plugin.core.settings import fingerprint, parse_assignments
+from elixir_plugin.defenses.eclipse.defense import Eclipse
+from elixir_plugin.diffusion.denoisers.denoiser import find_denoiser
+from elixir_plugin.evaluation.metrics import ModelMetrics, model_metrics
+from elixir_plugin.evaluation.retraining import Retraining, judge_denoiser, retrain, run_control
+from elixir_plugin.io.files import plain, write_json
 from elixir_plugin.plugins import plugins
-from elixir_plugin.record import versions
-from elixir_plugin.retraining import Retraining, judge_denoiser, retrain, run_control
-from elixir_plugin.storage import plain, write_json
+from elixir_plugin.runs.report_data import versions
 
 ARMS = ("none", "B+C", "A", "A+B+C", "noise only", "clean only")
 PURIFICATION = "purification"  # what stands in place of an arm on the line of a purified set

@@ -25,12 +25,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from elixir_plugin.case import ImageSet, LazyImages
-from elixir_plugin.context import Context
-from elixir_plugin.diffusion.denoiser import UNetDenoiser
+from elixir_plugin.core.case import ImageSet, LazyImages
+from elixir_plugin.core.context import Context
+from elixir_plugin.diffusion.denoisers.denoiser import UNetDenoiser
+from elixir_plugin.diffusion.denoisers.unet import SIZES, Architecture, build_unet
 from elixir_plugin.diffusion.purify import Purification, purify
 from elixir_plugin.diffusion.schedule import Schedule
-from elixir_plugin.diffusion.unet import SIZES, Architecture, build_unet
 
 MIB = 1 << 20
 UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes

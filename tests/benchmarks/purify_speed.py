@@ -31,11 +31,11 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from elixir_plugin.diffusion.base import Denoiser
-from elixir_plugin.diffusion.denoiser import UNetDenoiser
+from elixir_plugin.diffusion.denoisers.base import Denoiser
+from elixir_plugin.diffusion.denoisers.denoiser import UNetDenoiser
+from elixir_plugin.diffusion.denoisers.unet import SIZES, build_unet
 from elixir_plugin.diffusion.purify import Purification, plan, purify_batch
 from elixir_plugin.diffusion.schedule import NoiseLevel, Schedule
-from elixir_plugin.diffusion.unet import SIZES, build_unet
 
 SCHEDULE = Schedule("linear", 1000)
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of /proc/cpuinfo: x86 the first two, ARM the last

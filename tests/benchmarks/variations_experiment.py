@@ -30,16 +30,16 @@ from typing import Any
 import numpy as np
 from cifar import ARCHIVE, cifar_sets
 
-from elixir_plugin.case import Case, ImageSet
-from elixir_plugin.classifier import Classifier
-from elixir_plugin.config import fingerprint, parse_assignments
-from elixir_plugin.context import Context, resolve_device
-from elixir_plugin.defenses.image_variations import ImageVariations
-from elixir_plugin.defenses.image_variations_models import Trainer
-from elixir_plugin.diffusion.denoiser import load_denoiser
-from elixir_plugin.evaluation import ModelMetrics, model_metrics
+from elixir_plugin.core.case import Case, ImageSet
+from elixir_plugin.core.classifier.classifier import Classifier
+from elixir_plugin.core.context import Context, resolve_device
+from elixir_plugin.core.settings import fingerprint, parse_assignments
+from elixir_plugin.defenses.image_variations.defense import ImageVariations
+from elixir_plugin.defenses.image_variations.models import Trainer
+from elixir_plugin.diffusion.denoisers.denoiser import load_denoiser
+from elixir_plugin.evaluation.metrics import ModelMetrics, model_metrics
+from elixir_plugin.io.files import plain
 from elixir_plugin.plugins import plugins
-from elixir_plugin.storage import plain
 from elixir_plugin.testbed.cases import poisoned_case
 from elixir_plugin.testbed.digits import Splits
 

@@ -18,13 +18,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elixir_plugin import locks
-from elixir_plugin.case import ImageSet
-from elixir_plugin.context import Context
-from elixir_plugin.diffusion.chunks import ChunkStore
-from elixir_plugin.diffusion.manifest import Geometry
-from elixir_plugin.diffusion.ranks import barrier, local_device, rank_and_world, together
+from elixir_plugin.core.case import ImageSet
+from elixir_plugin.core.context import Context
+from elixir_plugin.diffusion.store.chunks import ChunkStore
+from elixir_plugin.diffusion.store.manifest import Geometry
 from elixir_plugin.errors import InputError, RunError, SettingsError
+from elixir_plugin.io import locks
+from elixir_plugin.io.distributed import barrier, local_device, rank_and_world, together
 
 IDENTITY = {"seed": 3, "level": {"sigma": 0.025, "steps": None}, "clip": True, "denoiser": "0123456789ab"}
 SHAPE = (2, 3)

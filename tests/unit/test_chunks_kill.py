@@ -23,10 +23,10 @@ import numpy as np
 import pytest
 import torch
 
-from elixir_plugin.case import ImageSet
-from elixir_plugin.context import Context
-from elixir_plugin.diffusion.chunks import ChunkStore
-from elixir_plugin.diffusion.ranks import rank_and_world, together
+from elixir_plugin.core.case import ImageSet
+from elixir_plugin.core.context import Context
+from elixir_plugin.diffusion.store.chunks import ChunkStore
+from elixir_plugin.io.distributed import rank_and_world, together
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 
@@ -218,9 +218,9 @@ def failing(store: Path, log: Path) -> None:
 
 def random_denoiser() -> Any:
     """Return a UNet with two levels and random weights: what it makes is no image, but depends on every bit."""
-    from elixir_plugin.diffusion.denoiser import UNetDenoiser
+    from elixir_plugin.diffusion.denoisers.denoiser import UNetDenoiser
+    from elixir_plugin.diffusion.denoisers.unet import SIZES, Architecture, build_unet
     from elixir_plugin.diffusion.schedule import Schedule
-    from elixir_plugin.diffusion.unet import SIZES, Architecture, build_unet
 
     options = {**SIZES["tiny"].options, "attention_head_dim": 16}
     network = build_unet(Architecture((16, 32), 1, (False, False), options), SIDE)

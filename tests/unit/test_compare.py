@@ -15,22 +15,23 @@ import numpy as np
 import pytest
 from pydantic import Field
 
-from elixir_plugin import compare_page, retraining
 from elixir_plugin.adapter import Adapter
-from elixir_plugin.case import Case
-from elixir_plugin.compare import Comparison, plan_cells, run_compare
-from elixir_plugin.compare_page import page, panels, write_compare_page
-from elixir_plugin.compare_spec import CompareSpec
-from elixir_plugin.compare_table import cell_text, csv_text, markdown, remark, summarise, table_lines
-from elixir_plugin.config import Settings
-from elixir_plugin.context import Context
+from elixir_plugin.core.case import Case
+from elixir_plugin.core.context import Context
+from elixir_plugin.core.outcome import Outcome
+from elixir_plugin.core.settings import Settings
 from elixir_plugin.defense import Card, Defense
 from elixir_plugin.errors import InputError, RunError, SettingsError
+from elixir_plugin.evaluation import retraining
+from elixir_plugin.evaluation.undefended import STAGE as SHARED_STAGE
 from elixir_plugin.hookspecs import Entry, hookimpl
-from elixir_plugin.outcome import Outcome
 from elixir_plugin.plugins import plugins
-from elixir_plugin.testing import tiny_case
-from elixir_plugin.undefended import STAGE as SHARED_STAGE
+from elixir_plugin.runs.compare import page as compare_page
+from elixir_plugin.runs.compare.page import page, panels, write_compare_page
+from elixir_plugin.runs.compare.run import Comparison, plan_cells, run_compare
+from elixir_plugin.runs.compare.spec import CompareSpec
+from elixir_plugin.runs.compare.table import cell_text, csv_text, markdown, remark, summarise, table_lines
+from elixir_plugin.testing.defenses import tiny_case
 
 DRAW = compare_page.prepare
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from elixir_plugin.config import RunSpec, Settings, Source, fingerprint, load_yaml, parse_assignments
+from elixir_plugin.core.settings import RunSpec, Settings, Source, fingerprint, load_yaml, parse_assignments
 from elixir_plugin.errors import SettingsError
 
 
@@ -69,7 +69,7 @@ def test_fingerprints_tell_settings_apart(first, second):
 
 
 def test_fingerprint_is_the_same_in_another_process():
-    code = "from elixir_plugin.config import fingerprint; print(fingerprint({'b': [1, 2.5], 'a': 'ü'}))"
+    code = "from elixir_plugin.core.settings import fingerprint; print(fingerprint({'b': [1, 2.5], 'a': 'ü'}))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert out.stdout.strip() == fingerprint({"a": "ü", "b": [1, 2.5]})
 

@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 
 from elixir_plugin import Context
-from elixir_plugin.case import Case, ImageSet
-from elixir_plugin.classifier import Classifier
-from elixir_plugin.defenses.confusion_schedule import ConfusionSettings
-from elixir_plugin.defenses.confusion_scoring import distil, sample_losses
-from elixir_plugin.defenses.confusion_training import ConfusionTraining
-from elixir_plugin.evaluation import evaluate, model_metrics
-from elixir_plugin.normalisation import normalisation
-from elixir_plugin.storage import read_tensors
+from elixir_plugin.core.case import Case, ImageSet
+from elixir_plugin.core.classifier.classifier import Classifier
+from elixir_plugin.core.normalisation import normalisation
+from elixir_plugin.defenses.confusion_training.defense import ConfusionTraining
+from elixir_plugin.defenses.confusion_training.scoring import distil, sample_losses
+from elixir_plugin.defenses.confusion_training.settings import ConfusionSettings
+from elixir_plugin.evaluation.metrics import evaluate, model_metrics
+from elixir_plugin.io.files import read_tensors
 from elixir_plugin.testbed.poisons import BadNets, Blended
 
 pytestmark = pytest.mark.slow

@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 from scipy.stats import hypergeom, multivariate_normal
 
 from elixir_plugin import Context
-from elixir_plugin.case import Case, ImageSet
-from elixir_plugin.classifier import Classifier
-from elixir_plugin.defenses import confusion_decision, confusion_material
-from elixir_plugin.defenses.confusion_decision import Finding, conclude, flagged_classes
-from elixir_plugin.defenses.confusion_material import Material, hold_out, prepare, read_out, suspect_model
-from elixir_plugin.defenses.confusion_rounds import (
+from elixir_plugin.core.case import Case, ImageSet
+from elixir_plugin.core.classifier.classifier import Classifier
+from elixir_plugin.core.outcome import same_outcome
+from elixir_plugin.defenses.confusion_training import data as confusion_material
+from elixir_plugin.defenses.confusion_training import decision as confusion_decision
+from elixir_plugin.defenses.confusion_training.data import Material, hold_out, prepare, read_out, suspect_model
+from elixir_plugin.defenses.confusion_training.decision import Finding, conclude, flagged_classes
+from elixir_plugin.defenses.confusion_training.defense import ConfusionTraining
+from elixir_plugin.defenses.confusion_training.rounds import (
     CHUNK,
     ConfusionBatches,
     MixedBatch,
@@ -26,8 +29,7 @@ from elixir_plugin.defenses.confusion_rounds import (
     confuse,
     confusion_objective,
 )
-from elixir_plugin.defenses.confusion_schedule import ConfusionSettings
-from elixir_plugin.defenses.confusion_scoring import (
+from elixir_plugin.defenses.confusion_training.scoring import (
     ClassEvidence,
     Exceedance,
     centred,
@@ -39,11 +41,10 @@ from elixir_plugin.defenses.confusion_scoring import (
     log_likelihood_ratio,
     sample_losses,
 )
-from elixir_plugin.defenses.confusion_training import ConfusionTraining
+from elixir_plugin.defenses.confusion_training.settings import ConfusionSettings
 from elixir_plugin.errors import InputError, SettingsError
-from elixir_plugin.outcome import same_outcome
-from elixir_plugin.testing import check_defense, tiny_case
-from elixir_plugin.training import Samples
+from elixir_plugin.testing.defenses import check_defense, tiny_case
+from elixir_plugin.training.loop import Samples
 
 TINY = {
     "architecture": "small_resnet",

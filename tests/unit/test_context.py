@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from elixir_plugin import context as module
-from elixir_plugin.context import Context, resolve_device
+from elixir_plugin.core import context as module
+from elixir_plugin.core.context import Context, resolve_device
 from elixir_plugin.errors import SettingsError
 
 LOGGER = "elixir_plugin.progress"

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from elixir_plugin import Context
-from elixir_plugin.case import ImageSet
-from elixir_plugin.classifier import Classifier
-from elixir_plugin.convolution import CentreTaps
-from elixir_plugin.training import Recipe, Samples, ShuffledBatches, train
+from elixir_plugin.core.case import ImageSet
+from elixir_plugin.core.classifier.classifier import Classifier
+from elixir_plugin.training.convolution import CentreTaps
+from elixir_plugin.training.loop import Recipe, Samples, ShuffledBatches, train
 
 
 def pass_through(layer: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from elixir_plugin import costs
-from elixir_plugin.case import ImageSet
-from elixir_plugin.classifier import Classifier
-from elixir_plugin.context import Context
-from elixir_plugin.costs import STEPS, denoiser_to_time, seconds_of, seconds_per_answer, seconds_per_view
-from elixir_plugin.diffusion.denoiser import hexadecimal
-from elixir_plugin.diffusion.fit import fit_into
-from elixir_plugin.diffusion.fit_settings import FitSettings
-from elixir_plugin.testing import tiny_case
-from elixir_plugin.training import Recipe
+from elixir_plugin.core.case import ImageSet
+from elixir_plugin.core.classifier.classifier import Classifier
+from elixir_plugin.core.context import Context
+from elixir_plugin.diffusion.denoisers.denoiser import hexadecimal
+from elixir_plugin.diffusion.fit import timing as costs
+from elixir_plugin.diffusion.fit.settings import FitSettings
+from elixir_plugin.diffusion.fit.timing import STEPS, denoiser_to_time, seconds_of, seconds_per_answer, seconds_per_view
+from elixir_plugin.diffusion.fit.train import fit_into
+from elixir_plugin.testing.defenses import tiny_case
+from elixir_plugin.training.loop import Recipe
 
 FIT = FitSettings.build({"size": "tiny", "length": 100, "iterations": 1000, "batch_size": 4, "dropout": 0.0})
 

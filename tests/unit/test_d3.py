@@ -16,14 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from elixir_plugin.case import Case, ImageSet, LazyImages, TriggeredSet
-from elixir_plugin.classifier import Classifier
-from elixir_plugin.context import Context
-from elixir_plugin.defenses import d3
-from elixir_plugin.defenses.d3 import D3, D3Settings, Selected
+from elixir_plugin.core.case import Case, ImageSet, LazyImages, TriggeredSet
+from elixir_plugin.core.classifier.classifier import Classifier
+from elixir_plugin.core.context import Context
+from elixir_plugin.core.outcome import Outcome, same_outcome
+from elixir_plugin.defenses.d3 import defense as d3
+from elixir_plugin.defenses.d3.defense import D3, D3Settings, Selected
 from elixir_plugin.errors import InputError
-from elixir_plugin.outcome import Outcome, same_outcome
-from elixir_plugin.training import Augmentation, Batch, Samples, ShuffledBatches
+from elixir_plugin.training.loop import Augmentation, Batch, Samples, ShuffledBatches
 
 CLASSES = 10
 HEAD = "fc.weight"

@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from elixir_plugin.case import Case, ImageSet, TriggeredSet
-from elixir_plugin.classifier import Classifier
-from elixir_plugin.context import Context
-from elixir_plugin.defenses.d3 import D3
-from elixir_plugin.evaluation import mean_cross_entropy, model_metrics
+from elixir_plugin.core.case import Case, ImageSet, TriggeredSet
+from elixir_plugin.core.classifier.classifier import Classifier
+from elixir_plugin.core.context import Context
+from elixir_plugin.defenses.d3.defense import D3
+from elixir_plugin.evaluation.metrics import mean_cross_entropy, model_metrics
 
 pytestmark = pytest.mark.slow
 

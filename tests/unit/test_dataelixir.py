@@ -24,41 +24,40 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from elixir_plugin import checkpoint, costs
-from elixir_plugin.case import Case, ImageSet, Origin, Truth
-from elixir_plugin.classifier import Classifier, to_batch
-from elixir_plugin.cli import program
-from elixir_plugin.context import Context, derive_seed
-from elixir_plugin.defenses import (
-    dataelixir,
-    dataelixir_candidates,
-    dataelixir_denoiser,
-    dataelixir_models,
-    dataelixir_repair,
-)
-from elixir_plugin.defenses.dataelixir import DataElixir, some_per_class
-from elixir_plugin.defenses.dataelixir_candidates import Candidates, Walker, make_copies, truncated
-from elixir_plugin.defenses.dataelixir_denoiser import plan_walk, refuse_seen
-from elixir_plugin.defenses.dataelixir_models import Trainer
-from elixir_plugin.defenses.dataelixir_repair import Repairer
-from elixir_plugin.defenses.dataelixir_settings import LEVEL, DataElixirSettings
-from elixir_plugin.defenses.dataelixir_target import ClassFinding, find_targets
-from elixir_plugin.defenses.dataelixir_votes import count_votes
-from elixir_plugin.diffusion import choice
-from elixir_plugin.diffusion.base import Denoiser, Prediction, Variance
-from elixir_plugin.diffusion.closed_form import GaussianDenoiser, OracleDenoiser
-from elixir_plugin.diffusion.denoiser import UNetDenoiser, hexadecimal
+from elixir_plugin.api.convert import as_image_set
+from elixir_plugin.cli.app import program
+from elixir_plugin.core.case import Case, ImageSet, Origin, Truth
+from elixir_plugin.core.classifier.classifier import Classifier, to_batch
+from elixir_plugin.core.context import Context, derive_seed
+from elixir_plugin.core.outcome import Outcome, same_outcome
+from elixir_plugin.core.overlap import fractions
+from elixir_plugin.defenses.dataelixir import defense as dataelixir
+from elixir_plugin.defenses.dataelixir import denoiser as dataelixir_denoiser
+from elixir_plugin.defenses.dataelixir import models as dataelixir_models
+from elixir_plugin.defenses.dataelixir import purify as dataelixir_candidates
+from elixir_plugin.defenses.dataelixir import repair as dataelixir_repair
+from elixir_plugin.defenses.dataelixir.defense import DataElixir, some_per_class
+from elixir_plugin.defenses.dataelixir.denoiser import plan_walk, refuse_seen
+from elixir_plugin.defenses.dataelixir.models import Trainer
+from elixir_plugin.defenses.dataelixir.purify import Candidates, Walker, make_copies, truncated
+from elixir_plugin.defenses.dataelixir.repair import Repairer
+from elixir_plugin.defenses.dataelixir.settings import LEVEL, DataElixirSettings
+from elixir_plugin.defenses.dataelixir.target import ClassFinding, find_targets
+from elixir_plugin.defenses.dataelixir.votes import count_votes
+from elixir_plugin.diffusion.denoisers.base import Denoiser, Prediction, Variance
+from elixir_plugin.diffusion.denoisers.denoiser import UNetDenoiser, hexadecimal
+from elixir_plugin.diffusion.denoisers.gaussian import GaussianDenoiser, OracleDenoiser
+from elixir_plugin.diffusion.denoisers.unet import Architecture, build_unet
+from elixir_plugin.diffusion.fit import choose as choice
+from elixir_plugin.diffusion.fit import timing as costs
 from elixir_plugin.diffusion.noise import normal_noise
 from elixir_plugin.diffusion.sampler import jump, predicted_image, reverse
 from elixir_plugin.diffusion.schedule import Schedule
-from elixir_plugin.diffusion.unet import Architecture, build_unet
 from elixir_plugin.errors import InputError, MissingNeedError, SettingsError
-from elixir_plugin.evaluation import Evaluation, detection_metrics
-from elixir_plugin.intake import as_image_set
-from elixir_plugin.outcome import Outcome, same_outcome
-from elixir_plugin.overlap import fractions
-from elixir_plugin.testing import check_defense, tiny_case
-from elixir_plugin.training import Batch, Recipe, Samples, ShuffledBatches, train
+from elixir_plugin.evaluation.metrics import Evaluation, detection_metrics
+from elixir_plugin.testing.defenses import check_defense, tiny_case
+from elixir_plugin.training import checkpoint
+from elixir_plugin.training.loop import Batch, Recipe, Samples, ShuffledBatches, train
 
 CHAIN = Schedule("linear", 1000)
 FIT = {"size": "tiny", "schedule": "linear", "length": 1000, "learn_sigma": False, "iterations": 2, "batch_size": 4}

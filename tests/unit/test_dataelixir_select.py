@@ -11,7 +11,7 @@ import torch
 from scipy.ndimage import uniform_filter
 from torch import Tensor
 
-from elixir_plugin.defenses.dataelixir_select import Selection, choose, distances, ssim
+from elixir_plugin.defenses.dataelixir.select import Selection, choose, distances, ssim
 
 
 def images(*shape: int, seed: int = 0) -> Tensor:

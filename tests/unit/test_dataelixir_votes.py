@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import entropy
 
-from elixir_plugin.defenses.dataelixir_notes import notes_on
-from elixir_plugin.defenses.dataelixir_settings import DataElixirSettings
-from elixir_plugin.defenses.dataelixir_target import (
+from elixir_plugin.defenses.dataelixir.notes import notes_on
+from elixir_plugin.defenses.dataelixir.settings import DataElixirSettings
+from elixir_plugin.defenses.dataelixir.target import (
     MARGIN,
     Detection,
     decided,
@@ -21,7 +21,7 @@ from elixir_plugin.defenses.dataelixir_target import (
     robust_scores,
     stand_out,
 )
-from elixir_plugin.defenses.dataelixir_votes import (
+from elixir_plugin.defenses.dataelixir.votes import (
     AMBIGUOUS,
     STABLE,
     UNANIMOUS,

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from elixir_plugin import checkpoint as module
-from elixir_plugin.case import ImageSet
-from elixir_plugin.checkpoint import Checkpoint, TrainingState
-from elixir_plugin.context import Context
+from elixir_plugin.core.case import ImageSet
+from elixir_plugin.core.context import Context
 from elixir_plugin.errors import ElixirError, InputError, RunError
-from elixir_plugin.training import (
+from elixir_plugin.training import checkpoint as module
+from elixir_plugin.training.checkpoint import Checkpoint, TrainingState
+from elixir_plugin.training.loop import (
     Augmentation,
     Batch,
     Recipe,

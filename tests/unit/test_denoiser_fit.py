@@ -18,20 +18,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from elixir_plugin import checkpoint
-from elixir_plugin.case import ImageSet
-from elixir_plugin.context import Context
-from elixir_plugin.diffusion import fit as module
-from elixir_plugin.diffusion import unet
-from elixir_plugin.diffusion.average import WeightAverage
-from elixir_plugin.diffusion.denoiser import UNetDenoiser, load_denoiser
-from elixir_plugin.diffusion.fit import NoisyBatches, fit_denoiser, fit_into, state_file
-from elixir_plugin.diffusion.fit_settings import FitSettings
+from elixir_plugin.core.case import ImageSet
+from elixir_plugin.core.context import Context
+from elixir_plugin.diffusion.denoisers import unet
+from elixir_plugin.diffusion.denoisers.denoiser import UNetDenoiser, load_denoiser
+from elixir_plugin.diffusion.denoisers.unet import SIZES, Architecture
+from elixir_plugin.diffusion.fit import train as module
+from elixir_plugin.diffusion.fit.average import WeightAverage
+from elixir_plugin.diffusion.fit.settings import FitSettings
+from elixir_plugin.diffusion.fit.train import NoisyBatches, fit_denoiser, fit_into, state_file
 from elixir_plugin.diffusion.plan import Purification, plan
 from elixir_plugin.diffusion.schedule import NoiseLevel
-from elixir_plugin.diffusion.unet import SIZES, Architecture
 from elixir_plugin.errors import InputError, RunError, SettingsError
-from elixir_plugin.storage import atomic_file
+from elixir_plugin.io.files import atomic_file
+from elixir_plugin.training import checkpoint
 
 TOY = Architecture((8, 16), 1, (False, True), {**SIZES["tiny"].options, "attention_head_dim": 8})
 BASE = {"iterations": 5, "batch_size": 3, "dropout": 0.2}

@@ -19,19 +19,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from elixir_plugin import checkpoint
-from elixir_plugin.case import ImageSet
-from elixir_plugin.diffusion import denoiser as module
-from elixir_plugin.diffusion import hub
-from elixir_plugin.diffusion.base import Denoiser
-from elixir_plugin.diffusion.denoiser import UNetDenoiser, find_denoiser, hexadecimal, load_denoiser
-from elixir_plugin.diffusion.foreign import UNetConfig, read_weights
+from elixir_plugin.core.case import ImageSet
+from elixir_plugin.core.overlap import fractions
+from elixir_plugin.diffusion.denoisers import denoiser as module
+from elixir_plugin.diffusion.denoisers import hub
+from elixir_plugin.diffusion.denoisers.base import Denoiser
+from elixir_plugin.diffusion.denoisers.checks import UNetConfig, read_weights
+from elixir_plugin.diffusion.denoisers.denoiser import UNetDenoiser, find_denoiser, hexadecimal, load_denoiser
+from elixir_plugin.diffusion.denoisers.unet import SIZES, Architecture, build_unet, instantiate
 from elixir_plugin.diffusion.schedule import Schedule
-from elixir_plugin.diffusion.unet import SIZES, Architecture, build_unet, instantiate
 from elixir_plugin.errors import ElixirError, InputError, RunError, SettingsError
 from elixir_plugin.hookspecs import Entry, hookimpl
-from elixir_plugin.overlap import fractions
 from elixir_plugin.plugins import plugins
+from elixir_plugin.training import checkpoint
 
 TOY = Architecture((8, 16), 1, (False, True), {**SIZES["tiny"].options, "attention_head_dim": 8})
 PLAIN = Architecture((8, 16), 1, (False, True), {**SIZES["ddpm"].options, "attention_head_dim": 8})

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from elixir_plugin.diffusion.objective import (
+from elixir_plugin.diffusion.fit.objective import (
     NoisyBatch,
     Tables,
     denoising_objective,

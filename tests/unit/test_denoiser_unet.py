@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from elixir_plugin.diffusion.unet import (
+from elixir_plugin.diffusion.denoisers.unet import (
     SIZES,
     Architecture,
     architecture_of,

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from elixir_plugin.case import ImageSet
-from elixir_plugin.context import Context
+from elixir_plugin.core.case import ImageSet
+from elixir_plugin.core.context import Context
 from elixir_plugin.diffusion import batches
 from elixir_plugin.diffusion import purify as purifying
-from elixir_plugin.diffusion.base import Denoiser, Prediction
-from elixir_plugin.diffusion.closed_form import GaussianDenoiser, OracleDenoiser
+from elixir_plugin.diffusion.denoisers.base import Denoiser, Prediction
+from elixir_plugin.diffusion.denoisers.gaussian import GaussianDenoiser, OracleDenoiser
 from elixir_plugin.diffusion.purify import Purification, plan, purify, purify_batch
 from elixir_plugin.diffusion.schedule import NoiseLevel, Schedule
 from elixir_plugin.errors import InputError, RunError, SettingsError

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elixir_plugin.diffusion.base import Prediction
-from elixir_plugin.diffusion.closed_form import GaussianDenoiser, OracleDenoiser
+from elixir_plugin.diffusion.denoisers.base import Prediction
+from elixir_plugin.diffusion.denoisers.gaussian import GaussianDenoiser, OracleDenoiser
 from elixir_plugin.diffusion.noise import normal_noise
 from elixir_plugin.diffusion.purify import Purification, plan, purify_batch
 from elixir_plugin.diffusion.sampler import chain, even_grid, jump, noise_scale, predicted_image, reverse

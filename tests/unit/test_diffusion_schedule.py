@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elixir_plugin.diffusion.fit_settings import FitSettings
-from elixir_plugin.diffusion.foreign import read_scheduler_config
-from elixir_plugin.diffusion.objective import NoisyBatch, Tables, denoising_objective
+from elixir_plugin.diffusion.denoisers.checks import read_scheduler_config
+from elixir_plugin.diffusion.fit.objective import NoisyBatch, Tables, denoising_objective
+from elixir_plugin.diffusion.fit.settings import FitSettings
 from elixir_plugin.diffusion.sampler import chain, even_grid
 from elixir_plugin.diffusion.schedule import NoiseLevel, Schedule
 from elixir_plugin.errors import InputError, SettingsError

@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from elixir_plugin.augmentation import Augmentation
-from elixir_plugin.classifier import Classifier
-from elixir_plugin.context import Context
-from elixir_plugin.distillation import (
+from elixir_plugin.core.augmentation import Augmentation
+from elixir_plugin.core.classifier.classifier import Classifier
+from elixir_plugin.core.context import Context
+from elixir_plugin.testing.defenses import tiny_case
+from elixir_plugin.training.distillation import (
     can_look_up,
     distillation,
     distillation_losses,
@@ -23,8 +24,7 @@ from elixir_plugin.distillation import (
     mirrored,
     online,
 )
-from elixir_plugin.testing import tiny_case
-from elixir_plugin.training import Batch, Recipe, Samples, ShuffledBatches, train
+from elixir_plugin.training.loop import Batch, Recipe, Samples, ShuffledBatches, train
 
 CODE: dict[str, Any] = {"temperature": 10.0, "alpha": 0.5, "ce_temperature": 10.0}
 

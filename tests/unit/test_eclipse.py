@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from elixir_plugin.augmentation import Augmentation
-from elixir_plugin.case import Case, ImageSet
-from elixir_plugin.context import Context
-from elixir_plugin.defenses.eclipse import Eclipse, EclipseSettings
-from elixir_plugin.diffusion import choice
-from elixir_plugin.diffusion.closed_form import GaussianDenoiser
+from elixir_plugin.core.augmentation import Augmentation
+from elixir_plugin.core.case import Case, ImageSet
+from elixir_plugin.core.context import Context
+from elixir_plugin.core.outcome import Outcome
+from elixir_plugin.defenses.eclipse.defense import Eclipse, EclipseSettings
+from elixir_plugin.diffusion.denoisers.gaussian import GaussianDenoiser
+from elixir_plugin.diffusion.fit import choose as choice
 from elixir_plugin.diffusion.schedule import Schedule
 from elixir_plugin.errors import InputError, SettingsError
-from elixir_plugin.outcome import Outcome
-from elixir_plugin.testing import tiny_case
+from elixir_plugin.testing.defenses import tiny_case
 
 LEVEL = {"steps": 25, "of": 1000}
 FIT = {"size": "tiny", "length": 1000, "t_train_max": 40, "iterations": 3, "batch_size": 4, "dropout": 0.0}

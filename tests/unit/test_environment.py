@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from elixir_plugin.environment import inspect_environment, pair_fault
+from elixir_plugin.io.versions import inspect_environment, pair_fault
 
 REMEDY = "pip install --force-reinstall torch torchvision"
 

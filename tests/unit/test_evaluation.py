@@ -14,8 +14,9 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from sklearn import metrics
 
-from elixir_plugin.case import Case, ImageSet, TriggeredSet, Truth
-from elixir_plugin.evaluation import (
+from elixir_plugin.core.case import Case, ImageSet, TriggeredSet, Truth
+from elixir_plugin.core.outcome import Outcome
+from elixir_plugin.evaluation.metrics import (
     DetectionMetrics,
     Evaluation,
     ModelMetrics,
@@ -26,8 +27,7 @@ from elixir_plugin.evaluation import (
     mean_cross_entropy,
     model_metrics,
 )
-from elixir_plugin.outcome import Outcome
-from elixir_plugin.testing import tiny_case
+from elixir_plugin.testing.defenses import tiny_case
 
 CLASSES = 4
 shares = st.floats(0, 1)

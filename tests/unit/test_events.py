@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from elixir_plugin.errors import RunError
-from elixir_plugin.events import Earlier, append_event, earlier, note_killed, read_events
+from elixir_plugin.runs.events import Earlier, append_event, earlier, note_killed, read_events
 
 
 def went(folder: Path, *events: tuple[str, float], **seconds: float) -> None:

@@ -11,11 +11,12 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import elixir_plugin
-from elixir_plugin import Case, Context, Defense, Outcome, facade
-from elixir_plugin.classifier import Classifier
+from elixir_plugin import Case, Context, Defense, Outcome
+from elixir_plugin.api import functions as facade
+from elixir_plugin.core.classifier.classifier import Classifier
 from elixir_plugin.defense import Card
 from elixir_plugin.errors import InputError, MissingNeedError, SettingsError
-from elixir_plugin.testing import tiny_case
+from elixir_plugin.testing.defenses import tiny_case
 
 CASE = tiny_case()
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from elixir_plugin.diffusion.foreign import Parts, UNetConfig, load_unet, read_weights
+from elixir_plugin.diffusion.denoisers.checks import Parts, UNetConfig, load_unet, read_weights
 from elixir_plugin.errors import InputError
 
 CONFIG = UNetConfig(

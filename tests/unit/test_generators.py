@@ -11,16 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from elixir_plugin.defenses import image_variations_generator as choosing
-from elixir_plugin.defenses.image_variations_settings import ImageVariationsSettings
-from elixir_plugin.diffusion.closed_form import GaussianDenoiser, OracleDenoiser
-from elixir_plugin.diffusion.generators import AdjustableGenerator, GeneratorSettings, SDEdit, find_generator
+from elixir_plugin.defenses.image_variations import generator as choosing
+from elixir_plugin.defenses.image_variations.settings import ImageVariationsSettings
+from elixir_plugin.diffusion.denoisers.gaussian import GaussianDenoiser, OracleDenoiser
+from elixir_plugin.diffusion.generators.base import AdjustableGenerator, GeneratorSettings, SDEdit, find_generator
 from elixir_plugin.diffusion.sampler import jump
 from elixir_plugin.diffusion.schedule import Schedule
 from elixir_plugin.errors import MissingNeedError, SettingsError
 from elixir_plugin.hookspecs import Entry, hookimpl
 from elixir_plugin.plugins import plugins
-from elixir_plugin.testing import tiny_case
+from elixir_plugin.testing.defenses import tiny_case
 
 CHAIN = Schedule("linear", 1000)
 

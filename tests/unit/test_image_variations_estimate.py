@@ -13,30 +13,30 @@ import torch
 from test_image_variations import SHORT, Blurred, Interrupted, Noisy, Stubbed, made, stubbed, suspects, tiny_denoiser
 from torch import Tensor
 
-from elixir_plugin import costs
-from elixir_plugin.case import Case
-from elixir_plugin.config import RunSpec
-from elixir_plugin.context import Context
+from elixir_plugin.cli.text import estimate_lines
+from elixir_plugin.core.case import Case
+from elixir_plugin.core.context import Context
+from elixir_plugin.core.outcome import same_outcome
+from elixir_plugin.core.settings import RunSpec
 from elixir_plugin.defense import Defense
-from elixir_plugin.defenses import image_variations_estimate as estimating
-from elixir_plugin.defenses.dataelixir import DataElixir
-from elixir_plugin.defenses.image_variations import ImageVariations
-from elixir_plugin.defenses.image_variations_generator import fit_settings
-from elixir_plugin.defenses.image_variations_making import Maker, make_variations
-from elixir_plugin.defenses.image_variations_models import asking
-from elixir_plugin.defenses.image_variations_pace import Pace, evaluations, measure
-from elixir_plugin.defenses.image_variations_settings import ImageVariationsSettings
-from elixir_plugin.defenses.image_variations_strength import possible
-from elixir_plugin.diffusion.base import Prediction
-from elixir_plugin.diffusion.closed_form import GaussianDenoiser
-from elixir_plugin.diffusion.generators import GeneratorSettings, ImageGenerator, SDEdit, sdedit_on
-from elixir_plugin.diffusion.pipelines import PipelineGenerator
+from elixir_plugin.defenses.dataelixir.defense import DataElixir
+from elixir_plugin.defenses.image_variations import estimate as estimating
+from elixir_plugin.defenses.image_variations.defense import ImageVariations
+from elixir_plugin.defenses.image_variations.generator import fit_settings
+from elixir_plugin.defenses.image_variations.models import asking
+from elixir_plugin.defenses.image_variations.pace import Pace, evaluations, measure
+from elixir_plugin.defenses.image_variations.settings import ImageVariationsSettings
+from elixir_plugin.defenses.image_variations.strength import possible
+from elixir_plugin.defenses.image_variations.variations import Maker, make_variations
+from elixir_plugin.diffusion.denoisers.base import Prediction
+from elixir_plugin.diffusion.denoisers.gaussian import GaussianDenoiser
+from elixir_plugin.diffusion.fit import timing as costs
+from elixir_plugin.diffusion.generators.base import GeneratorSettings, ImageGenerator, SDEdit, sdedit_on
+from elixir_plugin.diffusion.generators.pipelines import PipelineGenerator
 from elixir_plugin.diffusion.schedule import Schedule
 from elixir_plugin.errors import ElixirError, InputError, MissingNeedError, RunError, SettingsError
-from elixir_plugin.outcome import same_outcome
-from elixir_plugin.run import estimate_run, run_defense
-from elixir_plugin.terminal import estimate_lines
-from elixir_plugin.testing import tiny_case
+from elixir_plugin.runs.run import estimate_run, run_defense
+from elixir_plugin.testing.defenses import tiny_case
 
 CPU = torch.device("cpu")
 TRAINED: dict[str, Any] = {  # on the spot

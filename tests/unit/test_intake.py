@@ -12,11 +12,11 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, SubsetRandomSampler, TensorDataset
 
-from elixir_plugin.case import ImageSet
-from elixir_plugin.classifier import Classifier
+from elixir_plugin.api.arrays import Normalisation
+from elixir_plugin.api.convert import TensorImages, as_classifier, as_image_set, streams_aside
+from elixir_plugin.core.case import ImageSet
+from elixir_plugin.core.classifier.classifier import Classifier
 from elixir_plugin.errors import InputError
-from elixir_plugin.intake import TensorImages, as_classifier, as_image_set, streams_aside
-from elixir_plugin.raw_arrays import Normalisation
 
 N, CLASSES = 12, 3
 PIXELS = np.random.default_rng(0).integers(0, 256, (N, 6, 6, 3), np.uint8)

@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from elixir_plugin.case import Case, ImageSet
+from elixir_plugin.core.case import Case, ImageSet
+from elixir_plugin.core.overlap import fractions, refuse_scored_clean, rounded, shared_rows
 from elixir_plugin.errors import InputError
-from elixir_plugin.overlap import fractions, refuse_scored_clean, rounded, shared_rows
 
 
 def images(count: int, seed: int) -> ImageSet:

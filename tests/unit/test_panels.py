@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from elixir_plugin.errors import InputError
-from elixir_plugin.panels import (
+from elixir_plugin.core.panels import (
     LONGEST,
     Bars,
     Histogram,
@@ -26,6 +25,7 @@ from elixir_plugin.panels import (
     line_panels,
     load_panels,
 )
+from elixir_plugin.errors import InputError
 
 EVERY: list[Panel] = [
     Table(title="t", header=["a", "b"], rows=[["x", 1], ["y", None]]),

@@ -19,15 +19,15 @@ from torch import Tensor
 
 pytest.importorskip("transformers")
 
-from elixir_plugin import costs
-from elixir_plugin.defenses.image_variations_making import Maker
-from elixir_plugin.defenses.image_variations_pace import FEW, evaluations, measure
-from elixir_plugin.defenses.image_variations_settings import ImageVariationsSettings
-from elixir_plugin.diffusion import pipeline_files
-from elixir_plugin.diffusion.generators import AdjustableGenerator, GeneratorSettings, find_generator
-from elixir_plugin.diffusion.pipelines import as_levels, least_strength
+from elixir_plugin.defenses.image_variations.pace import FEW, evaluations, measure
+from elixir_plugin.defenses.image_variations.settings import ImageVariationsSettings
+from elixir_plugin.defenses.image_variations.variations import Maker
+from elixir_plugin.diffusion.fit import timing as costs
+from elixir_plugin.diffusion.generators import pipeline_files
+from elixir_plugin.diffusion.generators.base import AdjustableGenerator, GeneratorSettings, find_generator
+from elixir_plugin.diffusion.generators.pipelines import as_levels, least_strength
 from elixir_plugin.errors import InputError, SettingsError
-from elixir_plugin.testing import tiny_case
+from elixir_plugin.testing.defenses import tiny_case
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
 EDGE, WIDTH = 16, 16  # of generated images, and of embeddings

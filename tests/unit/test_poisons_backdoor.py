@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elixir_plugin.case import ImageSet
+from elixir_plugin.core.case import ImageSet
 from elixir_plugin.errors import SettingsError
 from elixir_plugin.plugins import plugins
 from elixir_plugin.testbed.cases import poisoned_case

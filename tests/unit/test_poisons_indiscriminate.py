@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elixir_plugin.case import ImageSet, LazyImages
+from elixir_plugin.core.case import ImageSet, LazyImages
 from elixir_plugin.errors import InputError, SettingsError
 from elixir_plugin.testbed import ar_windows
 from elixir_plugin.testbed.autoregressive import AR

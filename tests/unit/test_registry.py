@@ -13,7 +13,7 @@ from elixir_plugin import Defense, Outcome, get_defense, register_into
 from elixir_plugin.errors import PluginError, SettingsError
 from elixir_plugin.hookspecs import Entry, hookimpl
 from elixir_plugin.plugins import plugins
-from elixir_plugin.testing import tiny_case
+from elixir_plugin.testing.defenses import tiny_case
 
 NAMES = set(plugins().offers()["defense"])
 
@@ -160,7 +160,7 @@ def test_a_defense_that_cannot_be_imported_is_left_out(
             return [Entry("broken", "no_such_module:Thing", "detect")]
 
     from elixir_plugin import plugins as module
-    from elixir_plugin import registry
+    from elixir_plugin.api import registry
     from elixir_plugin.plugins import Plugins
 
     own = Plugins()

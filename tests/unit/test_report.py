@@ -18,17 +18,16 @@ from page_checks import Page, View, check_page, check_view, look_at
 from PIL import Image
 from pydantic import ValidationError
 
-from elixir_plugin.case import Case
-from elixir_plugin.cli import program
-from elixir_plugin.compare_page import write_compare_page
-from elixir_plugin.compare_table import summarise
-from elixir_plugin.config import RunSpec, Settings, Source
-from elixir_plugin.context import Context
+from elixir_plugin.cli.app import program
+from elixir_plugin.cli.text import result_lines, shown
+from elixir_plugin.core.case import Case
+from elixir_plugin.core.context import Context
+from elixir_plugin.core.outcome import Outcome, Verdict
+from elixir_plugin.core.panels import Bars, Histogram, Level, Lines, Matrix, Panel, Points, Series, Table, Text
+from elixir_plugin.core.settings import RunSpec, Settings, Source
 from elixir_plugin.defense import Card, Defense
 from elixir_plugin.errors import InputError
 from elixir_plugin.hookspecs import Entry, hookimpl
-from elixir_plugin.outcome import Outcome, Verdict
-from elixir_plugin.panels import Bars, Histogram, Level, Lines, Matrix, Panel, Points, Series, Table, Text
 from elixir_plugin.plugins import plugins
 from elixir_plugin.report.facts import facts_of
 from elixir_plugin.report.figures import COLOURS, draw
@@ -36,8 +35,9 @@ from elixir_plugin.report.page import TEMPLATES
 from elixir_plugin.report.scatter import add_frames, draw_points
 from elixir_plugin.report.single import make_page, write_report
 from elixir_plugin.report.words import story
-from elixir_plugin.run import RunResult, run_defense
-from elixir_plugin.terminal import result_lines, shown
+from elixir_plugin.runs.compare.page import write_compare_page
+from elixir_plugin.runs.compare.table import summarise
+from elixir_plugin.runs.run import RunResult, run_defense
 
 TAG = "<img src=x onerror=alert(1)>"
 HOSTILE = f"{TAG}\x1b[31m$\\frac{{\u202e{{{{ 7*7 }}}}"

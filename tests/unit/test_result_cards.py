@@ -10,11 +10,10 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from elixir_plugin.cli import program
+from elixir_plugin.cli.app import program
 from elixir_plugin.errors import InputError, RunError, SettingsError
 from elixir_plugin.plugins import get_defense
-from elixir_plugin.record import versions
-from elixir_plugin.result_cards import (
+from elixir_plugin.runs.cards import (
     BUILT_IN,
     Measured,
     Reported,
@@ -24,7 +23,8 @@ from elixir_plugin.result_cards import (
     load_cards,
     save_card,
 )
-from elixir_plugin.testing import check_settings
+from elixir_plugin.runs.report_data import versions
+from elixir_plugin.testing.defenses import check_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 LEAST: dict[str, Any] = {
@@ -149,7 +149,11 @@ def test_versions_are_shown_or_said_to_be_missing(tmp_path: Path) -> None:
 def test_a_new_card_takes_over_every_version_of_the_report(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "a", 0, 0.8)
     report = json.loads((folder / "report.json").read_text())
-    report["environment"] = {"device": "cpu", "python": "3.11.2", **versions()}  # as elixir_plugin.record writes it
+    report["environment"] = {
+        "device": "cpu",
+        "python": "3.11.2",
+        **versions(),
+    }  # as elixir_plugin.runs.report_data writes it
     (folder / "report.json").write_text(json.dumps(report))
     assert card_from_runs([folder]).versions == {"elixir_plugin": "0.1.0", "python": "3.11.2", **versions()}
 

@@ -5,15 +5,16 @@ import dataclasses
 import numpy as np
 import pytest
 
-from elixir_plugin import Context, retraining
-from elixir_plugin.case import Case
-from elixir_plugin.classifier import Classifier
-from elixir_plugin.config import Settings
+from elixir_plugin import Context
+from elixir_plugin.core.case import Case
+from elixir_plugin.core.classifier.classifier import Classifier
+from elixir_plugin.core.outcome import Outcome
+from elixir_plugin.core.settings import Settings
 from elixir_plugin.defense import Card, Defense
 from elixir_plugin.errors import InputError
-from elixir_plugin.evaluation import ModelMetrics
-from elixir_plugin.outcome import Outcome
-from elixir_plugin.retraining import (
+from elixir_plugin.evaluation import retraining
+from elixir_plugin.evaluation.metrics import ModelMetrics
+from elixir_plugin.evaluation.retraining import (
     CONTROLS,
     RETRAINED,
     Retraining,
@@ -22,10 +23,10 @@ from elixir_plugin.retraining import (
     retrain_and_measure,
     run_controls,
 )
-from elixir_plugin.run import execute
+from elixir_plugin.runs.run import execute
 from elixir_plugin.testbed.poisons import BadNets
-from elixir_plugin.testing import tiny_case
-from elixir_plugin.training import Augmentation
+from elixir_plugin.testing.defenses import tiny_case
+from elixir_plugin.training.loop import Augmentation
 
 PLAN = Retraining(
     epochs=12,

@@ -19,26 +19,26 @@ import torch
 import yaml
 from pydantic import Field
 
-from elixir_plugin import run as run_module
-from elixir_plugin import run_folder
 from elixir_plugin.adapter import Adapter
-from elixir_plugin.case import Case
-from elixir_plugin.cli import _spec, program
-from elixir_plugin.config import RunSpec, Settings, Source
-from elixir_plugin.context import Context
+from elixir_plugin.cli.app import _spec, program
+from elixir_plugin.core.case import Case
+from elixir_plugin.core.context import Context
+from elixir_plugin.core.outcome import Outcome, same_outcome
+from elixir_plugin.core.settings import RunSpec, Settings, Source
 from elixir_plugin.defense import Card, Defense
 from elixir_plugin.errors import ElixirError, MissingNeedError, RunError, SettingsError
-from elixir_plugin.evaluation import Evaluation
-from elixir_plugin.events import append_event, read_events
+from elixir_plugin.evaluation.metrics import Evaluation
 from elixir_plugin.hookspecs import Entry, hookimpl
-from elixir_plugin.locks import locked
-from elixir_plugin.outcome import Outcome, same_outcome
+from elixir_plugin.io.files import plain
+from elixir_plugin.io.locks import locked
 from elixir_plugin.plugins import plugins
-from elixir_plugin.record import describe
-from elixir_plugin.run import estimate_run, run_defense
-from elixir_plugin.run_folder import folder_for_case, logged, opened
-from elixir_plugin.storage import plain
-from elixir_plugin.testing import tiny_case
+from elixir_plugin.runs import folder as run_folder
+from elixir_plugin.runs import run as run_module
+from elixir_plugin.runs.events import append_event, read_events
+from elixir_plugin.runs.folder import folder_for_case, logged, opened
+from elixir_plugin.runs.report_data import describe
+from elixir_plugin.runs.run import estimate_run, run_defense
+from elixir_plugin.testing.defenses import tiny_case
 
 NOT_OF_THE_SPEC = ("target", "force", "dry_run", "quiet", "as_json")
 

@@ -17,9 +17,10 @@ import pytest
 import torch
 from PIL import Image
 
-from elixir_plugin import image_files, storage
 from elixir_plugin.errors import InputError, RunError
-from elixir_plugin.restricted import holds_all, is_dense
+from elixir_plugin.io import files as storage
+from elixir_plugin.io import image_files
+from elixir_plugin.io.pickles import holds_all, is_dense
 
 
 class Hostile:

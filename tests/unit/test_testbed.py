@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from elixir_plugin.case import ImageSet, LazyImages
+from elixir_plugin.core.case import ImageSet, LazyImages
 from elixir_plugin.errors import SettingsError
 from elixir_plugin.testbed.cases import poisoned_case
 from elixir_plugin.testbed.digits import digits

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from elixir_plugin.case import Case
-from elixir_plugin.compare import run_compare
-from elixir_plugin.compare_spec import CompareSpec
-from elixir_plugin.config import RunSpec, Source
+from elixir_plugin.core.case import Case
+from elixir_plugin.core.settings import RunSpec, Source
 from elixir_plugin.errors import SettingsError
-from elixir_plugin.run import run_defense
+from elixir_plugin.runs.compare.run import run_compare
+from elixir_plugin.runs.compare.spec import CompareSpec
+from elixir_plugin.runs.run import run_defense
 from elixir_plugin.testbed import adapter as module
 from elixir_plugin.testbed.adapter import Testbed
-from elixir_plugin.testing import check_settings
+from elixir_plugin.testing.defenses import check_settings
 
 SMALL: dict[str, Any] = {"size": 8, "clean": 40, "test": 1600, "recipe": {"epochs": 1}}
 

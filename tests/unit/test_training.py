@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from elixir_plugin import training
-from elixir_plugin.case import ImageSet, LazyImages
-from elixir_plugin.context import Context
+from elixir_plugin.core.case import ImageSet, LazyImages
+from elixir_plugin.core.context import Context
 from elixir_plugin.errors import RunError
-from elixir_plugin.training import (
+from elixir_plugin.training import loop as training
+from elixir_plugin.training.loop import (
     Augmentation,
     Batch,
     Losses,

@@ -1,0 +1,295 @@
+"""BackdoorBench records (https://github.com/SCLBD/BackdoorBench): read without the toolkit, written as it expects.
+
+Facts about the format were taken from the toolkit's behaviour; none of its code (CC BY-NC) is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from ...adapter import Adapter
+from ...core.case import Case, ImageBacking, ImageSet, Index, LazyImages, Origin, TriggeredSet
+from ...core.classifier.classifier import Classifier, build_module
+from ...core.classifier.weights import WRAPPERS, load_by_name
+from ...core.context import derive_seed
+from ...core.outcome import Outcome
+from ...core.settings import Settings, Source
+from ...errors import InputError, nearest
+from ...evaluation.metrics import Evaluation
+from ...io.files import write_csv, write_torch
+from ...plugins import plugins
+from ...runs.checkout import Placement
+from ..common.images import eager_or_lazy, fill, in_threads
+from .checkout import checkout_files
+from .data import DATASETS, EAGER_BYTES, CleanData, find_data, read_clean
+from .record import Part, Record, read_part, read_record, truth_of
+from .results import ARCHITECTURES, COLUMNS, VIT_PREFIX, VIT_SIZE, export_case, measured, result_of, write_sanitised
+from .write import append_detection
+
+
+class BackdoorBenchOptions(Settings):
+    """How to read a record.
+
+    :param data: folder of the clean data; default: where the record says, looked for next to each parent folder.
+    :param clean_ratio: size of the reserved clean set, as a share of the set it is drawn from.
+    :param clean_from: ``"train"``: clean originals of the training set, BackdoorBench's own convention. ``"test"``:
+        drawn from the test set, and taken out of everything that is scored.
+    :param architecture: network the weights belong to, where ``model_name`` does not say it.
+    :param mean, std: normalisation per channel; default: the toolkit's for the data set.
+    :param index: text file with the positions of the reserved clean set in the clean training set, one per line; in
+        place of ``clean_ratio``.
+    :param dataset: only for writing a case that did not come from a record: the toolkit's name of the data set that the
+        attack started from, e.g. ``cifar10``; needs ``data``.
+    """
+
+    data: Path | None = None
+    clean_ratio: float = Field(0.05, gt=0, le=1)
+    clean_from: Literal["train", "test"] = "train"
+    architecture: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    index: Path | None = None
+    dataset: str | None = None
+
+
+class BackdoorBench(Adapter):
+    """``record/<name>/attack_result.pt`` with the PNG files beside it, v1 and v2 of the format.
+
+    The suspect set is the poisoned training set in the toolkit's order; ``ids`` are original indices. Records
+    without one (Blind, LIRA) give a case without suspect set.
+    """
+
+    name = "backdoorbench"
+    Options = BackdoorBenchOptions
+    options: BackdoorBenchOptions
+
+    def read(self, path: Path, seed: int = 0) -> Case:
+        """Read a record folder, or the ``attack_result.pt`` in it.
+
+        All images of the record are decoded here, so that a damaged one shows before any work starts.
+        """
+        record = read_record(path)
+        folder = find_data(record.folder, record.data_path, self.options.data)
+        clean = read_clean(record.dataset, folder, record.num_classes, record.shape)
+        notes = list(clean.notes)
+        model, facts = self._model(record, notes)
+        facts |= {"data": str(folder.absolute()), "data_path": record.data_path}
+        facts |= {"train_size": len(clean.train), "test_size": len(clean.test)}
+        train = truth = None
+        if record.train is None:
+            notes.append("the record holds no poisoned training set: defenses that need one cannot run on it")
+        else:
+            part = read_part(record, "bd_train", clean.train)
+            train, truth = _suspect_set(part, clean.train), truth_of(part, clean.train)
+        reserved, free, note = self._reserved(clean, seed)
+        return Case(
+            train=train,
+            clean=reserved,
+            model=model,
+            test=clean.test if free is None else clean.test.subset(free),
+            test_poisoned=_triggered_set(read_part(record, "bd_test", clean.test), clean.test, free, notes),
+            truth=truth,
+            origin=Origin(self.name, str(record.folder), facts),
+            notes=(*notes, note),
+        )
+
+    def result_folder(self, case: Case, defense: str) -> Path | None:
+        """``<record>/defense/<defense>``, where BackdoorBench keeps its own results."""
+        return Path(case.origin.path) / "defense" / defense
+
+    def write(self, case: Case, outcome: Outcome, evaluation: Evaluation, folder: Path, defense: str) -> list[Path]:
+        """Write what the outcome holds, as BackdoorBench's own defenses leave it.
+
+        - ``<defense>_df.csv``, ``<defense>_df_summary.csv``: one row, the state that was measured. What was not
+          measured stays empty.
+        - ``defense_result.pt``: the model.
+        - ``sanitised/attack_result.pt``: a purified or relabelled set, as a record with the suspect model.
+        - ``detection_info.csv``: what was flagged; in ``<record>/detection/<defense>_pretrain``, where detection
+          methods keep it, unless the results go elsewhere.
+        """
+        written = []
+        if outcome.model is not None:
+            written.append(folder / "defense_result.pt")
+            write_torch(written[-1], result_of(outcome.model, case.origin.facts))
+        row = measured(evaluation)
+        worst = ["" if value == "nan_value" else value for value in row]
+        summary = [["last", *row], ["valid_max", *worst], ["exist_nan_value", *(value == "nan_value" for value in row)]]
+        for name, rows in ((f"{defense}_df.csv", [["0", *row]]), (f"{defense}_df_summary.csv", summary)):
+            written.append(folder / name)
+            write_csv(written[-1], ["", *COLUMNS], rows)
+        if outcome.train is not None:
+            written.append(write_sanitised(case, outcome, folder / "sanitised"))
+        if outcome.flagged is not None and case.truth is not None:
+            at_home = folder == self.result_folder(case, defense)
+            place = Path(case.origin.path) / "detection" / f"{defense}_pretrain" if at_home else folder
+            written.append(place / "detection_info.csv")
+            append_detection(written[-1], case, outcome)
+        return written
+
+    def export(self, case: Case, folder: Path) -> Source:
+        """Write *case* as a record: ``attack_result.pt`` and, below a folder ``record``, its PNG files.
+
+        Only samples that differ from the clean data are stored, so the clean data must be named: the case came from a
+        record, or options ``dataset`` and ``data`` say them. The reserved clean set has no place in a record; it is
+        drawn anew when the record is read.
+        """
+        dataset, data, data_path = self._clean_of(case)
+        options = export_case(case, folder, dataset, data, data_path)
+        return Source(adapter=self.name, path=str(folder), options=options)
+
+    def placement(self, root: Path, defenses: Sequence[str]) -> Placement:
+        """Return ``defense/<name>.py`` and ``config/defense/<name>/*.yaml`` for each of *defenses*."""
+        return checkout_files(root, defenses)
+
+    def _clean_of(self, case: Case) -> tuple[str, Path, str]:
+        """Return name, folder and recorded path of the clean data that *case* started from."""
+        facts = case.origin.facts if case.origin.adapter == self.name else {}
+        dataset = self.options.dataset or facts.get("dataset")
+        data = self.options.data or (Path(facts["data"]) if facts else None)
+        if dataset is None or data is None:
+            raise InputError(
+                "a record needs the clean data it started from",
+                where=f"case from {case.origin.adapter}",
+                found=f"data set {dataset or 'not named'}, folder {data or 'not named'}",
+                allowed="a data set of BackdoorBench, with the samples in its order",
+                hint="name them, e.g. --to-option dataset=cifar10 --to-option data=data/cifar10",
+            )
+        return dataset, data, facts.get("data_path", f"./data/{dataset}")
+
+    def _model(self, record: Record, notes: list[str]) -> tuple[Classifier, dict[str, Any]]:
+        architecture = self.options.architecture or _architecture(record)
+        module = build_module(architecture, record.num_classes, record.shape[2])
+        weights, prefix = _without_prefix(record.weights)
+        load_by_name(module, weights, where=f"{record.file}: model")
+        known = DATASETS.get(record.dataset)
+        mean = self.options.mean or (known.mean if known else (0.0,))
+        std = self.options.std or (known.std if known else (1.0,))
+        if known is None and self.options.mean is None:
+            notes.append(
+                f"normalisation of data set {record.dataset!r} is not known: none applied; see options mean, std"
+            )
+        size = VIT_SIZE if prefix or architecture.startswith("vit_") else None
+        model = Classifier(
+            module, record.num_classes, mean=mean, std=std, architecture=architecture, input_size=size
+        ).eval()
+        facts = {
+            "model_name": record.model_name,
+            "num_classes": record.num_classes,
+            "dataset": record.dataset,
+            "img_size": list(record.shape),
+            "architecture": architecture,
+            "key_prefix": prefix,
+            "mean": list(mean),
+            "std": list(std),
+        }
+        return model, facts
+
+    def _reserved(self, clean: CleanData, seed: int) -> tuple[ImageSet, Index | None, str]:
+        """Draw the reserved clean set; also return which test positions are left to score (None: all), and a note."""
+        ratio, source = self.options.clean_ratio, self.options.clean_from
+        pool = clean.train if source == "train" else clean.test
+        count = max(1, round(ratio * len(pool)))
+        if count > len(pool) - (source == "test"):
+            raise InputError(
+                "reserved clean set too large",
+                where="option clean_ratio",
+                found=f"{ratio} of {len(pool)} samples",
+                allowed="at least one test sample must be left to score",
+            )
+        if self.options.index is not None:
+            rows = _read_index(self.options.index, len(clean.train))
+            note = (
+                f"reserved clean set: {len(rows)} clean originals of the training set, listed in {self.options.index}"
+            )
+            return clean.train.subset(rows), None, note
+        rows = np.sort(np.random.default_rng(derive_seed(seed, "backdoorbench/clean")).choice(len(pool), count, False))
+        if source == "train":
+            note = (
+                f"reserved clean set: {count} of the {len(pool)} clean originals of the training set, drawn uniformly "
+                "(BackdoorBench's convention). This is an oracle: who holds only the suspect set does not have them"
+            )
+            return pool.subset(rows), None, note
+        note = f"reserved clean set: {count} of the {len(pool)} clean test samples, which are not scored"
+        return pool.subset(rows), np.setdiff1d(np.arange(len(pool)), rows), note
+
+
+def _architecture(record: Record) -> str:
+    name = record.model_name
+    offered = plugins().offers()["architecture"]
+    if name in ARCHITECTURES or name in offered:
+        return name
+    raise InputError(
+        "model of the record is not supported",
+        where=f"{record.file}: model_name",
+        found=name,
+        allowed=", ".join(ARCHITECTURES),
+        hint=nearest(name, ARCHITECTURES) or "name a fitting network with option architecture",
+    )
+
+
+def _without_prefix(weights: Any) -> tuple[Any, str]:
+    """Strip the names of wrapped networks; return also what was stripped beyond the wrappers of torch."""
+    if not isinstance(weights, Mapping):
+        return weights, ""
+    plain = {str(name).removeprefix(WRAPPERS[0]): value for name, value in weights.items()}
+    if plain and all(name.startswith(VIT_PREFIX) for name in plain):
+        return {name.removeprefix(VIT_PREFIX): value for name, value in plain.items()}, VIT_PREFIX
+    return plain, ""
+
+
+def _suspect_set(part: Part, clean: ImageSet) -> ImageSet:
+    rows = np.flatnonzero(part.held)
+    labels = clean.labels[part.index].copy()
+    labels[rows] = part.labels
+    images: ImageBacking
+    if isinstance(clean.images, np.ndarray):
+        images = clean.images[part.index]
+        fill(images, rows, part.read)
+    else:
+        _decode_once(part)
+        place = {int(row): k for k, row in enumerate(rows)}
+        backing, index = clean.images, part.index
+        images = LazyImages(
+            lambda i: part.read(place[i]) if i in place else backing[index[i : i + 1]][0], len(index), clean.image_shape
+        )
+    return ImageSet(images, labels, clean.num_classes, ids=part.index)
+
+
+def _triggered_set(part: Part, clean: ImageSet, free: Index | None, notes: list[str]) -> TriggeredSet | None:
+    """Return the triggered test samples, without those whose originals went into the reserved clean set."""
+    if not part.held.all():
+        notes.append(f"{int((~part.held).sum())} samples of bd_test carry no trigger and are not scored as triggered")
+    positions = part.index[part.held]
+    if not len(positions):
+        return None
+    images = eager_or_lazy(part.read, len(positions), clean.image_shape, EAGER_BYTES)
+    if not isinstance(images, np.ndarray):
+        _decode_once(part)
+    samples = ImageSet(images, part.labels, clean.num_classes, ids=positions)
+    triggered = TriggeredSet(samples, part.original_labels)
+    if free is None:
+        return triggered
+    rows = np.flatnonzero(np.isin(positions, free))
+    return TriggeredSet(samples.subset(rows), part.original_labels[rows])
+
+
+def _decode_once(part: Part) -> None:
+    for _ in in_threads(part.read, range(len(part.labels))):
+        pass
+
+
+def _read_index(file: Path, length: int) -> Index:
+    """Read positions from a text file, as the toolkit's ``--index`` has them."""
+    try:
+        rows = np.unique(np.array([int(word) for word in file.read_text(encoding="utf-8").split()], np.int64))
+    except (OSError, ValueError, OverflowError) as error:
+        raise InputError("list of positions cannot be read", where=file, found=str(error)) from None
+    if not len(rows) or rows[0] < 0 or rows[-1] >= length:
+        found = f"{rows[0]}..{rows[-1]}" if len(rows) else "none"
+        raise InputError("position out of range", where=file, found=found, allowed=f"0..{length - 1}, at least one")
+    return rows

@@ -1,0 +1,91 @@
+"""What the scripts in a BackdoorBench checkout call: the toolkit's flags in, the toolkit's result files out.
+
+A front end like the command line: it prints, and it turns errors into messages and exit codes.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import click
+
+from ...cli.text import result_lines, shown
+from ...errors import ElixirError, SettingsError
+from ...io.files import writing
+from ...plugins import get_defense
+from ...runs.run import RunResult, run_defense
+from .flags import Request, read_request, record_of, to_spec
+from .record import read_record
+
+
+def main(defense: str, root: Path, arguments: Sequence[str] | None = None) -> None:
+    """Run *defense* on a record of the checkout at *root*.
+
+    :param arguments: the toolkit's flags; default: those of the process.
+    """
+    try:
+        _run(defense, root, sys.argv[1:] if arguments is None else arguments)
+    except ElixirError as error:
+        click.echo(shown(f"error: {error}"), err=True)
+        sys.exit(error.exit_code)
+
+
+def _run(defense: str, root: Path, arguments: Sequence[str]) -> RunResult:
+    cls = get_defense(defense)
+    request = read_request(cls, root, arguments)
+    record = record_of(root, request.values)
+    _refuse_other_dataset(request, record)
+    home = record / "defense" / defense
+    spec = to_spec(cls, request, root, Path(request.values.get("checkpoint_save") or home / "checkpoint"))
+    with _logged(Path(request.values.get("log") or home / "log")) as log:
+        log.info("%s", {key: value for key, value in request.values.items() if value is not None})
+        for unused in request.unused:
+            log.warning("no use for %s", unused)
+        result = run_defense(spec, quiet=False, rewrite=True)
+        for line in result_lines(result):
+            log.info("%s", line)
+    for line in (*(f"note: no use for {unused}" for unused in request.unused), *result_lines(result)):
+        click.echo(shown(line))
+    return result
+
+
+def _refuse_other_dataset(request: Request, record: Path) -> None:
+    wanted, found = request.values.get("dataset"), read_record(record).dataset
+    if wanted is not None and wanted != found:
+        raise SettingsError(
+            "the record is of another data set",
+            where="--dataset, or dataset in the YAML file",
+            found=wanted,
+            allowed=found,
+            hint=f"--yaml_path ./config/defense/<name>/{found}.yaml --dataset {found}",
+        )
+
+
+@contextmanager
+def _logged(folder: Path) -> Iterator[logging.Logger]:
+    """Log to ``<folder>/<time>.log``, as the toolkit's own scripts do.
+
+    :raises RunError: when it cannot be opened.
+    """
+    file = folder / time.strftime("%Y_%m_%d_%H_%M_%S.log", time.localtime())
+    with writing(file):
+        folder.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(file, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s [%(levelname)-8s] %(message)s", "%Y-%m-%d:%H:%M:%S"))
+    logger = logging.getLogger(__name__.partition(".")[0])
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield logger
+    except ElixirError as error:
+        logger.error("%s", error)
+        raise
+    finally:
+        logger.removeHandler(handler)
+        with suppress(OSError):  # a full disk: closing writes what is left
+            handler.close()

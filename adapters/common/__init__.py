@@ -1,0 +1,1 @@
+"""What several adapters share: reading image files, untrusted numbers, writing results, templates."""

@@ -1,0 +1,116 @@
+"""Arrays from elsewhere: images in either layout, labels as integers or one-hot rows, normalised pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.case import Images, Index, checked_labels
+from ..errors import InputError
+
+Layout = Literal["auto", "nhwc", "nchw"]
+TOLERANCE = 1e-3  # of a pixel in [0, 1], for float arithmetic behind an undone normalisation
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Mean and standard deviation per channel that float pixels have gone through: ``(pixel − mean) / std``."""
+
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    def undo(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """Return images ``[..., C]`` in [0, 1]; what arithmetic leaves just outside is clipped."""
+        pixels: NDArray[np.float32] = (images * np.asarray(self.std) + np.asarray(self.mean)).astype(np.float32)
+        near = pixels.size == 0 or (pixels.min() >= -TOLERANCE and pixels.max() <= 1 + TOLERANCE)
+        clipped: NDArray[np.float32] = np.clip(pixels, 0, 1)
+        return clipped if near else pixels
+
+
+def array_images(
+    array: NDArray[Any],
+    layout: Layout,
+    where: str,
+    *,
+    normalised: Normalisation | None = None,
+    prefer: str | None = None,
+) -> tuple[Images, str]:
+    """Return images ``[N, H, W, C]``, uint8 or float32 in [0, 1], and the layout they had.
+
+    :param layout: ``"auto"``: whichever has 1 or 3 channels; *prefer* decides where both have.
+    :raises InputError: for other shapes, types and values, naming what was found.
+    """
+    if array.ndim != 4:
+        raise InputError(
+            "images must have four axes", where=where, found=array.shape, allowed="[N, H, W, C] or [N, C, H, W]"
+        )
+    found = _layout(array.shape, where, prefer) if layout == "auto" else layout
+    if found == "nchw":
+        array = array.transpose(0, 2, 3, 1)
+    if array.dtype.kind == "f":
+        if normalised is not None:
+            array = normalised.undo(array)
+        if array.size and not (array.min() >= 0 and array.max() <= 1):  # NaN fails both
+            raise InputError(
+                "pixel value out of range",
+                where=where,
+                found=f"{array.min()}..{array.max()}",
+                allowed="float in [0, 1], or uint8 in 0..255",
+                hint="divide by 255, or undo the normalisation",
+            )
+        array = array.astype(np.float32, copy=False)
+    elif array.dtype != np.uint8:
+        raise InputError("pixels of this type are not read", where=where, found=array.dtype, allowed="uint8 or float")
+    return np.ascontiguousarray(array), found
+
+
+def is_one_hot(array: NDArray[Any]) -> bool:
+    """Tell whether labels are rows ``[N, K]`` rather than integers."""
+    return array.ndim == 2 and array.shape[1] > 1
+
+
+def integer_labels(array: NDArray[Any], num_classes: int, where: str) -> Index:
+    """Return labels ``[N]`` from integers ``[N]``, a column ``[N, 1]`` or one-hot rows ``[N, K]``.
+
+    :raises InputError: for anything else, and labels outside ``0..num_classes-1``.
+    """
+    if is_one_hot(array):
+        if array.shape[1] != num_classes or not np.isin(array, (0, 1)).all() or (array.sum(axis=1) != 1).any():
+            raise InputError(
+                "labels are neither integers nor one-hot",
+                where=where,
+                found=f"{array.dtype} {array.shape}",
+                allowed=f"integers [N], or [N, {num_classes}] with a single 1 in each row",
+            )
+        rows: Index = np.argmax(array, axis=1)
+        return rows
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise InputError(
+            "labels must be integers",
+            where=where,
+            found=f"{array.dtype} {array.shape}",
+            allowed="integers [N] or one-hot [N, K]",
+        )
+    return checked_labels(array, len(array), num_classes, where)
+
+
+def _layout(shape: Sequence[int], where: str, prefer: str | None) -> str:
+    fits = [name for name, axis in (("nchw", 1), ("nhwc", 3)) if shape[axis] in (1, 3)]
+    if prefer in fits:
+        return str(prefer)
+    if len(fits) != 1:
+        what = "both layouts fit" if fits else "no axis has 1 or 3 channels"
+        raise InputError(
+            f"layout of the images is unclear: {what}",
+            where=where,
+            found=tuple(shape),
+            allowed="[N, H, W, C] or [N, C, H, W] with 1 or 3 channels",
+            hint="say which, e.g. --option layout=nhwc",
+        )
+    return fits[0]

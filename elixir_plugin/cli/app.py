@@ -1,0 +1,301 @@
+"""The command line; the only module that prints or configures logging.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage. Everything slow is imported inside the commands, so that ``--help`` and
+``list`` answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .. import __version__
+from ..errors import ElixirError, SettingsError
+from .compare import compare
+from .denoiser import denoiser
+from .report import report
+from .results import results
+from .text import card_lines, demo_header, demo_line, estimate_lines, result_lines, settings_lines, shown
+from .toolkit import export, toolkit
+
+if TYPE_CHECKING:
+    from ..core.settings import RunSpec
+
+PART = {
+    "defense": "defenses",
+    "adapter": "adapters",
+    "poison": "poisons",
+    "architecture": "architectures",
+    "denoiser": "denoisers",
+    "generator": "generators",
+}
+
+
+class _Program(click.Group):
+    """Turns every error raised on purpose into a message and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        _tell_progress()
+        try:
+            return super().invoke(ctx)
+        except ElixirError as error:
+            click.echo(shown(f"error: {error}"), err=True)
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("\ninterrupted; nothing half-written is left. Run the same command again to go on.", err=True)
+            # where Ctrl-C passed through an exec of text (dataclasses are made so), CPython would end by the signal,
+            # handled or not; another exec takes that back
+            exec("")  # noqa: S102
+            sys.exit(1)
+
+
+@click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="elixir-plugin")
+def program() -> None:
+    """Strong defenses against poisoned training data, drop-in for the toolkits people already use."""
+
+
+program.add_command(compare)
+program.add_command(denoiser)
+program.add_command(report)
+program.add_command(toolkit)
+program.add_command(export)
+program.add_command(results)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    program()
+
+
+@program.command()
+@click.argument("target")
+@click.option(
+    "--from", "source", metavar="ADAPTER:PATH", help="Where the case is, e.g. backdoorbench:record/badnet_0_1."
+)
+@click.option("--data", type=click.Path(), help="Folder of the toolkit's clean data (short for --option data=…).")
+@click.option("--clean", type=click.Path(), help="Folder of the reserved clean set (short for --option clean=…).")
+@click.option("-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="Adapter option; repeatable.")
+@click.option("-s", "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Defense setting; repeatable.")
+@click.option("--preset", help="Named settings below --set; see 'show DEFENSE'.")
+@click.option("--retrain", "retrain", is_flag=True, help="Train a model on what the defense leaves, and measure it.")
+@click.option(
+    "--retrain-set", "retrain_values", multiple=True, metavar="KEY=VALUE", help="How, e.g. epochs=30; repeatable."
+)
+@click.option(
+    "--controls", is_flag=True, help="Also train without the denoiser, and on the clean set alone; implies --retrain."
+)
+@click.option("--seed", type=int, help="The one seed of the run (default 0).")
+@click.option("--device", help="auto, cpu, cuda, cuda:1, … (default auto).")
+@click.option("--out", type=click.Path(), help="Run folder (default runs/DEFENSE-CASE-HASH).")
+@click.option("--write-to", type=click.Path(), help="Where files in the toolkit's format go (default: where it looks).")
+@click.option("--no-write-back", is_flag=True, help="Write nothing in the toolkit's format.")
+@click.option("--force", is_flag=True, help="Run anew, in a folder beside an existing one.")
+@click.option("--preview", type=click.IntRange(0, 64), default=0, help="First write a picture of so many images.")
+@click.option("--dry-run", is_flag=True, help="Say what it would cost, measured on a few batches; write nothing.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress, no table.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def run(*, target: str, force: bool, preview: int, dry_run: bool, quiet: bool, as_json: bool, **flags: Any) -> None:
+    """Run a defense: TARGET is its name (with --from) or a YAML run file."""
+    from ..runs.run import estimate_run, run_defense
+
+    _log_to_terminal(logging.ERROR)  # notes are printed with the result
+    if dry_run:
+        facts = estimate_run(_spec(target, flags), force=force)
+        _say([json.dumps(facts, indent=2)] if as_json else estimate_lines(facts))
+        return
+    silent = quiet or as_json
+    result = run_defense(
+        _spec(target, flags),
+        force=force,
+        quiet=silent,
+        preview=preview,
+        on_preview=lambda path: None if silent else _say([f"preview: {path} (Ctrl-C to stop here)"]),
+    )
+    if not result.report:  # another rank than 0
+        return
+    if as_json:
+        click.echo(json.dumps(result.report, indent=2))
+    elif not quiet:
+        _say(result_lines(result))
+
+
+def _spec(target: str, flags: dict[str, Any]) -> RunSpec:
+    """Merge run file and flags; flags win."""
+    from ..core.settings import RunSpec, Source, parse_assignments
+    from ..evaluation.retraining import Retraining
+    from ..plugins import get_adapter, get_defense
+
+    values: dict[str, Any]
+    if target.endswith((".yaml", ".yml")):
+        values = RunSpec.from_yaml(Path(target)).dump()
+    elif flags["source"] is None:
+        raise SettingsError(
+            "where is the case?", where=f"run {target}", hint="add --from ADAPTER:PATH, or give a .yaml file"
+        )
+    else:
+        values = {"defense": target}
+    if flags["source"] is not None:
+        values["source"] = Source.parse(flags["source"]).dump()
+    shortcuts = {key: str(Path(flags[key]).absolute()) for key in ("data", "clean") if flags[key] is not None}
+    given = {**parse_assignments(flags["options"], where="--option"), **shortcuts}
+    source = values["source"]
+    source["options"] = get_adapter(source["adapter"]).Options.overlaid(source["options"], given)
+    given = parse_assignments(flags["assignments"])
+    values["settings"] = get_defense(values["defense"]).Settings.overlaid(values.get("settings", {}), given)
+    values |= {key: flags[key] for key in ("preset", "seed", "device", "out", "write_to") if flags[key] is not None}
+    if flags["no_write_back"]:
+        values["write_back"] = False
+    if flags["retrain"] or flags["retrain_values"]:
+        given = parse_assignments(flags["retrain_values"], where="--retrain-set")
+        values["retrain"] = Retraining.overlaid(values.get("retrain") or {}, given)
+    if flags["controls"]:
+        values["controls"] = True
+    return RunSpec.build(values, where=target)
+
+
+@program.command()
+@click.option("--poison", default="badnets", show_default=True, help="Which poison to plant; see 'list'.")
+@click.option("--size", default=16, show_default=True, type=click.IntRange(8, 64), help="Edge length of the digits.")
+@click.option("--only", multiple=True, metavar="DEFENSE", help="Run this defense alone; repeatable.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--device", default="auto", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True)
+def demo(*, poison: str, size: int, only: tuple[str, ...], seed: int, device: str, out: Path) -> None:
+    """Poison embedded digits, train a suspect classifier, run every defense; no download.
+
+    Exit code 1 when a defense failed; one that is skipped for want of something it needs has not.
+    """
+    from ..core.context import Context, resolve_device
+    from ..plugins import plugins
+    from ..runs.demo import run_demo
+
+    if size % 8:
+        raise SettingsError(
+            "digits are scaled by whole factors", where="--size", found=size, allowed="8, 16, 24, 32, …"
+        )
+    _log_to_terminal(logging.ERROR)
+    chosen = plugins().get("poison", poison)()
+    for name in only:
+        plugins().get("defense", name)
+    values = ", ".join(f"{key}={value}" for key, value in chosen.settings.dump().items())
+    click.echo(f"digits {size}×{size}, poison {poison} ({values}), seed {seed}: training the suspect model …")
+    _say(demo_header())
+    context = Context(seed=seed, device=resolve_device(device), quiet=False)
+    started = time.perf_counter()
+    rows = run_demo(chosen, context, out, size=size, only=only, on_row=lambda row: _say([demo_line(row)]))
+    click.echo(f"{time.perf_counter() - started:.0f} seconds in all, with the suspect model and the reports")
+    click.echo(shown(f"reports: {out / '*' / 'report.html'}, {out / 'report.json'}"))
+    if failed := [row.defense for row in rows if row.failed]:
+        click.echo(shown(f"failed: {', '.join(failed)}"), err=True)
+        sys.exit(1)
+
+
+@program.command("list")
+def list_() -> None:
+    """List defenses, adapters, poisons, architectures, denoisers and generators of image variations."""
+    from ..plugins import plugins
+
+    for kind, title in PART.items():
+        click.echo(f"{title}:")
+        for name, offer in sorted(plugins().offers()[kind].items()):
+            click.echo(shown(f"  {name:<18} {offer.entry.kind:<8} {offer.entry.summary}".rstrip()))
+    broken = [info.name for info in plugins().infos.values() if info.broken or info.refused]
+    if broken:
+        click.echo(shown(f"not everything was loaded ({', '.join(broken)}): see 'elixir-plugin plugins'"), err=True)
+
+
+@program.command()
+@click.argument("name")
+def show(name: str) -> None:
+    """Show what NAME is, what it needs, and its settings."""
+    from ..plugins import plugins
+
+    offers = plugins().offers()
+    for kind in PART:
+        if name in offers[kind]:
+            thing = plugins().get(kind, name)
+            click.echo(shown(f"{name} ({kind}, from {offers[kind][name].origin}): {offers[kind][name].entry.summary}"))
+            _say(card_lines(thing))
+            _say(settings_lines(getattr(thing, "Settings", None) or getattr(thing, "Options", None)))
+            if kind == "denoiser":
+                _say([f"use:    --set denoiser={name}; look at it: elixir-plugin denoiser info {name} --image-size 32"])
+            return
+    from ..errors import nearest
+
+    known = [each for kind in PART for each in offers[kind]]
+    raise SettingsError("unknown name", found=name, allowed="see 'elixir-plugin list'", hint=nearest(name, known))
+
+
+@program.command()
+def reference() -> None:
+    """Print every setting of everything built in, as Markdown; docs/settings.md is made this way."""
+    from .reference import reference as text
+
+    click.echo(text(), nl=False)
+
+
+@program.command()
+@click.option("--json", "as_json", is_flag=True)
+def plugins(as_json: bool) -> None:
+    """List loaded plugins, their versions and hooks, and what was refused and why."""
+    from ..plugins import plugins as loaded
+
+    loaded().offers()
+    infos = [vars(info) for info in loaded().infos.values()]
+    if as_json:
+        click.echo(json.dumps(infos, indent=2))
+        return
+    for info in infos:
+        click.echo(shown(f"{info['name']} {info['version']}: {', '.join(info['hooks']) or 'no hooks'}"))
+        for fault in [info["broken"], *info["refused"]]:
+            if fault:
+                click.echo(shown(f"  refused: {fault}"))
+
+
+@program.command()
+@click.option("--json", "as_json", is_flag=True)
+def env(as_json: bool) -> None:
+    """Show versions and devices; exit code 1 when something does not fit together."""
+    from ..io.versions import inspect_environment
+
+    report = inspect_environment()
+    if as_json:
+        click.echo(json.dumps(vars(report), indent=2))
+    else:
+        for name, value in {"elixir_plugin": __version__, **report.facts}.items():
+            click.echo(f"{name:<14} {value}")
+        for fault in report.faults:
+            click.echo(f"\nproblem: {fault}", err=True)
+    if report.faults:
+        sys.exit(1)
+
+
+def _say(lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(shown(line))
+
+
+def _tell_progress() -> None:
+    """Print the lines of progress that are logged where there is no terminal to draw a bar on."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("elixir_plugin.progress")
+    logger.setLevel(logging.INFO)
+    logger.handlers = [handler]
+
+
+def _log_to_terminal(level: int) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    handler.setLevel(level)
+    logger = logging.getLogger("elixir_plugin")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)

@@ -1,0 +1,312 @@
+"""``elixir-plugin denoiser …``: train a denoiser on clean images, look into one, see what it does.
+
+Everything slow is imported inside the commands, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import SettingsError
+from .text import shown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..diffusion.denoisers.base import Denoiser
+    from ..diffusion.plan import Plan
+    from ..diffusion.schedule import NoiseLevel
+
+FAMILIAR = (100, 4000)  # the noise level of ECLIPSE, in a cosine chain: 6.4/255
+SHARES = (0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 0.75, 1.0)  # of the trained steps, shown as noise levels
+FACTS = (
+    "class",
+    "network",
+    "parameters",
+    "image",
+    "stride",
+    "schedule",
+    "variance",
+    "timesteps",
+    "trained",
+    "fingerprint",
+)
+SHOWN = ("origin", "source", "identity", "seed", "device")  # of the card, as they are
+
+_device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
+_seed = click.option("--seed", default=0, show_default=True, help="Of all random draws.")
+_size = click.option("--image-size", type=click.IntRange(1, 4096), help="Edge length, for a denoiser of any size.")
+_channels = click.option("--channels", type=click.Choice(["1", "3"]), default="3", show_default=True)
+
+
+@click.group()
+def denoiser() -> None:
+    """Train, inspect and try diffusion denoisers."""
+
+
+@denoiser.command()
+@click.option("--clean", type=click.Path(path_type=Path), required=True, help="Folder of clean images, any layout.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the denoiser.")
+@click.option("--preset", help="paper, fast or cpu (default: cpu on a CPU, fast on a GPU).")
+@click.option("-s", "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting; repeatable.")
+@click.option("--resize", type=click.IntRange(8, 4096), help="Edge length to resize images to.")
+@_channels
+@_seed
+@_device
+@click.option("-q", "--quiet", is_flag=True, help="No progress, no summary.")
+def train(
+    *,
+    clean: Path,
+    out: Path,
+    preset: str | None,
+    assignments: tuple[str, ...],
+    resize: int | None,
+    channels: str,
+    seed: int,
+    device: str,
+    quiet: bool,
+) -> None:
+    """Train a denoiser on clean images; labels are not needed. Run the same command again to go on after a stop."""
+    from ..core.context import Context, resolve_device  # noqa: PLC0415
+    from ..core.settings import parse_assignments  # noqa: PLC0415  (as all imports in commands: slow)
+    from ..diffusion.fit.settings import FitSettings  # noqa: PLC0415
+    from ..diffusion.fit.train import finished, fit_into, state_file  # noqa: PLC0415
+    from ..io.images import read_pictures  # noqa: PLC0415
+
+    place = resolve_device(device)
+    preset = preset or ("cpu" if place.type == "cpu" else "fast")
+    settings = FitSettings.build(parse_assignments(assignments), preset=preset, where="denoiser train")
+    images = read_pictures(clean, int(channels), resize)
+    context = Context(seed=seed, device=place, quiet=quiet)
+    done = finished(out, images, settings, context)
+    if not (done or quiet):
+        state = "going on from" if state_file(out).exists() else "state kept in"
+        _say(
+            f"{len(images)} images of {images.image_shape}, preset {preset}, network {settings.size}, "
+            f"{settings.iterations} iterations of {settings.batch_size} on {place.type}; {state} {state_file(out)}"
+        )
+    made = fit_into(out, images, settings, context)
+    if not quiet:
+        curve = made.card["curves"]["loss"]
+        _say(f"{'already done: ' if done else ''}{made.parameters:,} parameters, t* ≤ {made.trained_steps}")
+        _say(f"loss {curve[0]:.4f} → {curve[-1]:.4f} (means of {made.card['curves']['block']} iterations)")
+        for note in context.notes:
+            _say(f"note: {note}")
+        _say(f"denoiser: {out}")
+        _say(f"see what it does: elixir-plugin denoiser sample {out} --images {clean} --out grid.png")
+
+
+@denoiser.command()
+@click.argument("source")
+@_size
+@_channels
+@click.option("--json", "as_json", is_flag=True)
+def info(*, source: str, image_size: int | None, channels: str, as_json: bool) -> None:
+    """Show what the denoiser SOURCE is: a folder, owner/name on the Hub, or a plugin's name."""
+    from ..diffusion.denoisers.denoiser import find_denoiser  # noqa: PLC0415
+
+    facts = _facts(find_denoiser(source, image_size=image_size, channels=int(channels)))
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    card = facts["card"]
+    rows = {key: facts[key] for key in FACTS} | {key: card.get(key) for key in SHOWN}
+    if isinstance(card.get("images"), dict):
+        rows["images"] = ", ".join(str(card["images"].get(key)) for key in ("count", "shape", "fingerprint"))
+    for key in ("settings", "final", "versions"):
+        if isinstance(card.get(key), dict):
+            rows[key] = ", ".join(f"{name}={_short(value)}" for name, value in card[key].items())
+    for key, value in rows.items():
+        if value is not None:
+            _say(f"{key + ':':<13}{value}")
+    _say("\nnoise levels (t* in the denoiser's own chain, noise in pixel scale)")
+    for row in facts["levels"]:
+        _say(f"  t* = {row['steps']:>5} of {row['of']}   σ = {255 * row['sigma']:7.2f}/255")
+
+
+@denoiser.command()
+@click.argument("source")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="PNG file for the grid.")
+@click.option("--from-noise", is_flag=True, help="Make images from nothing but noise.")
+@click.option("--images", type=click.Path(path_type=Path), help="Folder of images to noise and purify.")
+@click.option("--level", metavar="STEPS/OF", help="Noise level t* with its chain length, e.g. 100/4000.")
+@click.option("--sigma", type=float, help="Noise level as noise in pixel scale, e.g. 0.025.")
+@click.option("--steps", type=click.IntRange(1), help="Reverse steps K (default: all).")
+@click.option("--count", type=click.IntRange(1, 64), default=8, show_default=True, help="Number of images.")
+@click.option("--resize", type=click.IntRange(8, 4096), help="Edge length to resize images to.")
+@_size
+@_channels
+@_seed
+@_device
+def sample(
+    *,
+    source: str,
+    out: Path,
+    from_noise: bool,
+    images: Path | None,
+    level: str | None,
+    sigma: float | None,
+    steps: int | None,
+    count: int,
+    resize: int | None,
+    image_size: int | None,
+    channels: str,
+    seed: int,
+    device: str,
+) -> None:
+    """Write a PNG grid that shows what the denoiser SOURCE has learned.
+
+    With --images: rows of original, noised and purified images. With --from-noise: new images, which takes a denoiser
+    that was trained on the whole chain.
+    """
+    from ..core.context import resolve_device  # noqa: PLC0415
+    from ..diffusion.denoisers.denoiser import find_denoiser  # noqa: PLC0415
+    from ..io.images import read_pictures, write_grid  # noqa: PLC0415
+
+    if from_noise and (images is not None or level is not None or sigma is not None):
+        raise SettingsError("--from-noise takes no images and no noise level", where="denoiser sample")
+    chosen = _level(level, sigma)
+    place = resolve_device(device)
+    found = find_denoiser(source, image_size=image_size, channels=int(channels), device=place)
+    if from_noise:
+        made = _from_noise(found, image_size, count, steps, seed)
+        wide = math.ceil(math.sqrt(count))
+        write_grid(out, [made[start : start + wide] for start in range(0, count, wide)])
+        _say(f"{count} images from noise: {out}")
+        return
+    if images is None:
+        raise SettingsError(
+            "what shall be shown?",
+            where="denoiser sample",
+            allowed="--images DIR, or --from-noise",
+            hint=_advice(found),
+        )
+    originals = _batch(read_pictures(images, found.channels, resize, limit=count).read(slice(None)))
+    plan, noised, purified = _there_and_back(found, originals, chosen, steps, seed)
+    write_grid(out, [originals, noised, purified])
+    error = float((purified - originals).square().mean().sqrt()) * 255
+    level_shown = f"t* = {plan.t_star} of {found.schedule.length}, σ = {255 * plan.sigma:.2f}/255"
+    _say(f"rows: original, noised ({level_shown}), purified")
+    _say(f"RMS difference between purified and original: {error:.2f}/255")
+    for note in plan.notes:
+        _say(f"note: {note}")
+    _say(f"grid: {out}")
+
+
+def _level(text: str | None, sigma: float | None) -> NoiseLevel | None:
+    """Read ``STEPS/OF`` or *sigma*; a bare index would mean another noise in every chain."""
+    from ..diffusion.schedule import NoiseLevel  # noqa: PLC0415
+
+    if text is None:
+        return None if sigma is None else NoiseLevel.build({"sigma": sigma}, where="--sigma")
+    if sigma is not None:
+        raise SettingsError("give one noise level", where="denoiser sample", allowed="--level or --sigma")
+    steps, slash, of = text.partition("/")
+    if not slash:
+        raise SettingsError("a noise level names its chain", where="--level", found=text, allowed="e.g. 100/4000")
+    return NoiseLevel.build({"steps": steps, "of": of}, where="--level")
+
+
+def _default_level(found: Denoiser) -> NoiseLevel:
+    """Return ECLIPSE's level, or all that was trained where that is less."""
+    from ..diffusion.schedule import NoiseLevel  # noqa: PLC0415
+
+    level = NoiseLevel(steps=FAMILIAR[0], of=FAMILIAR[1], schedule="cosine")
+    if level.resolve(found.schedule) <= found.trained_steps:
+        return level
+    return NoiseLevel(steps=found.trained_steps, of=found.schedule.length)
+
+
+def _there_and_back(
+    found: Denoiser, originals: Tensor, level: NoiseLevel | None, steps: int | None, seed: int
+) -> tuple[Plan, Tensor, Tensor]:
+    """Return the plan, the noised images as a person may see them, and the purified ones; on the CPU."""
+    import torch  # noqa: PLC0415
+
+    from ..diffusion.noise import normal_noise  # noqa: PLC0415
+    from ..diffusion.plan import Purification, plan  # noqa: PLC0415
+    from ..diffusion.purify import purify_batch  # noqa: PLC0415
+
+    count, channels, height, width = originals.shape
+    resolved = plan(found, Purification(level=level or _default_level(found), steps=steps), (height, width, channels))
+    ids = torch.arange(count)
+    purified = purify_batch(found, resolved, originals, ids, seed).images.cpu()
+    noise = normal_noise(seed, ids, 0, resolved.t_star, resolved.padded_shape, device="cpu")[:, :, :height, :width]
+    return resolved, (originals + resolved.sigma * noise).clamp(0, 1), purified
+
+
+def _from_noise(found: Denoiser, image_size: int | None, count: int, steps: int | None, seed: int) -> Tensor:
+    """Walk the whole chain back from noise; gray images take the place of an image, of which nothing is left there."""
+    import torch  # noqa: PLC0415
+
+    from ..diffusion.plan import Purification, plan  # noqa: PLC0415
+    from ..diffusion.purify import purify_batch  # noqa: PLC0415
+    from ..diffusion.schedule import NoiseLevel  # noqa: PLC0415
+
+    length = found.schedule.length
+    if found.trained_steps < length:
+        raise SettingsError(
+            "this denoiser cannot make images from noise",
+            where="--from-noise",
+            found=f"trained on t* ≤ {found.trained_steps} of {length}: it never saw an image drowned in noise",
+            hint="see what it does to given images: --images DIR",
+        )
+    size = image_size or found.image_size
+    if size is None:
+        raise SettingsError("how large?", where="--from-noise", hint="say which edge length, e.g. --image-size 32")
+    settings = Purification(level=NoiseLevel(steps=length, of=length), steps=steps)
+    gray = torch.full((count, found.channels, size, size), 0.5)
+    resolved = plan(found, settings, (size, size, found.channels))
+    return purify_batch(found, resolved, gray, torch.arange(count), seed).images.cpu()
+
+
+def _advice(found: Denoiser) -> str:
+    if found.trained_steps < found.schedule.length:
+        return f"it was trained on t* ≤ {found.trained_steps} of {found.schedule.length}, so give images"
+    return "it was trained on the whole chain, so both work"
+
+
+def _batch(images: Any) -> Tensor:
+    import torch  # noqa: PLC0415
+
+    from ..core.classifier.classifier import to_batch  # noqa: PLC0415
+
+    return to_batch(images, torch.device("cpu")).contiguous()
+
+
+def _facts(found: Denoiser) -> dict[str, Any]:
+    """Return what can be said of any denoiser, in JSON types; what only networks have is None for the others."""
+    config = getattr(found, "config", None)
+    scale = getattr(found, "timestep_scale", None)
+    length = found.schedule.length
+    levels = sorted({max(1, round(share * found.trained_steps)) for share in SHARES})
+    return {
+        "class": type(found).__name__,
+        "network": None
+        if config is None
+        else f"UNet2DModel {list(config.block_out_channels)}, {config.layers_per_block} blocks per level, "
+        f"{config.in_channels} → {config.out_channels} channels",
+        "parameters": getattr(found, "parameters", None),
+        "image": f"{found.image_size or 'any'} px, {found.channels} channels",
+        "stride": found.stride,
+        "schedule": ", ".join(f"{key} {value}" for key, value in found.schedule.facts().items()),
+        "variance": found.variance,
+        "timesteps": None if scale is None else f"index · {scale:g}",
+        "trained": f"t* ≤ {found.trained_steps} of {length}",
+        "fingerprint": found.fingerprint(),
+        "card": getattr(found, "card", {}),
+        "levels": [{"steps": t, "of": length, "sigma": found.schedule.noise_std(t)} for t in levels],
+    }
+
+
+def _short(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _say(text: str) -> None:
+    click.echo(shown(text))

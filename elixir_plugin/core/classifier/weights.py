@@ -1,0 +1,65 @@
+"""Weights from elsewhere: loaded by name, whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...errors import InputError, few
+from ...io.pickles import is_dense
+
+WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel, DDP and torch.compile put before every name
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """Strip ``DataParallel``, DDP and ``torch.compile`` wrappers."""
+    while True:
+        inner = getattr(module, "_orig_mod", None)
+        if inner is None and isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = module.module
+        if inner is None:
+            return module
+        module = inner
+
+
+def load_by_name(module: nn.Module, state: Any, *, where: str) -> None:
+    """Load a foreign state dict into *module*, matching by name only.
+
+    Wrapper prefixes are stripped. A name that is missing, left over, of another shape or not dense refuses the whole
+    file; only batch-norm step counters may be absent.
+
+    :raises InputError: listing what did not match. *module* is then unchanged.
+    """
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError("not a state dict", where=where, found=type(state).__name__, allowed="names -> tensors")
+    wanted = module.state_dict()
+    given = _unwrapped({str(name): value for name, value in state.items()}, wanted)
+    if odd := [name for name, value in given.items() if not is_dense(value)]:  # their shapes cannot all be asked for
+        raise InputError("weights are not plain numbers", where=where, found=few(odd), allowed="dense tensors")
+    missing = [name for name in wanted if name not in given and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in given if name not in wanted]
+    misshapen = [
+        f"{name} {tuple(given[name].shape)} instead of {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in given and given[name].shape != wanted[name].shape
+    ]
+    faults = {"missing": missing, "left over": unexpected, "other shape": misshapen}
+    if any(faults.values()):
+        raise InputError(
+            "weights do not fit the architecture",
+            where=where,
+            found="; ".join(f"{len(names)} {fault} ({few(names)})" for fault, names in faults.items() if names),
+            allowed=f"the {len(wanted)} names and shapes of {type(module).__name__}",
+            hint="name the architecture the weights were trained with",
+        )
+    module.load_state_dict({name: given.get(name, value) for name, value in wanted.items()})
+
+
+def _unwrapped(given: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Strip a wrapper's prefix that every given name carries and not every wanted name does."""
+    for prefix in WRAPPERS * 2:  # a wrapper may sit in a wrapper
+        if all(name.startswith(prefix) for name in given) and not all(name.startswith(prefix) for name in wanted):
+            given = {name.removeprefix(prefix): value for name, value in given.items()}
+    return given

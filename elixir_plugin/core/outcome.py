@@ -1,0 +1,213 @@
+"""What a defense hands back, and how it is kept on disk: safetensors and JSON, never a pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import OutcomeError
+from ..io.files import atomic_folder, read_json, read_tensors, write_json, write_tensors
+from .augmentation import Augmentation
+from .case import Case, ImageSet, Index
+from .classifier.classifier import Classifier
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A defense's answer for the whole case.
+
+    :param poisoned: True, False, or None for "this defense does not say".
+    :param score: the statistic behind it.
+    :param meaning: what the statistic is, and which values to expect on clean data.
+
+    >>> Verdict(poisoned=True, score=4.2, meaning="−log10 p; clean data stay below 3").poisoned
+    True
+    """
+
+    poisoned: bool | None
+    score: float | None = None
+    meaning: str = ""
+
+
+@dataclass
+class Outcome:
+    """Result of a defense; each part may be absent. ``N`` is the size of the suspect set.
+
+    :param scores: float64 ``[N]``, higher = more suspicious.
+    :param flagged: bool ``[N]``.
+    :param train: the sanitised suspect set, in the order of the suspect set.
+    :param kept: ascending positions of the suspect samples to go on with.
+    :param augmentation: what belongs to training on ``train``, beside the usual crop and flip.
+    :param baked: what was done to the images of ``train`` once, for good; controls do the same to theirs.
+    :param noise_level: relative noise, in pixel scale, that purification added before it denoised; what a control
+        without denoiser has to add.
+    :param model: the repaired or newly trained model, in eval mode.
+    :param undefended: a model trained on the suspect set as it is, where the defense made one on its way; it stands in
+        as "before" for a case without a suspect model, and is a control beside one. Measured, not saved.
+    :param verdict: the answer for the whole case.
+    :param curves: named lists of numbers over steps, epochs or rounds.
+    :param tables: further results in JSON types.
+    :param timings: stage -> seconds.
+    :param notes: what a reader must know.
+
+    >>> outcome = Outcome(scores=np.array([0.1, 0.9]), flagged=np.array([False, True]))
+    >>> outcome.summary()["flagged"]
+    1
+    """
+
+    scores: NDArray[np.float64] | None = None
+    flagged: NDArray[np.bool_] | None = None
+    train: ImageSet | None = None
+    kept: Index | None = None
+    augmentation: Augmentation | None = None
+    baked: Augmentation | None = None
+    noise_level: float | None = None
+    model: Classifier | None = None
+    undefended: Classifier | None = None
+    verdict: Verdict | None = None
+    curves: dict[str, list[float]] = field(default_factory=dict)
+    tables: dict[str, Any] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def check(self, case: Case) -> None:
+        """Hold the outcome against *case*.
+
+        :raises OutcomeError: when a shape, type or index rule is broken.
+        """
+        n = None if case.train is None else len(case.train)
+        for name, kind in (("scores", "f"), ("flagged", "b")):
+            value = getattr(self, name)
+            if value is not None and (value.shape != (n,) or value.dtype.kind != kind):
+                raise OutcomeError(f"{name} must be [{n}]", where=f"outcome.{name}", found=(value.dtype, value.shape))
+        if self.scores is not None and not np.isfinite(self.scores).all():
+            raise OutcomeError("scores must be finite", where="outcome.scores", allowed="finite numbers")
+        if self.kept is not None:
+            _check_kept(self.kept, n)
+        if self.train is not None:
+            _check_train(self.train, case.train)
+        if self.model is not None and self.model.num_classes != case.num_classes:
+            raise OutcomeError(
+                "model has another number of classes", where="outcome.model", found=self.model.num_classes
+            )
+        parts: tuple[Any, ...] = (self.scores, self.flagged, self.train, self.kept, self.model, self.verdict)
+        if all(part is None for part in parts):
+            raise OutcomeError("the outcome is empty", allowed="at least one of scores, flagged, train, kept, model")
+
+    def save(self, folder: Path) -> None:
+        """Write the outcome to *folder*, which appears only when it is complete."""
+        arrays: dict[str, Tensor | NDArray[Any]] = {}
+        for name in ("scores", "flagged", "kept"):
+            if (value := getattr(self, name)) is not None:
+                arrays[name] = value
+        if self.train is not None:
+            arrays |= {
+                "images": self.train.read(slice(None)),
+                "labels": self.train.labels,
+                "ids": self.train.ids,
+            }
+        names = None if self.train is None else self.train.names
+        with atomic_folder(folder) as part:
+            write_tensors(part / "outcome.safetensors", arrays)
+            if self.model is not None:
+                self.model.save(part / "model")
+            write_json(part / "outcome.json", self.summary() | {"names": names})
+
+    @classmethod
+    def load(cls, folder: Path) -> Outcome:
+        """Read an outcome back; the model too when its architecture is known by name."""
+        facts = read_json(folder / "outcome.json")
+        arrays = {name: tensor.numpy() for name, tensor in read_tensors(folder / "outcome.safetensors").items()}
+        train = None
+        if "images" in arrays:
+            train = ImageSet(arrays["images"], arrays["labels"], facts["num_classes"], facts["names"], arrays["ids"])
+        return cls(
+            scores=arrays.get("scores"),
+            flagged=arrays.get("flagged"),
+            train=train,
+            kept=arrays.get("kept"),
+            augmentation=Augmentation.build(facts["augmentation"]) if facts["augmentation"] else None,
+            baked=Augmentation.build(facts["baked"]) if facts.get("baked") else None,
+            noise_level=facts["noise_level"],
+            model=Classifier.load(folder / "model") if (folder / "model").is_dir() else None,
+            verdict=Verdict(**facts["verdict"]) if facts["verdict"] else None,
+            curves=facts["curves"],
+            tables=facts["tables"],
+            timings=facts["timings"],
+            notes=facts["notes"],
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """Return everything but the tensors, in JSON types."""
+        return {
+            "verdict": None if self.verdict is None else vars(self.verdict),
+            "flagged": None if self.flagged is None else int(self.flagged.sum()),
+            "num_classes": None if self.train is None else self.train.num_classes,
+            "augmentation": None if self.augmentation is None else self.augmentation.dump(),
+            "baked": None if self.baked is None else self.baked.dump(),
+            "noise_level": self.noise_level,
+            "curves": self.curves,
+            "tables": self.tables,
+            "timings": self.timings,
+            "notes": self.notes,
+        }
+
+
+def same_outcome(first: Outcome, second: Outcome) -> list[str]:
+    """Return the names of the parts in which two outcomes differ, bit by bit; timings do not count."""
+    different = [
+        name for name in ("scores", "flagged", "kept") if not _same_array(getattr(first, name), getattr(second, name))
+    ]
+    said = ("curves", "tables", "verdict", "augmentation", "baked", "noise_level")
+    different += [name for name in said if not _same_json(first, second, name)]
+    if (first.train is None) != (second.train is None) or (
+        first.train is not None and second.train is not None and first.train.fingerprint() != second.train.fingerprint()
+    ):
+        different.append("train")
+    if _weights(first).keys() != _weights(second).keys() or any(
+        not _same_array(value, _weights(second)[name]) for name, value in _weights(first).items()
+    ):
+        different.append("model")
+    return different
+
+
+def _weights(outcome: Outcome) -> Mapping[str, NDArray[Any]]:
+    if outcome.model is None:
+        return {}
+    return {name: value.detach().cpu().numpy() for name, value in outcome.model.module.state_dict().items()}
+
+
+def _same_json(first: Outcome, second: Outcome, name: str) -> bool:
+    return repr(getattr(first, name)) == repr(getattr(second, name))
+
+
+def _same_array(first: NDArray[Any] | None, second: NDArray[Any] | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return first.dtype == second.dtype and first.shape == second.shape and first.tobytes() == second.tobytes()
+
+
+def _check_kept(kept: Index, n: int | None) -> None:
+    ascending = kept.ndim == 1 and kept.dtype == np.int64 and bool((np.diff(kept) > 0).all())
+    if n is None or not ascending or (len(kept) and not (kept[0] >= 0 and kept[-1] < n)):
+        raise OutcomeError(
+            "kept must be ascending unique int64 positions", where="outcome.kept", found=kept[:10], allowed=f"0..{n}"
+        )
+
+
+def _check_train(train: ImageSet, suspect: ImageSet | None) -> None:
+    if suspect is None or len(train) != len(suspect) or not np.array_equal(train.ids, suspect.ids):
+        raise OutcomeError(
+            "the sanitised set must hold the same samples in the same order as the suspect set",
+            where="outcome.train",
+            found=f"{len(train)} samples",
+            allowed=f"{0 if suspect is None else len(suspect)} samples, ids unchanged; drop samples through 'kept'",
+        )

@@ -1,0 +1,270 @@
+"""Settings: frozen, checked, refusing unknown keys; with presets, YAML, ``--set key=value`` and a stable hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing_extensions import Self
+
+from ..errors import SettingsError, nearest
+
+
+class Settings(BaseModel):
+    """Base of every settings class in the project, and of those of third parties.
+
+    Instances are immutable and hashable by content. Unknown keys and values out of range are refused, all of them
+    in one message. A subclass may offer :attr:`presets`: named sets of values that lie between the defaults and
+    what the user gives.
+
+    >>> from pydantic import Field
+    >>> class Blur(Settings):
+    ...     presets = {"strong": {"radius": 9}}
+    ...     radius: int = Field(3, ge=1, le=31)
+    >>> Blur.build({"radius": "5"}).radius, Blur.build(preset="strong").radius
+    (5, 9)
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
+    whole: ClassVar[bool] = False
+    """Where these settings are nested in others: given in part, they stand for themselves and are not filled up."""
+
+    @classmethod
+    def build(
+        cls, values: Mapping[str, Any] | None = None, *, preset: str | None = None, where: str = "settings"
+    ) -> Self:
+        """Check *values* on top of *preset*, on top of the defaults, and return the settings.
+
+        Nested settings given in part keep the rest of their values, unless their class is :attr:`whole`.
+
+        :param where: how to call these settings in a message, e.g. ``"purify.yaml: settings"``.
+        :raises SettingsError: naming every bad key, what was found and what is allowed.
+        """
+        base = cls._nested_defaults()
+        if preset is not None:
+            if preset not in cls.presets:
+                known = sorted(cls.presets)
+                raise SettingsError(
+                    "unknown preset",
+                    where=where,
+                    found=preset,
+                    allowed=", ".join(known) or "none: these settings have no presets",
+                    hint=nearest(preset, known),
+                )
+            base = cls.overlaid(base, cls.presets[preset])
+        base = cls.overlaid(base, values or {})
+        try:
+            return cls(**base)
+        except ValidationError as error:
+            raise _readable(error, cls, where) from None
+
+    @classmethod
+    def _nested_defaults(cls) -> dict[str, Any]:
+        defaults = {name: field.get_default(call_default_factory=True) for name, field in cls.model_fields.items()}
+        return {name: value.dump() for name, value in defaults.items() if isinstance(value, Settings)}
+
+    @classmethod
+    def overlaid(cls, base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return *base* overlaid with *values*; mappings for nested settings are overlaid in turn.
+
+        >>> from elixir_plugin.training.loop import Recipe
+        >>> Recipe.overlaid({"epochs": 5, "augmentation": {"crop": 1, "flip": True}}, {"augmentation": {"crop": 2}})
+        {'epochs': 5, 'augmentation': {'crop': 2, 'flip': True}}
+        """
+        merged = dict(base)
+        for key, value in values.items():
+            inner = _settings_in(cls, key)
+            below = merged.get(key)
+            if inner is None or inner.whole or not isinstance(value, Mapping) or not isinstance(below, Mapping):
+                merged[key] = value
+            else:
+                merged[key] = inner.overlaid(below, value)
+        return merged
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint())  # fields may hold lists and dicts
+
+    @classmethod
+    def coerce(
+        cls,
+        settings: Settings | Mapping[str, Any] | None,
+        values: Mapping[str, Any],
+        *,
+        preset: str | None = None,
+        where: str = "settings",
+    ) -> Self:
+        """Return settings from what a constructor was given: an object, a mapping or None, and single values."""
+        if isinstance(settings, Settings):
+            if not isinstance(settings, cls):
+                raise SettingsError("settings of another class", where=where, found=type(settings).__qualname__)
+            settings = settings.model_dump()
+        return cls.build({**(settings or {}), **values}, preset=preset, where=where)
+
+    def dump(self) -> dict[str, Any]:
+        """Return the values as JSON types; ``type(s).build(s.dump()) == s``."""
+        return self.model_dump(mode="json")
+
+    def fingerprint(self) -> str:
+        """Return 12 hex digits that depend on the values alone, not on key order, process or machine."""
+        return fingerprint(self.dump())
+
+
+class Source(Settings):
+    """Where a case comes from: an adapter's name, a path, and the adapter's own options."""
+
+    adapter: str = Field(description="name of the adapter")
+    path: str = Field(description="what it reads: a file, a folder, or a name")
+    options: dict[str, Any] = Field({}, description="options of the adapter")
+
+    @classmethod
+    def parse(cls, text: str, options: Mapping[str, Any] | None = None, *, where: str = "--from") -> Source:
+        """Read ``ADAPTER:PATH``, the form of ``--from``."""
+        adapter, colon, path = text.partition(":")
+        if not (adapter and colon and path):
+            raise SettingsError("a source is ADAPTER:PATH", where=where, found=text, allowed="e.g. image_folder:data")
+        return cls(adapter=adapter, path=path, options=dict(options or {}))
+
+
+class RunSpec(Settings):
+    """Everything that defines a run; the content of a run file and of ``run.yaml`` in a run folder."""
+
+    defense: str = Field(description="name of the defense")
+    source: Source = Field(description="where the case is; ADAPTER:PATH is the short form")
+    preset: str | None = Field(None, description="named settings below `settings`")
+    settings: dict[str, Any] = Field({}, description="settings of the defense")
+    retrain: dict[str, Any] | None = Field(None, description="train a model on the sanitised set; see Retraining")
+    controls: bool = Field(False, description="also train models without the denoiser, and on the clean set alone")
+    seed: int = Field(0, ge=0, description="the one seed of the run")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
+    out: str | None = Field(None, description="run folder; default: runs/DEFENSE-CASE-HASH")
+    write_back: bool = Field(True, description="also write files in the toolkit's own format, where it looks for them")
+    write_to: str | None = Field(None, description="write them there instead")
+
+    @classmethod
+    def from_yaml(cls, path: Path) -> RunSpec:
+        """Read a run file. ``source`` may be written short, as ``ADAPTER:PATH``."""
+        values = load_yaml(path)
+        values.pop("identity", None)  # noted in the run.yaml of a run folder
+        if isinstance(values.get("source"), str):
+            values["source"] = Source.parse(values["source"], where=f"{path}: source").dump()
+        return cls.build(values, where=str(path))
+
+    def identity(self) -> str:
+        """Hash of what decides the result: where the output goes does not."""
+        return fingerprint(self.model_dump(mode="json", exclude={"out", "write_back", "write_to"}))
+
+
+def fingerprint(value: Any) -> str:
+    """Hash a JSON value to 12 hex digits, stable across processes and key order.
+
+    >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+    True
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds one mapping.
+
+    :raises SettingsError: when the file is missing, is not YAML, or holds something else.
+    """
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError("file not found", where=path) from None
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or an impossible date
+        raise SettingsError("file is not readable YAML", where=path, found=str(error).splitlines()[0]) from None
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise SettingsError(
+            "the file must hold one mapping", where=path, found=type(value).__name__, allowed="key: value"
+        )
+    return value
+
+
+def parse_assignments(items: Iterable[str], *, where: str = "--set") -> dict[str, Any]:
+    """Read ``key=value`` items; values are YAML, dots nest.
+
+    >>> parse_assignments(["epochs=20", "augmentation.flip=false"])
+    {'epochs': 20, 'augmentation': {'flip': False}}
+    """
+    result: dict[str, Any] = {}
+    for item in items:
+        key, equals, text = item.partition("=")
+        parts = key.strip().split(".")
+        if not equals or not all(parts):
+            raise SettingsError("not an assignment", where=where, found=item, allowed="key=value")
+        try:
+            value = yaml.safe_load(text) if text else ""
+        except (ValueError, yaml.YAMLError):  # ValueError: an impossible date
+            raise SettingsError("value is not YAML", where=f"{where} {key}", found=text) from None
+        target = result
+        for part in parts[:-1]:
+            target = target.setdefault(part, {})
+            if not isinstance(target, dict):
+                raise SettingsError("key is given as a value and as a group", where=where, found=item)
+        if isinstance(target.get(parts[-1]), dict):
+            raise SettingsError("key is given as a value and as a group", where=where, found=item)
+        target[parts[-1]] = value
+    return result
+
+
+def _settings_in(cls: type[Settings], key: str) -> type[Settings] | None:
+    """Return the settings class of field *key*, also where it may be None instead."""
+    field = cls.model_fields.get(key)
+    types = () if field is None else (field.annotation, *get_args(field.annotation))
+    return next((each for each in types if isinstance(each, type) and issubclass(each, Settings)), None)
+
+
+def _readable(error: ValidationError, cls: type[Settings], where: str) -> SettingsError:
+    """Turn pydantic's report into one message that names each key, the value found and what is allowed."""
+    rows, allowed, hints = [], [], []
+    faults = error.errors(include_url=False)
+    for fault in faults:
+        if fault["type"] == "too_short" and any(
+            each["loc"][:-1][: len(fault["loc"])] == fault["loc"] for each in faults
+        ):
+            continue  # its items were refused, and pydantic counts the others
+        key = ".".join(str(part) for part in fault["loc"]) or "(all)"
+        if fault["type"] == "extra_forbidden":
+            known = _keys_beside(cls, fault["loc"])
+            rows.append(f"{key}: unknown key")
+            group = "".join(f" of {part}" for part in reversed(fault["loc"][:-1]) if isinstance(part, str))
+            allowed.append(f"keys{group}: {', '.join(known)}")
+            if (hint := nearest(str(fault["loc"][-1]), known)) is not None:
+                hints.append(f"{key}: {hint}")
+        elif fault["type"] == "missing":
+            rows.append(f"{key}: missing")
+        else:
+            message = fault["msg"][:1].lower() + fault["msg"][1:]
+            rows.append(f"{key} = {fault['input']!r}: {message}" if fault["loc"] else message)
+    return SettingsError(
+        "settings refused",
+        where=where,
+        found="; ".join(rows),
+        allowed="; ".join(dict.fromkeys(allowed)) or None,
+        hint="; ".join(hints) or None,
+    )
+
+
+def _keys_beside(cls: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
+    """Return the keys allowed where *loc* points to, also inside nested settings."""
+    model = cls
+    for part in loc[:-1]:
+        if isinstance(part, int):  # an item of a list: its model is found with the list
+            continue
+        field = model.model_fields.get(str(part))
+        types = () if field is None else (field.annotation, *get_args(field.annotation))
+        inner = [each for each in types if isinstance(each, type) and issubclass(each, BaseModel)]
+        if not inner:
+            return []
+        model = inner[0]
+    return list(model.model_fields)

@@ -1,0 +1,186 @@
+"""How Confusion Training decides: from what confused models say of all samples to classes, samples and a verdict.
+
+Nothing is trained here.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...core.context import Context
+from ...core.outcome import Outcome, Verdict
+from .data import Material
+from .scoring import (
+    ClassEvidence,
+    Exceedance,
+    Floats,
+    Mask,
+    centred,
+    class_evidence,
+    exceedances,
+    flag_classes,
+    joint_vote,
+    own,
+)
+from .settings import ConfusionSettings
+
+_VOTES = {"all": "under the least convinced of", "median": "for the median of"}
+
+
+@dataclass(frozen=True)
+class Testimony:
+    """What one confused model says: logits of the suspect set, of confused clean samples and of held-out ones."""
+
+    suspect: NDArray[np.float32]
+    clean: NDArray[np.float32]
+    held_out: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What all rounds found.
+
+    :param rounds: one testimony per round.
+    :param features: ``[N, d]`` of the suspect set under the last confused model.
+    :param curves: one value per round.
+    """
+
+    rounds: list[Testimony]
+    features: NDArray[np.float32]
+    curves: dict[str, list[float]]
+
+
+def conclude(finding: Finding, material: Material, settings: ConfusionSettings, context: Context) -> Outcome:
+    """Decide on classes, report their isolated samples, and say what it rests on."""
+    labels, last = material.labels, finding.rounds[-1]
+    predicted = last.suspect.argmax(1)
+    evidence = class_evidence(
+        finding.features, predicted, labels, material.inspected, dims=settings.pca_dims, eps=settings.pca_eps
+    )
+    jury = finding.rounds[-settings.jury :]
+    beliefs = [centred(each.suspect, each.clean) for each in jury]
+    calm = [own(centred(each.held_out, each.clean), material.held_out_labels) for each in jury]
+    tests = _tests(beliefs, calm, material, settings)
+    classes = flagged_classes(evidence, tests, settings) & material.inspected
+    belief = np.mean(beliefs, axis=0)
+    scores = own(belief, labels)
+    seen = material.inspected[labels]
+    # where clean samples were never confused, being fitted says nothing: below all others, so that no list begins there
+    scores[~seen] = scores[seen].min(initial=0.0)
+    by_ratio = settings.rule == "ratio"
+    isolated = ((predicted if by_ratio else belief.argmax(1)) == labels) & seen
+    if settings.decision == "ungated":
+        flagged, withheld = isolated, 0
+    else:
+        least = -math.inf if by_ratio else _level(np.mean(calm, axis=0), settings.strays)
+        flagged = isolated & classes[labels] & (scores > least)
+        withheld = int((isolated & ~classes[labels]).sum())
+    for note in _notes(evidence, finding, withheld):
+        context.note(note)
+    table = [
+        {"class": k, **asdict(evidence[k]), **asdict(tests[k]), "flagged": bool(classes[k])}
+        for k in range(material.num_classes)
+    ]
+    return Outcome(
+        scores=scores,
+        flagged=flagged,
+        kept=np.flatnonzero(~flagged),
+        verdict=_verdict(evidence, tests, bool(classes.any()), settings),
+        curves=finding.curves,
+        tables={"classes": table, "ungated": np.flatnonzero(isolated).tolist()},
+    )
+
+
+def _tests(
+    beliefs: list[Floats], calm: list[Floats], material: Material, settings: ConfusionSettings
+) -> list[Exceedance]:
+    """Return the test of each class that the last models agree on; for one that is not inspected, p = 1.
+
+    :param beliefs: ``[N, C]`` of the suspect set, one per model.
+    :param calm: ``[h]`` of the held-out samples at their label, one per model.
+    """
+    rows = material.witnesses
+    labels = material.labels[rows]
+    votes = [
+        exceedances(own(mine[rows], labels), labels, theirs, material.held_out_labels, material.num_classes,
+                    strays=settings.strays)
+        for mine, theirs in zip(beliefs, calm, strict=True)
+    ]  # fmt: skip
+    tests = [joint_vote(each, settings.vote) for each in zip(*votes, strict=True)]
+    return [
+        test if inspected else Exceedance(0, 1.0) for test, inspected in zip(tests, material.inspected, strict=True)
+    ]
+
+
+def _level(held_out: Floats, strays: float) -> float:
+    """Return the score that all but a share ``strays`` of the held-out clean samples stay below."""
+    if not len(held_out):
+        return -math.inf
+    return float(np.sort(held_out)[::-1][int(strays * len(held_out))])
+
+
+def flagged_classes(evidence: list[ClassEvidence], tests: list[Exceedance], settings: ConfusionSettings) -> Mask:
+    """Return which classes the rule flags."""
+    ratios = np.array([each.log_ratio for each in evidence])
+    by_ratio = flag_classes(ratios, settings.threshold, settings.top_threshold)
+    p = np.array([each.p for each in tests])
+    by_test = p < settings.p_value
+    return {
+        "ratio": by_ratio,
+        "held_out": by_test,
+        "both": by_ratio & by_test,
+        "guarded": (by_ratio & by_test) | (p < settings.sure),
+    }[settings.rule]
+
+
+def _verdict(
+    evidence: list[ClassEvidence], tests: list[Exceedance], poisoned: bool, settings: ConfusionSettings
+) -> Verdict:
+    if settings.rule == "ratio":
+        return Verdict(
+            poisoned,
+            max(each.log_ratio for each in evidence),
+            f"largest log-likelihood ratio of a class; above {math.log(settings.top_threshold):.2f} it flags the "
+            "class. Clean sets are flagged now and then: the rule needs no poison to fire",
+        )
+    smallest = min(each.p for each in tests)
+    least = -math.log10(settings.p_value)
+    needs = {
+        "held_out": f"Above {least:g} the class is flagged",
+        "both": f"Above {least:g} the class is flagged if its likelihood ratio agrees",
+        "guarded": f"Above {least:g} the class is flagged if its likelihood ratio agrees, above "
+        f"{-math.log10(settings.sure):g} in any case",
+    }[settings.rule]
+    return Verdict(
+        poisoned,
+        -math.log10(max(smallest, 1e-300)),
+        "−log10 of the smallest p-value of a class: that its suspects are fitted better than nearly all held-out "
+        f"clean samples by chance, {_VOTES[settings.vote]} the last confused models. {needs}. Of 15 clean "
+        "subsets of CIFAR-10, 2 were flagged when this was measured",
+    )
+
+
+def _notes(evidence: list[ClassEvidence], finding: Finding, withheld: int) -> list[str]:
+    """Return what a reader must know about this result."""
+    notes = []
+    undecidable = [str(k) for k, each in enumerate(evidence) if each.state == "undecidable"]
+    if undecidable:
+        notes.append(
+            f"undecidable for the likelihood ratio: classes {', '.join(undecidable)} are fitted as a whole; they "
+            "are all poison, or confusion never reached them"
+        )
+    if any(each.state == "not finite" for each in evidence):
+        notes.append("features of some classes are not finite: their likelihood ratio counts as 1")
+    left = finding.curves["confused_accuracy"][-1]
+    if left > 2 / len(evidence):
+        notes.append(
+            f"confusion did not take: the last model still predicts {left:.0%} of the clean samples it should "
+            "misread; use more confusion_steps or a higher confusion_lr"
+        )
+    if withheld:
+        notes.append(f"{withheld} more samples are isolated, in classes that are not flagged (tables: ungated)")
+    return notes

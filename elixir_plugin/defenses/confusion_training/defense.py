@@ -1,0 +1,184 @@
+"""Confusion Training (Qi, Xie, Wang, Wu, Mahloujifar, Mittal, USENIX Security 2023, arXiv 2205.13616).
+
+Training on deliberately mislabelled clean images destroys the ordinary link from image to label. Only samples whose
+label follows from something else, a trigger, can still be fitted. Each of K + 1 rounds
+
+1. pretrains a base model on the suspects distilled so far,
+2. confuses a copy of it: most of the loss pulls reserved clean images to wrong labels, a small part pulls suspects
+   to their own,
+3. ranks all suspects by their loss under the confused model and distils the lowest.
+
+Then each class is tested, and isolated samples of flagged classes (those still predicted as their label) are reported.
+The default schedule is that of the reference code (Unispac/Fight-Poison-With-Poison).
+
+The reference tests a class for being two populations (rule ``ratio``). That needs no poison to fire. Rule
+``held_out`` sets clean samples aside that no model ever sees, and flags a class when its suspects are fitted better
+than nearly all of those by more than chance; the last few confused models test on their own, and the median counts.
+It can fire without poison too, because suspects that were distilled are memorised. Rule ``both`` demands that the two
+agree; the default, ``guarded``, does so unless the second is beyond doubt. With ``witnesses``, some suspects are kept
+out of all training and the held-out rule looks at these alone: then nothing is memorised, and its p-values are honest,
+at the price of fewer samples to learn from.
+
+Of a flagged class, the reference reports all isolated samples under the last model; here they must be isolated under
+the mean of the last models, and fitted better than nearly all held-out samples.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...core.case import Case, Index
+from ...core.classifier.classifier import Classifier
+from ...core.context import Context
+from ...core.outcome import Outcome
+from ...core.panels import Panel
+from ...defense import Card, Defense
+from ...errors import InputError
+from ...training.fit import refuse_unknown_architecture
+from .data import Material, Memory, fresh_model, prepare, read_out, refuse_none_held_out, suspect_model
+from .decision import Finding, Testimony, conclude
+from .panels import panels_of
+from .rounds import Round, View, confuse, train_base
+from .scoring import distil, sample_losses
+from .settings import ConfusionSettings
+
+
+class ConfusionTraining(Defense):
+    """Find the poison samples of a suspect set with a small reserved clean set."""
+
+    name = "confusion_training"
+    kind = "detect"
+    needs = frozenset({"train", "clean"})
+    Settings = ConfusionSettings
+    settings: ConfusionSettings
+    card = Card(
+        title="Confusion Training",
+        paper="Qi, Xie, Wang, Wu, Mahloujifar, Mittal: Towards A Proactive ML Approach for Detecting Backdoor Poison "
+        "Samples, USENIX Security 2023, arXiv 2205.13616",
+        year=2023,
+        claims="finds poison samples of all-to-one backdoors down to 0.3 % of the suspect set, cover samples excepted",
+        cost="minutes on a CPU for 2,000 small images (preset small); about 190 epochs of a ResNet-18 on CIFAR-10, "
+        "plus 100 for a suspect model when the case holds none",
+        limits="all-to-all poison is missed; clean-label poison is found only where the trigger is learned; classes "
+        "that the reserved clean set does not hold are not inspected",
+    )
+
+    def check(self, case: Case) -> None:
+        if case.num_classes < 2:
+            raise InputError("confusion needs a wrong label", where="number of classes", found=1, allowed="2 or more")
+        assert case.clean is not None
+        refuse_none_held_out(case.clean, self.settings)
+        refuse_unknown_architecture(self.settings.architecture, case.clean.image_shape[2])
+
+    def defend(self, case: Case, context: Context) -> Outcome:
+        material = prepare(case, self.settings, context)
+        memory = Memory(context, self.settings, case)
+        finding = self._search(case, material, memory, context)
+        with context.stage("decide"):
+            return conclude(finding, material, self.settings, context)
+
+    def panels(self, outcome: Outcome) -> list[Panel]:
+        return panels_of(outcome, self.settings)
+
+    def _search(self, case: Case, material: Material, memory: Memory, context: Context) -> Finding:
+        """Go through all rounds; those that *memory* holds are not trained again."""
+        settings = self.settings
+        taught = material.taught
+        plans = settings.rounds(len(taught), material.num_classes, len(material.clean))
+        reference = self._reference(case, material, memory, context)
+        base = fresh_model(case, settings, context, "base 0")
+        kept = taught
+        curves: dict[str, list[float]] = {}
+        rounds = []
+        for plan in plans:
+            if not settings.warm_start and plan.number:
+                base = fresh_model(case, settings, context, f"base {plan.number}")
+
+            def one_round(
+                plan: Round = plan, base: Classifier = base, kept: Index = kept, reference: Index | None = reference
+            ) -> tuple[dict[str, Tensor], dict[str, float]]:
+                return self._round(plan, base, kept, reference=reference, material=material, context=context)
+
+            found, measured = memory.recall(f"round-{plan.number}", one_round)
+            base.module.load_state_dict({name[5:]: each for name, each in found.items() if name.startswith("base.")})
+            reference = found["reference"].numpy()
+            for name, value in {"distilled": len(kept), **measured}.items():
+                curves.setdefault(name, []).append(value)
+            rounds.append(Testimony(*(found[name].numpy() for name in ("suspect", "clean", "held_out"))))
+            if plan.keep is not None:
+                labels = material.labels[taught]
+                losses = sample_losses(rounds[-1].suspect[taught], labels)
+                kept = taught[distil(losses, labels, material.num_classes, plan.keep, plan.floor)]
+        return Finding(rounds, found["features"].numpy(), curves)
+
+    def _reference(self, case: Case, material: Material, memory: Memory, context: Context) -> Index | None:
+        """Return what the clean samples are predicted as; None: the base model of round 0 will say."""
+        if self.settings.reference == "labels":
+            return material.clean_labels
+        if self.settings.reference == "base0":
+            return None
+
+        def predict() -> tuple[dict[str, Tensor], None]:
+            model = suspect_model(case, material, self.settings, context)
+            return {"reference": read_out(model, material.clean)[0].argmax(1)}, None
+
+        return memory.recall("reference", predict)[0]["reference"].numpy()
+
+    def _round(
+        self,
+        plan: Round,
+        base: Classifier,
+        kept: Index,
+        *,
+        reference: Index | None,
+        material: Material,
+        context: Context,
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Pretrain *base* in place, confuse a copy, and read off what it says of all suspects."""
+        settings, labels = self.settings, material.labels
+        distilled = (material.suspect, kept, labels[kept])
+        everyone = np.arange(len(material.clean))
+        shifted = (material.clean, everyone, (material.clean_labels + 1) % material.num_classes)
+        with context.stage("pretrain"):
+            learned = train_base(
+                base, View(distilled, shifted) if plan.shifted else View(distilled), plan, settings.recipe(), context
+            )
+        if reference is None:
+            reference = read_out(base, material.clean)[0].argmax(1).numpy()
+        with context.stage("confuse"):
+            confused, course = confuse(
+                base,
+                View(distilled),
+                View((material.clean, everyone, reference)),
+                plan,
+                recipe=settings.recipe(),
+                context=context,
+                offsets=settings.offsets,
+                split=settings.bn_mode == "split",
+            )
+        with context.stage("score"):
+            logits, features = read_out(confused, material.suspect, features=plan.keep is None)
+            clean = read_out(confused, material.clean)[0]
+            held_out = read_out(confused, material.held_out)[0] if material.held_out else logits[:0]
+        measured = {
+            "base_loss": learned["loss"][-1] if learned else float("nan"),
+            "confusion_loss": course["confusion_loss"][-1],
+            "confused_accuracy": _share(clean, material.clean_labels),
+            "isolated": _share(logits, labels),
+        }
+        if len(held_out):
+            measured["held_out_accuracy"] = _share(held_out, material.held_out_labels)
+        tensors = {f"base.{name}": value for name, value in base.module.state_dict().items()}
+        tensors |= {
+            "suspect": logits,
+            "clean": clean,
+            "held_out": held_out,
+            "reference": torch.from_numpy(np.array(reference)),
+        }
+        return tensors if features is None else tensors | {"features": features}, measured
+
+
+def _share(logits: Tensor, labels: Index) -> float:
+    return float((logits.argmax(1).numpy() == labels).mean())

@@ -1,0 +1,253 @@
+"""The deciding half of Confusion Training: pure functions of logits, features and labels; nothing is trained here.
+
+``N`` suspect samples, ``C`` classes, ``d`` features. All of it is float64 on the CPU: losses near zero must keep
+their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp, lgamma
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...core.case import Index
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+State = Literal["tested", "too small", "too few isolated", "undecidable", "not inspected", "not finite"]
+Vote = Literal["all", "median"]
+LEAST = 2  # members a group needs before a Gaussian is fitted to it
+
+
+def log_softmax(logits: NDArray[Any]) -> Floats:
+    """Return log-probabilities ``[n, C]``."""
+    values = logits.astype(np.float64)
+    values -= values.max(1, keepdims=True)
+    out: Floats = values - np.log(np.exp(values).sum(1, keepdims=True))
+    return out
+
+
+def sample_losses(logits: NDArray[Any], labels: Index) -> Floats:
+    """Return cross-entropies ``[N]`` in nats.
+
+    float32 would give exactly 0 from a margin of 17 on, and the order among such samples would be arbitrary.
+    """
+    values = logits.astype(np.float64)
+    values -= values.max(1, keepdims=True)
+    own = values[np.arange(len(labels)), labels]
+    out: Floats = np.log(np.exp(values).sum(1)) - own
+    # for a sample fitted well, log(1 + tail) loses the tail: take it from the other classes alone
+    values[np.arange(len(labels)), labels] = -np.inf
+    with np.errstate(over="ignore"):
+        tail = np.exp(values - own[:, None]).sum(1)
+    return np.where(tail < 1, np.log1p(tail), out)
+
+
+def distil(losses: Floats, labels: Index, num_classes: int, keep: float, floor: int) -> Index:
+    """Return the ascending positions of the next distilled set.
+
+    The ``floor(keep · N)`` lowest losses of all, then for every class that has fewer than ``n_c // floor`` among
+    them its next lowest. Equal losses are taken in the order of the set.
+    """
+    order = np.argsort(losses, kind="stable")
+    chosen = np.zeros(len(losses), bool)
+    chosen[order[: int(keep * len(losses))]] = True
+    sizes = np.bincount(labels, minlength=num_classes)
+    for c in np.flatnonzero(sizes // floor):
+        members = order[labels[order] == c]
+        chosen[members[: sizes[c] // floor]] = True  # members chosen above are a prefix of this order
+    return np.flatnonzero(chosen)
+
+
+@dataclass(frozen=True)
+class ClassEvidence:
+    """What the suspect test saw in one class.
+
+    :param samples: n_c, samples labelled with the class.
+    :param isolated: n_1, those of them that the confused model still predicts as the class.
+    :param log_ratio: log of the likelihood ratio LR_c; 0 where there is nothing to test.
+    :param state: whether the ratio was tested, and if not, why.
+    """
+
+    samples: int
+    isolated: int
+    log_ratio: float
+    state: State
+
+
+def class_evidence(
+    features: NDArray[Any], predicted: Index, labels: Index, inspected: Mask, *, dims: int = 2, eps: float = 0.001
+) -> list[ClassEvidence]:
+    """Test each class for being two populations.
+
+    :param features: ``[N, d]`` what enters the head of the confused model.
+    :param predicted: ``[N]`` its predictions.
+    :param inspected: ``[C]`` False for classes that the reserved clean set does not hold: their clean samples were
+        never confused, so that being fitted says nothing.
+    """
+    found = []
+    for c in range(len(inspected)):
+        rows = np.flatnonzero(labels == c)
+        isolated = predicted[rows] == c
+        n, hits = len(rows), int(isolated.sum())
+        ratio, state = 0.0, _state(n, hits, bool(inspected[c]))
+        if state == "tested":
+            ratio = log_likelihood_ratio(features[rows], isolated, dims=dims, eps=eps)
+            if not np.isfinite(ratio):
+                ratio, state = 0.0, "not finite"
+        found.append(ClassEvidence(n, hits, ratio, state))
+    return found
+
+
+def _state(n: int, hits: int, inspected: bool) -> State:
+    if not inspected:
+        return "not inspected"
+    if n < 2 * LEAST:
+        return "too small"
+    if hits < LEAST:
+        return "too few isolated"
+    return "undecidable" if hits > n - LEAST else "tested"
+
+
+def log_likelihood_ratio(features: NDArray[Any], isolated: Mask, *, dims: int = 2, eps: float = 0.001) -> float:
+    """Return log LR of one class: one Gaussian for isolated and one for other samples, against the latter alone.
+
+    ``1/n_c`` times the sum over isolated samples of the gap between the two log-densities; terms of other samples
+    cancel. Features are first projected on their *dims* main directions.
+
+    :param features: ``[n, d]``.
+    :param isolated: ``[n]``, at least two True and two False.
+    :returns: NaN when the features are not finite.
+    """
+    values = features.astype(np.float64)
+    if not np.isfinite(values).all():
+        return np.nan
+    values -= values.mean(0)
+    _, vectors = np.linalg.eigh(values.T @ values)  # exact, ascending
+    points = values @ vectors[:, -dims:]
+    inside, outside = points[isolated], points[~isolated]
+    gap = _log_density(inside, inside, eps) - _log_density(inside, outside, eps)
+    return float(gap.sum() / len(features))
+
+
+def _log_density(points: Floats, sample: Floats, eps: float) -> Floats:
+    """Return log-densities of *points* under the Gaussian fitted to *sample*, up to the constant both share."""
+    covariance = np.atleast_2d(np.cov(sample, rowvar=False)) + eps * np.eye(points.shape[1])
+    gap = points - sample.mean(0)
+    mahalanobis = (gap * np.linalg.solve(covariance, gap.T).T).sum(1)
+    out: Floats = -0.5 * (mahalanobis + np.linalg.slogdet(covariance)[1])
+    return out
+
+
+def flag_classes(log_ratios: Floats, threshold: float, top_threshold: float) -> Mask:
+    """Return which classes the likelihood ratio flags: all above *threshold*, and the largest above *top_threshold*.
+
+    Ratios that are not finite neither flag nor count for the largest.
+    """
+    ratios = np.where(np.isfinite(log_ratios), log_ratios, -np.inf)
+    top = (ratios == ratios.max()) & (ratios > np.log(top_threshold))
+    out: Mask = (ratios > np.log(threshold)) | top
+    return out
+
+
+def centred(logits: NDArray[Any], clean_logits: NDArray[Any]) -> Floats:
+    """Return log-probabilities ``[n, C]`` minus their median over clean images of all kinds, class by class.
+
+    A confused model that calls everything a ship calls ships ships as well; against its bias, that says nothing.
+
+    :param clean_logits: ``[M, C]`` of the same model on reserved clean samples.
+    """
+    out: Floats = log_softmax(logits) - np.median(log_softmax(clean_logits), axis=0)
+    return out
+
+
+def own(values: Floats, labels: Index) -> Floats:
+    """Return the value ``[n]`` of ``[n, C]`` that each sample has at its label."""
+    out: Floats = values[np.arange(len(labels)), labels]
+    return out
+
+
+@dataclass(frozen=True)
+class Exceedance:
+    """How many suspects of a class are fitted better than nearly all held-out clean samples, and how likely that is.
+
+    :param above: k of the n suspects exceed all but *strays* of the h held-out samples.
+    :param p: probability of k or more, were suspects and held-out samples drawn alike; for the best of the numbers of
+        strays tried, times how many were tried.
+    :param strays: j held-out samples that are fitted as well.
+    """
+
+    above: int
+    p: float
+    strays: int = 0
+
+
+def exceedances(
+    surplus: Floats,
+    labels: Index,
+    held_out: Floats,
+    held_out_labels: Index,
+    num_classes: int,
+    *,
+    strays: float = 0.0,
+) -> list[Exceedance]:
+    """Test for each class whether its suspects are fitted better than clean samples that were never trained on.
+
+    With n suspects, h held-out samples and no difference between them, the number of held-out samples among the
+    k + j largest values is hypergeometric: exact, and without assumptions on the distribution. All j up to a share of
+    h are tried, because a single held-out sample that happens to be fitted would hide any number of poison samples.
+
+    Held-out samples of all classes serve every class, so classes must be made alike first. Some are harder to confuse
+    as a whole; that is no sign of poison. So a class has to pass twice, as it is and above its own base line: the
+    lower quartile of its suspects, which poison does not reach unless it makes up three quarters of the class, and
+    then the best held-out sample of the class takes its place. The larger p-value counts.
+
+    :param surplus, held_out: centred log-probability of suspects ``[N]`` and held-out samples ``[h]`` at their label.
+    :param strays: share of the held-out samples that may be fitted as well as the suspects; 0: none.
+    """
+    if not len(held_out):
+        return [Exceedance(0, 1.0)] * num_classes
+    base = np.zeros(num_classes)
+    for c in np.unique(labels):
+        own = held_out[held_out_labels == c]
+        base[c] = min(np.quantile(surplus[labels == c], 0.25), own.max(initial=-np.inf) if len(own) else 0.0)
+    most = int(strays * len(held_out))
+    as_is = _exceedances(surplus, labels, held_out, num_classes, most)
+    relative = _exceedances(surplus - base[labels], labels, held_out - base[held_out_labels], num_classes, most)
+    return [max(pair, key=lambda each: each.p) for pair in zip(as_is, relative, strict=True)]
+
+
+def _exceedances(surplus: Floats, labels: Index, held_out: Floats, num_classes: int, most: int) -> list[Exceedance]:
+    h = len(held_out)
+    levels = np.sort(held_out)[::-1][: most + 1]
+    found = []
+    for c in range(num_classes):
+        mine = surplus[labels == c]
+        tried = []
+        for j, level in enumerate(levels):
+            k = int((mine > level).sum())
+            tried.append(Exceedance(k, min(1.0, len(levels) * _chance(k, j, len(mine), h)), j))
+        found.append(min(tried, key=lambda each: each.p))
+    return found
+
+
+def _chance(k: int, j: int, n: int, h: int) -> float:
+    """Return the probability that of the k + j largest of n + h values drawn alike at most j are among the h."""
+    total = _log_choose(n + h, k + j)
+    ways = [_log_choose(h, i) + _log_choose(n, k + j - i) for i in range(min(j, h) + 1) if k + j - i <= n]
+    return min(1.0, sum(exp(each - total) for each in ways))
+
+
+def _log_choose(n: int, k: int) -> float:
+    return lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)
+
+
+def joint_vote(votes: Sequence[Exceedance], how: Vote) -> Exceedance:
+    """Return the vote that counts: the one with the largest p-value, or with the median one (of two, the larger)."""
+    ranked = sorted(votes, key=lambda each: each.p)
+    return ranked[-1] if how == "all" else ranked[len(votes) // 2]

@@ -1,0 +1,55 @@
+"""D3, what the report shows of it."""
+
+from __future__ import annotations
+
+from ...core.outcome import Outcome
+from ...core.panels import Level, Lines, Panel, Series, Table
+
+SHOWN = 6  # layers as lines of their own
+
+
+def panels_of(outcome: Outcome, eps: float) -> list[Panel]:
+    """Return how far the weights moved, how the clean loss went, and what was left at the end."""
+    curves, tables = outcome.curves, outcome.tables
+    distances = {name.removeprefix("distance/"): each for name, each in curves.items() if name.startswith("distance/")}
+    farthest = sorted(distances, key=lambda name: -distances[name][-1])[:SHOWN]
+    panels: list[Panel] = []
+    if farthest:
+        panels.append(
+            Lines(
+                title="Distance from the received weights",
+                caption="‖W − W⁰‖ / ‖W⁰‖ of each selected layer, 2 at most. Far is what D3 seeks; how far alone does "
+                "not tell how much of the backdoor is gone."
+                + (f" The {SHOWN} layers that moved most." if len(distances) > SHOWN else ""),
+                series=[Series(name=name, y=distances[name]) for name in farthest],
+                x_label="epoch",
+                y_label="distance ratio",
+            )
+        )
+    losses = [
+        Series(name=name.replace("_", " "), y=curves[name]) for name in ("clean_loss", "penalty") if name in curves
+    ]
+    if losses:
+        panels.append(
+            Lines(
+                title="Clean loss",
+                caption="Mean cross-entropy on the reserved clean set in nats, and what of it lies above ε: the price "
+                "that keeps the weights where clean images are still recognised.",
+                series=losses,
+                levels=[Level(name="ε", value=eps)],
+                x_label="epoch",
+                y_label="nats",
+            )
+        )
+    ratios = tables.get("distance_ratio", {})
+    if ratios:
+        start = tables.get("start_distance_ratio", {})
+        panels.append(
+            Table(
+                title="Selected layers",
+                caption="Distance ratio where the descent started, and where it ended.",
+                header=["layer", "start", "end"],
+                rows=[[name, start.get(name), value] for name, value in list(ratios.items())[:40]],
+            )
+        )
+    return panels

@@ -1,0 +1,183 @@
+"""Settings of DataElixir and its presets; the symbols are those of the released code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from ...core.augmentation import Augmentation
+from ...core.case import ImageSet
+from ...core.settings import Settings
+from ...diffusion.fit.settings import FitSettings
+from ...diffusion.purify import Purification
+from ...diffusion.schedule import NoiseLevel
+from ...training.loop import Recipe
+from .select import Selection
+from .target import Detection
+
+LEVEL: dict[str, Any] = {"steps": 150, "of": 1000, "schedule": "linear"}  # T: noise of 66/255 relative to the image
+FULL: dict[str, Any] = {"level": LEVEL, "rounds": 5, "steps": None, "dense_below": 0}
+FEW: dict[str, Any] = {"level": LEVEL, "rounds": 5, "steps": 10, "dense_below": 5}
+PLAIN_FIT: dict[str, Any] = {"schedule": "linear", "length": 1000, "learn_sigma": False}  # the chain LEVEL counts in
+CPU_FIT: dict[str, Any] = {**FitSettings.presets["cpu"], **PLAIN_FIT, "t_train_max": None}
+RELEASED_RULE: dict[str, Any] = {
+    "mode": "mad",
+    "z_threshold": 2.0,
+    "side": "both",
+    "smoothing": 0,
+    "min_anomalies": 0,
+    "min_share": 0,
+    "mad_floor": 0,
+    "min_effect": 0,
+}
+SMALL_WALK: dict[str, Any] = {
+    # one round: chained, what a small denoiser blurs in the first looks like some other class after the third
+    "purification": {"level": LEVEL, "rounds": 1, "steps": 8, "dense_below": 3},
+    "states": 3,
+    "threshold": 1,
+}
+PAPER: dict[str, Any] = {
+    "purification": FULL,
+    "variance": "fixed_large",
+    "states": 10,
+    "threshold": 5,
+    "rebalance": False,
+    "detection": {"mode": "mad"},
+}
+
+
+class Walk(Purification):
+    """How images are purified; defaults are those of DataElixir, few-step: 14 evaluations per round."""
+
+    level: NoiseLevel = Field(NoiseLevel(**LEVEL), description="T; how deep each round goes")
+    rounds: int = Field(5, ge=1, le=100, description="n, chained: each starts from what the one before left")
+    steps: int | None = Field(10, ge=1, description="steps of the walk back, evenly spaced; None: all")
+    dense_below: int = Field(5, ge=0, description="visit every index below this one; at least `states`")
+
+
+class Training(Recipe):
+    """How the probe, the benign model and the final model are trained; defaults are those of the released code."""
+
+    epochs: int = Field(100, ge=1)
+    lr: float = Field(0.01, gt=0)
+    augmentation: Augmentation = Augmentation(crop=4, flip=True)
+
+
+class DataElixirSettings(Settings):
+    """Settings of DataElixir.
+
+    The defaults are few-step: 70 network evaluations per image instead of 750; and they rebalance, because a target
+    class that has most of its samples set aside is hardly learned by the benign model, which then relabels all of
+    them. ``paper``: the full procedure.
+    ``parity``: the released code with its faults (but images that no step touches stay as they are). ``small``: a few
+    thousand images on a CPU, with a denoiser trained on the spot. ``demo``: seconds.
+    """
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": PAPER,
+        "parity": {
+            **PAPER,
+            "quantise": "truncate",
+            "jump_beyond": True,
+            "detection": RELEASED_RULE,
+            "selection": {"ssim": "vol3d", "window": 3},
+            "train_final": False,
+        },
+        "small": {
+            **SMALL_WALK,
+            "architecture": "fast_resnet",
+            "fit": CPU_FIT,
+            "recipe": {"epochs": 30, "lr": 0.05},
+            "fine_tune_lr": 0.01,
+        },
+        "demo": {
+            "probe": "case",
+            "fit": {**CPU_FIT, "iterations": 150, "batch_size": 16, "lr": 1e-3, "ema_decay": 0.98},
+            "purification": {"level": LEVEL, "rounds": 2, "steps": 3, "dense_below": 1},
+            "states": 1,
+            "threshold": 1,
+            "recipe": {"epochs": 8, "lr": 0.05, "batch_size": 64, "augmentation": {"crop": 1, "flip": False}},
+            "fine_tune_lr": 0.01,
+            "train_final": False,
+        },
+    }
+
+    denoiser: str | None = Field(
+        None, description="diffusers folder, Hub name or registered name; default: train one on the reserved clean set"
+    )
+    force_denoiser: bool = Field(False, description="take a denoiser that was trained on images of the suspect set")
+    fit: FitSettings = Field(
+        FitSettings.build({**PLAIN_FIT, "size": "small", "dropout": 0.1}, preset="fast").model_copy(
+            update={"t_train_max": None}
+        ),
+        description="how a denoiser is trained; t_train_max defaults to what the level needs",
+    )
+    purification: Walk = Walk()
+    variance: Literal["auto", "fixed_large", "fixed_small"] = Field(
+        "auto",
+        description="of the noise of each step back, unless the denoiser learned it; small leaves less noise after "
+        "few steps, but raises false alarms where mode mad decides; auto: large there, else small",
+    )
+    states: int = Field(5, ge=1, le=1000, description="m, images kept from the end of each round")
+    keep: Literal["states", "predictions"] = Field(
+        "states", description="what is kept of the last steps: the states, or the images predicted from them"
+    )
+    threshold: int = Field(3, ge=1, description="τ, votes from which a second label counts; about half of `states`")
+    anchor: Literal["predicted", "given"] = Field(
+        "predicted", description="what a stable label is compared with: the prediction on the original, or its label"
+    )
+    drop_stable_after: int | None = Field(
+        None,
+        ge=1,
+        description="stop purifying samples whose label has not moved in so many rounds; may hide a target class",
+    )
+    detect_per_class: int | None = Field(
+        None, ge=10, description="find target classes on so many samples per class, then purify those classes alone"
+    )
+    detection: Detection = Detection()
+    selection: Selection = Selection()
+    probe: Literal["train", "case"] = Field(
+        "train", description="the classifier that votes: trained here on the suspect set, or the case's model"
+    )
+    architecture: str | None = Field(None, description="default: that of the case's model, else preactresnet18")
+    recipe: Training = Training()
+    fine_tune_lr: float = Field(0.002, gt=0, description="of the benign model's second stage")
+    verify_unanimous: bool = Field(False, description="let the benign model confirm unanimous labels too")
+    purify_all_in_target: bool = Field(
+        False, description="replace the images of stable samples of target classes too (clean-label attacks)"
+    )
+    rebalance: bool = Field(
+        True, description="fill target classes up with purified copies while the benign model is trained"
+    )
+    train_final: bool = Field(True, description="train a fresh model on the repaired set")
+    quantise: Literal["round", "truncate"] = Field("round", description="of purified images; truncate: released code")
+    jump_beyond: bool = Field(False, description="noise one step deeper than the walk back starts (released code)")
+
+    @model_validator(mode="after")
+    def _drops_before_the_end(self) -> Self:
+        if self.drop_stable_after is not None and self.drop_stable_after >= self.purification.rounds:
+            raise ValueError("`drop_stable_after` must be less than purification.rounds, or nothing is saved")
+        return self
+
+    @model_validator(mode="after")
+    def _jump_beyond_is_walked_back(self) -> Self:
+        if self.jump_beyond and self.purification.sampler != "ddpm":  # the step in front would leave nothing but zeros
+            raise ValueError("`jump_beyond` needs purification.sampler=ddpm")
+        return self
+
+    def walk_variance(self, clean: ImageSet | None) -> Literal["fixed_large", "fixed_small"]:
+        """Return the variance, auto decided by the rule that finds target classes.
+
+        :param clean: the reserved clean set.
+        """
+        if self.variance != "auto":
+            return self.variance
+        return "fixed_large" if self.detection.rule(clean) == "mad" else "fixed_small"
+
+    @property
+    def slots(self) -> int:
+        """M: images per sample, the original included."""
+        return self.purification.rounds * self.states + 1

@@ -1,0 +1,180 @@
+"""Image variations and distillation (Struppek, Hentschel, Poth, Hintersdorf, Kersting, NeurIPS workshop on Backdoors in
+Deep Learning 2023, arXiv 2310.06372).
+
+The model that is deployed never sees a suspect image.
+
+1. A teacher is trained on the suspect set as it is; it may be backdoored.
+2. A diffusion model makes variations of every image, suspicious or not. They keep what the image shows, and lose what
+   is small or looks like noise. They are stored under the given label.
+3. A student is trained on the variations alone, from the given labels and from what the teacher, which sees no trigger
+   in them, says about each.
+
+Losses follow the released code; its faults are mended: K variations per image belong to their image, each has its own
+seed, and work can be resumed.
+
+The released code never mixes suspect images in; ``mixing`` does, and is off.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ...core.case import Case, ImageSet
+from ...core.classifier.classifier import Classifier
+from ...core.context import Context
+from ...core.outcome import Outcome
+from ...core.panels import Panel
+from ...defense import Card, Defense
+from ...diffusion.generators.base import ImageGenerator
+from ...errors import InputError, MissingNeedError
+from ...io.files import plain
+from ...training.fit import refuse_unknown_architecture
+from .estimate import estimate
+from .generator import Loaded, choose_backend, load_generator, load_to_time, refuse_store
+from .models import Trainer, mixed
+from .outcome import compare, notes_on, sanitised
+from .panels import panels_of
+from .preview import sheet
+from .settings import ImageVariationsSettings
+from .strength import Strength, at_strength, find_strength
+from .variations import Maker, Variations, make_variations
+
+
+class ImageVariations(Defense):
+    """Train a student on variations of the suspect images, distilled from a suspect teacher."""
+
+    name = "image_variations"
+    kind = "train"
+    needs = frozenset({"train", "generator"})
+    learns_clean = True
+    Settings = ImageVariationsSettings
+    settings: ImageVariationsSettings
+    card = Card(
+        title="Image variations",
+        paper="Struppek, Hentschel, Poth, Hintersdorf, Kersting: Leveraging Diffusion-Based Image Variations for "
+        "Robust Training on Poisoned Data, NeurIPS workshop on Backdoors in Deep Learning 2023, arXiv 2310.06372",
+        year=2023,
+        claims="a student without backdoor from a poisoned set, without clean data and without detecting poison",
+        cost="one variation per image (50 steps, or `strength` of them) and two classifier trainings; with a pipeline "
+        "at 512 px about 70 TFLOP per image, 2 GPU-hours per 10,000",
+        limits="only as good as the generator: with a tenth of the triggers kept the backdoor passes to the student; "
+        "clean-label poisons and natural objects as triggers survive; a generator that was trained on the suspect "
+        "images paints triggers back in",
+    )
+
+    def check(self, case: Case) -> None:
+        settings = self.settings
+        if case.num_classes < 2:
+            raise InputError("nothing to distil", where="number of classes", found=1, allowed="2 or more")
+        if settings.teacher == "case" and case.model is None:
+            raise MissingNeedError(
+                "this case holds no suspect model to take as teacher",
+                where="settings of image_variations: teacher=case",
+                hint="use a record that holds one, or teacher=train",
+            )
+        refuse_store(case, settings)
+        assert case.train is not None
+        refuse_unknown_architecture(settings.architecture, case.train.image_shape[2])
+        if settings.student_data == "variations":
+            self.refuse_no_generator(case)
+
+    def refuse_no_generator(self, case: Case) -> None:
+        """Refuse a case for which :meth:`prepare_generator` finds nothing; to be overridden together with it."""
+        choose_backend(case, self.settings)
+
+    def prepare_generator(self, case: Case, context: Context) -> Loaded:
+        """Return the generator of the settings."""
+        return load_generator(case, self.settings, context)
+
+    def generator_to_time(self, case: Case, context: Context) -> Loaded:
+        """Return one as fast as that of :meth:`prepare_generator`; to be overridden together with it."""
+        return load_to_time(case, self.settings, context)
+
+    def estimate(self, case: Case, context: Context) -> dict[str, Any]:
+        """Return what a run would cost, measured on a few images; see :mod:`.estimate`.
+
+        :raises ElixirError: for what :meth:`run` would refuse before any work, or once it has its generator.
+        """
+        self.refuse(case)
+        visible = case.visible()
+        makes = self.settings.student_data == "variations"
+        loaded = self.generator_to_time(visible, context) if makes else None
+        return estimate(visible, self.settings, context, loaded, seed=self._seed(context))
+
+    def panels(self, outcome: Outcome) -> list[Panel]:
+        return panels_of(outcome, self.settings.search.agreement)
+
+    def preview(self, case: Case, context: Context, count: int) -> list[Tensor]:
+        """Return rows of an image and its variations, the very ones that a run makes.
+
+        With ``strength: auto``, whose search needs the teacher, one variation per candidate. A denoiser that has to be
+        trained is trained first; a run that follows in the same work folder takes it up.
+        """
+        self.refuse(case)
+        visible = case.visible()
+        assert visible.train is not None
+        loaded = self.prepare_generator(visible, context)
+        return sheet(loaded.generator, self.settings, visible.train, count, seed=self._seed(context), context=context)
+
+    def defend(self, case: Case, context: Context) -> Outcome:
+        assert case.train is not None
+        settings, train = self.settings, case.train
+        if train.images.dtype != np.uint8 and settings.student_data == "variations":
+            context.note("variations are made of images rounded to 256 levels; this set is in float")
+        with context.workplace("image_variations") as folder:
+            trainer = Trainer(settings, context, folder if context.work_dir is not None else None)
+            if settings.student_data == "originals":
+                teacher = trainer.make_teacher(case)
+                student = trainer.make_student(case, train, teacher)
+                context.note("a control: the student was trained on the suspect images themselves")
+                return Outcome(model=student, undefended=teacher, curves=trainer.curves)
+            with context.stage("generator"):
+                loaded = self.prepare_generator(case, context)
+            teacher = trainer.make_teacher(case)
+            with context.stage("strength"):
+                strength = find_strength(
+                    loaded.generator, case.clean, teacher, settings, context=context, folder=folder
+                )
+            for note in [*loaded.notes, *strength.notes]:
+                context.note(note)
+            generator = at_strength(loaded.generator, strength.value)
+            kept = folder if settings.variations is None else Path(settings.variations)
+            with context.stage("variations"):
+                made = make_variations(
+                    Maker(generator, settings, train, self._seed(context)), kept, context, "making variations"
+                )
+            scores, rows = compare(teacher, train, made.images, settings.num_variations)
+            student = trainer.make_student(case, mixed(made.images, train, settings.mixing, context), teacher)
+            outcome = self._outcome(train, made, student, teacher)
+        outcome.scores = scores
+        outcome.curves = {**trainer.curves, **_curve(strength)}
+        outcome.tables = plain({"generator": _facts(loaded, generator, strength), "classes": rows, **made.counts})
+        return outcome
+
+    def _outcome(self, train: ImageSet, made: Variations, student: Classifier, teacher: Classifier) -> Outcome:
+        """Return student, teacher, and the variations as sanitised set where they can stand for its images."""
+        settings = self.settings
+        fits = made.images.image_shape == train.image_shape
+        notes = notes_on(made.counts, settings.variations, settings.num_variations, fits=fits)
+        if settings.mixing:
+            notes.append(f"mixing: the student also saw {100 * settings.mixing:.0f} % of the suspect images")
+        replaced = sanitised(train, made.images, settings.num_variations)
+        return Outcome(train=replaced, model=student, undefended=teacher, notes=notes)
+
+    def _seed(self, context: Context) -> int:
+        return context.derive_seed("image_variations", "variations")
+
+
+def _curve(strength: Strength) -> dict[str, list[float]]:
+    return {"strength": strength.tried, "strength_agreement": strength.agreement} if strength.tried else {}
+
+
+def _facts(loaded: Loaded, generator: ImageGenerator, strength: Strength) -> dict[str, Any]:
+    """Return where the variations come from, for the tables."""
+    known = generator.facts() if hasattr(generator, "facts") else {}
+    chosen = {} if strength.value is None else {"strength": strength.value, "strength_chosen": strength.how}
+    return {**loaded.facts, **known, **chosen, "fingerprint": generator.fingerprint()}

@@ -1,0 +1,222 @@
+"""Image variations, what a run would cost: variations, network evaluations, seconds on this device, bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...core.case import Case, ImageSet
+from ...core.context import Context
+from ...diffusion.fit.timing import STEPS, seconds_per_answer, seconds_per_view
+from ...diffusion.generators.base import AdjustableGenerator, ImageGenerator
+from .generator import Loaded
+from .models import Trainer, asking, takes_case_model
+from .pace import Pace, evaluations, measure
+from .settings import ImageVariationsSettings
+from .strength import at_strength, possible, without_search
+from .variations import Maker, already_made, as_rgb
+
+
+def estimate(
+    case: Case, settings: ImageVariationsSettings, context: Context, loaded: Loaded | None, *, seed: int
+) -> dict[str, Any]:
+    """Return the cost of a run, measured on a few images; nothing is kept.
+
+    With ``strength: auto`` it depends on what is found: the middle candidate is assumed; the numbers at most hold when
+    all are tried and the highest is taken.
+
+    :param loaded: the generator; None when the student learns from the suspect images.
+    :param seed: of the variations.
+    :returns: in JSON types: ``generator``, ``denoiser``, ``strength`` in words; ``variations`` of the suspect images,
+        ``variations_kept``, how many of them are there already, ``variations_tried`` in the search;
+        ``nfe_per_variation``, ``nfe_total`` and ``nfe_at_most``, where the generator says so;
+        ``seconds_per_1000_variations``, ``minutes_for_variations``; ``seconds`` per stage, ``seconds_total``,
+        ``seconds_at_most``; ``disk_bytes`` of variations, at most; ``memory_bytes`` of images.
+    :raises RunError: when the folder of the variations belongs to other settings, or cannot be written.
+    """
+    assert case.train is not None
+    held = 2 * len(case.train) * int(np.prod(case.train.image_shape)) * case.train.images.dtype.itemsize
+    if loaded is None:
+        seconds = _learning(case, settings, context, case.train).stages
+        return {"seconds": seconds, "seconds_total": sum(seconds.values()), "disk_bytes": 0, "memory_bytes": held}
+    maker = Maker(loaded.generator, settings, case.train, seed)
+    making = _making(maker, loaded, case.clean, context)  # first, because it may refuse
+    learning = _learning(case, settings, context, _like_variations(maker))
+    pace = measure(_set_to(maker, making.most), context.device)
+    likely, most = (making.seconds(each, pace, learning.per_answer) for each in (making.likely, making.most))
+    total = sum(likely.values()) + sum(learning.stages.values())
+    return {
+        **making.facts(),
+        "seconds_per_1000_variations": 1000 * pace.seconds(making.evaluations(making.likely.strength)),
+        "minutes_for_variations": likely["variations"] / 60,
+        "seconds": likely | learning.stages,
+        "seconds_total": total,
+        "seconds_at_most": total + sum(most.values()) - sum(likely.values()),
+        "disk_bytes": making.disk_bytes,
+        "memory_bytes": held + making.count * making.bytes_each,
+    }
+
+
+@dataclass(frozen=True)
+class Course:
+    """One way that a run may go: the strength that it uses, and those that it tries before."""
+
+    strength: float | None
+    tried: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class Making:
+    """What a run would make.
+
+    :param clean: reserved clean images, of which some are tried on.
+    :param likely, most: ways that it may go.
+    :param words: which strength.
+    :param kept: variations that are there already.
+    :param sure: whether the run takes them, whatever it finds.
+    """
+
+    maker: Maker
+    loaded: Loaded
+    clean: int
+    likely: Course
+    most: Course
+    words: str
+    kept: int
+    sure: bool
+
+    @property
+    def count(self) -> int:
+        """Variations of the suspect images, N · K."""
+        return len(self.maker.images) * self.maker.count
+
+    @property
+    def per_strength(self) -> int:
+        """Variations that a strength is tried on."""
+        return min(self.clean, self.maker.settings.search.images)
+
+    @property
+    def bytes_each(self) -> int:
+        """Of a variation."""
+        return int(np.prod(self.maker.shape))
+
+    @property
+    def disk_bytes(self) -> int:
+        """Of variations to be made, at most; a store takes all its room when it is begun."""
+        return (len(self.most.tried) * self.per_strength + (0 if self.kept else self.count)) * self.bytes_each
+
+    def evaluations(self, strength: float | None) -> int | None:
+        """Return the network evaluations per variation; None where that is not known."""
+        return evaluations(at_strength(self.maker.generator, strength))
+
+    def seconds(self, course: Course, pace: Pace, per_answer: float) -> dict[str, float]:
+        """Return the seconds per stage.
+
+        :param per_answer: seconds that the teacher takes for an image.
+        """
+        tried = sum(pace.seconds(self.evaluations(each)) + per_answer for each in course.tried)
+        return {
+            "generator": self.loaded.fitting or 0.0,
+            "strength": self.per_strength * (tried + per_answer * bool(course.tried)),
+            "variations": (self.count - self.kept) * pace.seconds(self.evaluations(course.strength)),
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """Return what does not have to be measured."""
+        found: dict[str, Any] = {"generator": self.loaded.name}
+        if self.loaded.fitting is not None:
+            found["denoiser"] = f"would be trained on {self.clean:,} reserved clean images; an untrained one was timed"
+        found |= {"strength": self.words, "variations": self.count, "variations_kept": self.kept}
+        if self.kept and not self.sure:
+            found["kept_if"] = "denoiser and strength come out as before; else a run refuses their folder"
+        found["variations_tried"] = len(self.likely.tried) * self.per_strength
+        each = self.evaluations(self.likely.strength)
+        if each is not None:
+            found |= {
+                "nfe_per_variation": each,
+                "nfe_total": self._evaluations_of(self.likely),
+                "nfe_at_most": self._evaluations_of(self.most),
+            }
+        return found
+
+    def _evaluations_of(self, course: Course) -> int:
+        tried = sum(self.evaluations(each) or 0 for each in course.tried)
+        return (self.count - self.kept) * (self.evaluations(course.strength) or 0) + self.per_strength * tried
+
+
+def _making(maker: Maker, loaded: Loaded, clean: ImageSet | None, context: Context) -> Making:
+    likely, most, words = _courses(loaded.generator, clean, maker.settings)
+    sure = loaded.fitting is None and likely == most
+    folder = None if context.work_dir is None else context.work_dir / "image_variations"
+    if maker.settings.variations is not None:
+        folder = Path(maker.settings.variations)
+    kept = 0 if folder is None else already_made(_set_to(maker, likely), folder, sure=sure)
+    return Making(maker, loaded, len(clean or ()), likely, most, words, kept, sure)
+
+
+def _courses(
+    generator: ImageGenerator, clean: ImageSet | None, settings: ImageVariationsSettings
+) -> tuple[Course, Course, str]:
+    """Return the likely course and the longest one, and in words which strength that is."""
+    known = without_search(generator, clean, settings)
+    if known is not None:
+        course = Course(known.value)
+        return course, course, known.how if known.value is None else f"{known.value:.3g}, {known.how}"
+    assert isinstance(generator, AdjustableGenerator)
+    candidates = possible(generator, settings)
+    middle = (len(candidates) - 1) // 2
+    likely = Course(candidates[middle], candidates[: middle + 2])  # the search ends with the first one too strong
+    words = f"searched among {', '.join(f'{each:.3g}' for each in candidates)}; {candidates[middle]:.3g} assumed"
+    return likely, Course(candidates[-1], candidates), words
+
+
+def _set_to(maker: Maker, course: Course) -> Maker:
+    return dataclasses.replace(maker, generator=at_strength(maker.generator, course.strength))
+
+
+@dataclass(frozen=True)
+class Learning:
+    """Seconds of what classifiers do: per stage, and for one answer of the teacher."""
+
+    stages: dict[str, float]
+    per_answer: float
+
+
+def _learning(case: Case, settings: ImageVariationsSettings, context: Context, shown: ImageSet) -> Learning:
+    """Return what teacher and student cost, from a few batches.
+
+    :param shown: images of the size that the student learns from.
+    """
+    assert case.train is not None
+    trainer, recipe, suspects = Trainer(settings, context, None), settings.recipe.resolved(), case.train
+    few = shown.subset(np.arange(min(len(shown), STEPS * recipe.batch_size)))
+    teacher = trainer.start_of_teacher(case)
+    per_answer = seconds_per_answer(teacher, few, recipe.batch_size)
+    per_view = seconds_per_view(trainer.start_of_student(case, few), few, recipe, context)
+    variations = 0 if settings.student_data == "originals" else len(suspects) * settings.num_variations
+    seen = variations + round(settings.mixing * len(suspects)) if variations else len(suspects)
+    asked = {"once": 1, "mirrored": 2, "always": recipe.epochs}[asking(settings)] if settings.distill else 0
+    teaching = 0.0
+    if not takes_case_model(case, settings):
+        alike = few.image_shape == suspects.image_shape  # the architecture always is
+        per_suspect = per_view if alike else seconds_per_view(teacher, suspects, recipe, context)
+        teaching = recipe.epochs * len(suspects) * per_suspect
+    return Learning(
+        {
+            "train teacher": teaching,
+            "train student": seen * (recipe.epochs * per_view + asked * per_answer),
+            "compare": (len(suspects) + variations) * per_answer if variations else 0.0,
+        },
+        per_answer,
+    )
+
+
+def _like_variations(maker: Maker) -> ImageSet:
+    """Return some suspect images in the size of variations."""
+    few = maker.images.subset(np.arange(min(len(maker.images), STEPS * maker.settings.recipe.batch_size)))
+    return ImageSet(maker.stored(as_rgb(few.read(slice(None)))), few.labels, few.num_classes)

@@ -1,0 +1,276 @@
+"""Checks of denoiser folders that anybody may have written: nothing in them is believed before it is checked.
+
+A folder holds ``config.json`` and weights of a ``UNet2DModel``, and the ``scheduler_config.json`` of its chain; either
+side by side, or in ``unet/`` and ``scheduler/`` as diffusers pipelines do.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import torch
+from pydantic import ConfigDict, Field, model_validator
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from ...core.classifier.weights import load_by_name
+from ...core.settings import Settings
+from ...errors import InputError, SettingsError, few
+from ...io.files import read_json, read_tensors, read_torch
+from ...io.pickles import holds_all
+from ..schedule import Schedule
+from .base import Variance
+from .unet import instantiate, refuse_missing_groupnorm
+
+WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")  # the first one found is read
+SCHEDULERS = ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler")
+VARIANCES: dict[str, Variance] = {
+    "fixed_small": "fixed_small",
+    "fixed_small_log": "fixed_small",
+    "fixed_large": "fixed_large",
+    "fixed_large_log": "fixed_large",
+    "learned_range": "learned_range",
+}
+
+Down = Literal["DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"]
+Up = Literal["UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"]
+Side = Annotated[int, Field(ge=1, le=4096)]
+Width = Annotated[int, Field(ge=1, le=2048)]
+Levels = Field(min_length=1, max_length=8)
+
+C = TypeVar("C", bound=Settings)
+
+
+class UNetConfig(Settings):
+    """Arguments of ``UNet2DModel`` that are accepted, with diffusers' own defaults; everything else is refused."""
+
+    sample_size: Side | tuple[Side, Side] | None = None
+    in_channels: Literal[1, 3] = 3
+    out_channels: Literal[1, 2, 3, 6] = 3
+    center_input_sample: Literal[False] = False
+    time_embedding_type: Literal["positional"] = "positional"
+    time_embedding_dim: Annotated[int, Field(ge=1, le=8192)] | None = None
+    freq_shift: float = Field(0, ge=0, le=1)
+    flip_sin_to_cos: bool = True
+    down_block_types: Annotated[tuple[Down, ...], Levels] = (
+        "DownBlock2D",
+        "AttnDownBlock2D",
+        "AttnDownBlock2D",
+        "AttnDownBlock2D",
+    )
+    mid_block_type: Literal["UNetMidBlock2D"] | None = "UNetMidBlock2D"
+    up_block_types: Annotated[tuple[Up, ...], Levels] = ("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D")
+    block_out_channels: Annotated[tuple[Width, ...], Levels] = (224, 448, 672, 896)
+    layers_per_block: int = Field(2, ge=1, le=8)
+    mid_block_scale_factor: float = Field(1, gt=0, le=100)
+    downsample_padding: int = Field(1, ge=0, le=1)
+    downsample_type: Literal["conv", "resnet"] = "conv"
+    upsample_type: Literal["conv", "resnet"] = "conv"
+    dropout: float = Field(0.0, ge=0, lt=1)
+    act_fn: Literal["silu", "swish", "mish", "gelu", "relu"] = "silu"
+    attention_head_dim: Width | None = 8
+    norm_num_groups: Width = 32
+    attn_norm_num_groups: Width | None = None
+    norm_eps: float = Field(1e-5, gt=0, lt=1)
+    resnet_time_scale_shift: Literal["default", "scale_shift"] = "default"
+    add_attention: bool = True
+    class_embed_type: Literal[None] = Field(None, description="class-conditional networks are not taken")
+    num_class_embeds: Literal[None] = None
+    num_train_timesteps: Annotated[int, Field(ge=1, le=100_000)] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        levels = {len(self.block_out_channels), len(self.down_block_types), len(self.up_block_types)}
+        if len(levels) > 1:
+            raise ValueError("block_out_channels, down_block_types and up_block_types differ in length")
+        if self.out_channels not in (self.in_channels, 2 * self.in_channels):
+            raise ValueError(
+                f"out_channels = {self.out_channels}: must be in_channels = {self.in_channels}, or twice that"
+            )
+        return self
+
+    @property
+    def stride(self) -> int:
+        """Both image sides must be a multiple of this."""
+        return int(2 ** (len(self.block_out_channels) - 1))
+
+
+class SchedulerConfig(Settings):
+    """What counts in a scheduler config. Keys that only say how diffusers would sample are passed over."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, validate_default=True)
+
+    num_train_timesteps: int = Field(1000, ge=1, le=100_000)
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
+    beta_start: float = Field(1e-4, gt=0, lt=1)
+    beta_end: float = Field(0.02, gt=0, lt=1)
+    trained_betas: Literal[None] = Field(None, description="betas given one by one are not taken")
+    rescale_betas_zero_snr: Literal[False] = False
+    prediction_type: Literal["epsilon"] = "epsilon"
+    predict_epsilon: Literal[True] = Field(True, description="an older name")
+    variance_type: Literal["fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned_range"] = (
+        "fixed_small"
+    )
+
+    @model_validator(mode="after")
+    def _sound_chain(self) -> Self:
+        if self.beta_start > self.beta_end:
+            raise ValueError(f"beta_start = {self.beta_start} lies above beta_end = {self.beta_end}")
+        try:
+            self.schedule()
+        except SettingsError as error:
+            raise ValueError(f"{error.where}: {error.what}; found {error.found}, allowed {error.allowed}") from None
+        return self
+
+    def schedule(self) -> Schedule:
+        """Return the chain."""
+        return Schedule.from_diffusers(self.beta_schedule, self.num_train_timesteps, self.beta_start, self.beta_end)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Where the files of a denoiser folder are."""
+
+    config: Path
+    weights: Path
+    scheduler: Path
+
+
+def find_parts(folder: Path) -> Parts:
+    """Find configs and weights in *folder*.
+
+    :raises InputError: naming what is missing.
+    """
+    config = _first([folder / "unet/config.json", folder / "config.json"])
+    scheduler = _first([folder / "scheduler/scheduler_config.json", folder / "scheduler_config.json"])
+    base = (folder / "unet" if config is None else config.parent) if (folder / "unet").is_dir() else folder
+    weights = _first([base / name for name in WEIGHTS])
+    wanted = {"config.json": config, WEIGHTS[0]: weights, "scheduler_config.json": scheduler}
+    missing = [name for name, path in wanted.items() if path is None]
+    if missing or config is None or weights is None or scheduler is None:
+        raise InputError(
+            "not a complete denoiser folder",
+            where=folder,
+            found=f"missing: {', '.join(missing)}",
+            allowed="unet/config.json, unet/diffusion_pytorch_model.safetensors and scheduler/scheduler_config.json, "
+            "or the three files side by side",
+            hint="a copy or download may have stopped halfway: fetch the folder again",
+        )
+    return Parts(config, weights, scheduler)
+
+
+def read_unet_config(path: Path) -> tuple[UNetConfig, dict[str, Any]]:
+    """Read and check a network's ``config.json``.
+
+    :returns: the checked arguments, and the keys that begin with an underscore, as they are.
+    :raises InputError: for another class of network, an unknown argument, or a value out of bounds.
+    """
+    values = _mapping(path)
+    _refuse_class(values.get("_class_name"), ("UNet2DModel",), path)
+    private = {key: value for key, value in values.items() if key.startswith("_")}
+    return _checked(UNetConfig, {key: values[key] for key in values.keys() - private.keys()}, path), private
+
+
+def read_scheduler_config(path: Path) -> SchedulerConfig:
+    """Read and check a ``scheduler_config.json``.
+
+    :raises InputError: for an unknown scheduler, schedule, kind of prediction or of variance; what is allowed is said.
+    """
+    values = _mapping(path)
+    _refuse_class(values.get("_class_name"), SCHEDULERS, path)
+    return _checked(SchedulerConfig, values, path)
+
+
+def load_unet(config: UNetConfig, parts: Parts) -> nn.Module:
+    """Build the network and fill it; no more memory is taken than the weight file accounts for.
+
+    :raises InputError: when config and weights do not belong together, or the network lost its GroupNorm.
+    """
+    arguments = config.model_dump(exclude_defaults=True)  # older versions of diffusers do not know all of them
+    try:
+        with torch.device("meta"):
+            unet = instantiate(arguments)
+    except (ValueError, TypeError, AssertionError, RuntimeError, ZeroDivisionError) as error:
+        found = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError("network cannot be built", where=parts.config, found=found) from None
+    refuse_missing_groupnorm(unet, parts.config)
+    weights = {_modern(name): value for name, value in read_weights(parts.weights).items()}
+    have, need = (sum(each.numel() for each in values) for values in (weights.values(), unet.parameters()))
+    have = min(have, parts.weights.stat().st_size)  # many names may stand for one tensor
+    if have < need:
+        raise InputError(
+            "weights do not fit the network",
+            where=parts.weights,
+            found=f"{have:,} numbers",
+            allowed=f"{need:,}, by {parts.config.name}",
+        )
+    unet = unet.to_empty(device="cpu")
+    load_by_name(unet, weights, where=str(parts.weights))
+    broken = [name for name, value in unet.state_dict().items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        raise InputError("weights are not finite", where=parts.weights, found=few(broken))
+    return unet.eval().requires_grad_(False)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a weight file: safetensors, or a torch file that holds tensors and no more.
+
+    :raises InputError: when it is damaged, asks for anything that is not plain data, or holds a tensor that is not
+        dense or larger than its memory.
+    """
+    if path.suffix == ".safetensors":
+        return read_tensors(path)
+    state = read_torch(path)
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError("not a state dict", where=path, found=type(state).__name__, allowed="names -> tensors")
+    odd = [str(name) for name, value in state.items() if not holds_all(value)]
+    if odd:
+        raise InputError("weights are not plain numbers", where=path, found=few(odd), allowed="dense tensors")
+    return {str(name): value for name, value in state.items()}
+
+
+_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def _modern(name: str) -> str:
+    """Return a weight's present name; attention layers were called otherwise in older files.
+
+    >>> _modern("mid_block.attentions.0.proj_attn.bias")
+    'mid_block.attentions.0.to_out.0.bias'
+    """
+    found = re.fullmatch(r"(.*\.attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)", name)
+    return f"{found[1]}.{_OLD_ATTENTION[found[2]]}.{found[3]}" if found else name
+
+
+def _first(paths: list[Path]) -> Path | None:
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise InputError("a config holds one mapping", where=path, found=type(values).__name__, allowed="{…}")
+    return values
+
+
+def _refuse_class(name: object, known: tuple[str, ...], path: Path) -> None:
+    if name not in known:
+        raise InputError(
+            "unknown scheduler" if known == SCHEDULERS else "unknown network",
+            where=f"{path}: _class_name",
+            found=name,
+            allowed=", ".join(known),
+        )
+
+
+def _checked(cls: type[C], values: dict[str, Any], path: Path) -> C:
+    """Check *values*; what a file holds is input, not a setting."""
+    try:
+        return cls.build(values, where=str(path))
+    except SettingsError as error:
+        raise InputError(
+            "config refused", where=path, found=error.found, allowed=error.allowed, hint=error.hint
+        ) from None

@@ -1,0 +1,42 @@
+"""Denoisers from the Hugging Face Hub; the one place that may touch the network, and only when no folder is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ...errors import InputError
+
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_CONFIGS = ["config.json", "scheduler_config.json", "unet/config.json", "scheduler/scheduler_config.json", "card.json"]
+_SAFE = ["diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.safetensors"]
+_PICKLED = ["diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.bin"]
+
+
+def is_hub_name(source: str) -> bool:
+    """Whether *source* has the form ``owner/name``."""
+    return _NAME.fullmatch(source) is not None
+
+
+def fetch_from_hub(name: str) -> Path:
+    """Return a local folder with the files of the Hub model *name* (``owner/name``), from the cache where it has them.
+
+    ``HF_HUB_OFFLINE=1`` keeps it to the cache. Safetensors are fetched; pickled weights only where there are none.
+
+    :raises InputError: when it cannot be had, with how to go on from a local folder.
+    """
+    from huggingface_hub import snapshot_download  # noqa: PLC0415  (slow to import)
+
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=_CONFIGS + _SAFE))
+        if not any((folder / each).is_file() for each in _SAFE):
+            folder = Path(snapshot_download(name, allow_patterns=_CONFIGS + _PICKLED))
+    except Exception as error:  # offline, no such model, a proxy in between: the client raises dozens of classes
+        raise InputError(
+            "denoiser cannot be fetched from the Hub",
+            where=name,
+            found=" ".join(f"{type(error).__name__}: {error}".split())[:200],
+            hint=f"where the network is reachable, run 'hf download {name} --local-dir FOLDER'; copy FOLDER here and "
+            "give its path instead of the name",
+        ) from error
+    return folder

@@ -1,0 +1,293 @@
+"""Training a denoiser on clean images, on the project's one training loop. Labels are not needed.
+
+An "epoch" of the loop is a block of iterations: after each, the curves get a point and the state may be written.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ...core.case import ImageSet
+from ...core.classifier.classifier import to_batch
+from ...core.context import Context
+from ...core.settings import fingerprint
+from ...errors import InputError, RunError
+from ...io.distributed import rank_and_world, together
+from ...io.files import read_json, refuse_unwritable, remove_leftovers, write_json
+from ...io.locks import alone
+from ...training.checkpoint import Checkpoint
+from ...training.loop import Objective, Recipe, Samples, train
+from ..denoisers.denoiser import UNetDenoiser, load_denoiser, read_card
+from ..denoisers.unet import architecture_of, build_unet
+from ..plan import padded
+from ..schedule import Schedule
+from .average import WeightAverage
+from .card import identity_of, provenance_card
+from .objective import NoisyBatch, denoising_objective
+from .settings import FitSettings
+
+BLOCK = 250  # iterations between two points of the curves
+SIGN = 5.0  # seconds between two signs of life
+
+
+class NoisyBatches:
+    """Blocks of batches drawn uniformly, with replacement, from ``[0, B)``, each with its noise and indices.
+
+    All draws of a block are functions of (seed, name, number of the block), so training can go on at any block. Copies
+    of the images would change no draw's distribution, so there are none.
+
+    :param padding: rows and columns to add below and to the right, by reflection, as purification does.
+    """
+
+    def __init__(
+        self, images: ImageSet, settings: FitSettings, context: Context, name: str, padding: tuple[int, int] = (0, 0)
+    ) -> None:
+        self._samples = Samples(images, context.device)
+        self._settings, self._context, self._name, self._padding = settings, context, name, padding
+        self.steps = BLOCK
+
+    def epoch(self, number: int) -> Iterator[NoisyBatch]:
+        settings, device = self._settings, self._context.device
+        size, count = settings.batch_size, min(BLOCK, settings.iterations - number * BLOCK)
+        generator = self._context.generator(self._name, "block", number)
+        rows = torch.randint(len(self._samples), (count, size), generator=generator).to(device)
+        indices = torch.randint(settings.trained_steps, (count, size), generator=generator).to(device)
+        for chosen, at in zip(rows, indices, strict=True):
+            images = padded(to_batch(self._samples.pixels(chosen), device), self._padding)
+            noise = _moved(torch.randn(images.shape, generator=generator), device)
+            yield NoisyBatch(images, self._samples.targets[chosen], chosen, noise, at)
+
+
+def _moved(draws: Tensor, device: torch.device) -> Tensor:
+    """Move to *device*; from pinned memory, so that a CUDA device goes on working meanwhile."""
+    return draws.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else draws.to(device)
+
+
+def fit_denoiser(images: ImageSet, settings: FitSettings, context: Context, *, name: str = "denoiser") -> UNetDenoiser:
+    """Train a denoiser on *images*, whose labels play no part.
+
+    With a work folder, the finished denoiser is kept there under *name*, and a call that was killed goes on where it
+    was; both end bit-identical to a call that was not. Where runs share a cache, it is kept there for equal calls of
+    all of them; each counts the seconds that its training took. With neither, nothing is kept.
+
+    :param name: of the random draws, the progress bar, and the folder.
+    :returns: the denoiser with averaged weights, in eval mode, on the context's device.
+    :raises InputError: for a set without images.
+    :raises RunError: when training diverges, or what is in the work folder belongs to other settings or data.
+    """
+    if context.cache is not None:
+        return _fit_once(images, settings, context, name, context.cache)
+    if context.work_dir is None:
+        return _fit(images, settings, context, name, None)[0]
+    return fit_into(context.work_dir / name, images, settings, context, name=name)
+
+
+def _fit_once(images: ImageSet, settings: FitSettings, context: Context, name: str, cache: Path) -> UNetDenoiser:
+    """Return what an equal call has left in *cache*, or leave it there; the seconds of its training count either way.
+
+    A file in the work folder says that an earlier go of this very run trained it, and so has counted them already.
+    """
+    identity = fingerprint([identity_of(images, settings, context, name), context.device.type])
+    folder, timing = cache / f"{name}-{identity}", cache / f"{name}-{identity}.json"
+    sign = None if context.work_dir is None else context.work_dir / f"{name}.trained-here"
+    counted, started = sign is not None and sign.exists(), time.perf_counter()
+    denoiser = fit_into(folder, images, settings, context, name=name, timing=timing, sign=sign)
+    if not counted:
+        context.borrow(max(0.0, read_json(timing)["seconds"] - (time.perf_counter() - started)))
+    return denoiser
+
+
+def fit_into(
+    folder: Path,
+    images: ImageSet,
+    settings: FitSettings,
+    context: Context,
+    *,
+    name: str = "denoiser",
+    timing: Path | None = None,
+    sign: Path | None = None,
+) -> UNetDenoiser:
+    """Train as :func:`fit_denoiser` does and save to *folder*, or load what an equal call has saved there.
+
+    The state of a call under way is in :func:`state_file`, which goes when the folder is there. Under ``torchrun`` rank
+    0 trains, and the others wait for it; so does another process that is to make the same folder.
+
+    :param timing: JSON file that gets the ``seconds`` of the training, those of killed calls up to the last state that
+        they saved; not in *folder*, which is the same however often a call was killed.
+    :param sign: a file that is touched when the training starts, and now and then while it goes on.
+    :raises RunError: when something else is in *folder*.
+    """
+    rank, _ = rank_and_world()
+    with together():
+        if rank == 0 and not finished(folder, images, settings, context, name=name):
+            _refuse_empty(images)
+            refuse_unwritable(folder)
+            with alone(Path(f"{folder.absolute()}.lock")):
+                if not finished(folder, images, settings, context, name=name):  # another process may have been faster
+                    _make(folder, images, settings, context, name, timing=timing, sign=sign)
+        if rank == 0:
+            state_file(folder).unlink(missing_ok=True)
+    return load_denoiser(folder, device=context.device)
+
+
+def _make(
+    folder: Path,
+    images: ImageSet,
+    settings: FitSettings,
+    context: Context,
+    name: str,
+    *,
+    timing: Path | None,
+    sign: Path | None,
+) -> None:
+    """Train, or go on, and save to *folder*; see :func:`fit_into`."""
+    for path in (folder.absolute(), state_file(folder)):
+        remove_leftovers(path.parent, path.name)
+    denoiser, seconds = _fit(images, settings, context, name, state_file(folder), sign=sign)
+    if timing is not None:
+        write_json(timing, {"seconds": seconds})
+    denoiser.save(folder)
+
+
+def state_file(folder: Path) -> Path:
+    """Return where the state of a call under way is kept."""
+    return Path(f"{folder.absolute()}.checkpoint")
+
+
+def finished(
+    folder: Path, images: ImageSet, settings: FitSettings, context: Context, *, name: str = "denoiser"
+) -> bool:
+    """Whether *folder* holds the result of an equal call.
+
+    :raises RunError: when it holds anything else.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    known = read_card(folder).get("identity")
+    if known != identity_of(images, settings, context, name):
+        raise RunError(
+            "folder is in the way",
+            where=folder,
+            found="something else" if known is None else "a denoiser of other settings, images or seed",
+            hint="choose another folder, or remove this one",
+        )
+    return True
+
+
+def _refuse_empty(images: ImageSet) -> None:
+    if not len(images):
+        raise InputError("no images to train a denoiser on", where="clean", found="0 images")
+
+
+def _fit(
+    images: ImageSet,
+    settings: FitSettings,
+    context: Context,
+    name: str,
+    checkpoint: Path | None,
+    *,
+    sign: Path | None = None,
+) -> tuple[UNetDenoiser, float]:
+    """Return a trained denoiser, and the seconds of its training."""
+    _refuse_empty(images)
+    height, width, channels = images.image_shape
+    stride = architecture_of(settings.size, (height, width)).stride
+    padding = (-height % stride, -width % stride)
+    sides = (height + padding[0], width + padding[1])
+    if any(padding):
+        context.note(f"images of {height} × {width} are padded by reflection to {sides[0]} × {sides[1]}")
+    schedule = Schedule(settings.schedule, settings.length)
+    network = build_unet(
+        settings.size,
+        sides[0] if height == width else sides,
+        channels,
+        settings.learn_sigma,
+        dropout=settings.dropout,
+        seed=context.derive_seed(name, "weights"),
+    )
+    network.to(context.device).to(memory_format=torch.channels_last)
+    average = WeightAverage(list(network.parameters()), settings.ema_decay, warmup=settings.ema_warmup)
+    identity = identity_of(images, settings, context, name)
+    recipe = Recipe(
+        epochs=math.ceil(settings.iterations / BLOCK),
+        batch_size=settings.batch_size,
+        optimizer="adamw",
+        lr=settings.lr,
+        weight_decay=0.0,
+        schedule="constant",
+        precision=settings.precision,
+    )
+    objective = denoising_objective(
+        schedule,
+        timestep_scale=settings.timestep_scale,
+        learn_sigma=settings.learn_sigma,
+        device=context.device,
+    )
+    if settings.compile:
+        objective = _through(cast(nn.Module, torch.compile(network)), objective)
+    watch = _Stopwatch(sign)
+
+    def after_step() -> None:
+        average.update()
+        watch.update()
+
+    curves = train(
+        network,
+        NoisyBatches(images, settings, context, name, padding),
+        recipe,
+        context,
+        objective=objective,
+        after_step=after_step,
+        checkpoint=None
+        if checkpoint is None
+        else Checkpoint(checkpoint, {"fit": identity}, {**average.state(), "seconds": watch.seconds}),
+        name=name,
+    )
+    average.apply()
+    network.requires_grad_(False).to(memory_format=torch.contiguous_format)
+    denoiser = UNetDenoiser(
+        network,
+        schedule,
+        variance="learned_range" if settings.learn_sigma else "fixed_small",
+        timestep_scale=settings.timestep_scale,
+        trained_steps=settings.trained_steps,
+        image_size=height if height == width else None,
+        card=provenance_card(images, settings, context, curves, identity=identity, block=BLOCK),
+    )
+    watch.update()
+    return denoiser, float(watch.seconds)
+
+
+class _Stopwatch:
+    """Seconds of a training, as a tensor, so that its checkpoint takes them over into the next go.
+
+    :param sign: a file to touch at once and every few seconds.
+    """
+
+    def __init__(self, sign: Path | None) -> None:
+        self.seconds = torch.zeros((), dtype=torch.float64)
+        self._last = self._touched = time.perf_counter()
+        self._sign = sign
+        if sign is not None:
+            sign.parent.mkdir(parents=True, exist_ok=True)
+            sign.touch()
+
+    def update(self) -> None:
+        now = time.perf_counter()
+        self.seconds += now - self._last
+        self._last = now
+        if self._sign is not None and now - self._touched > SIGN:
+            self._sign.touch()
+            self._touched = now
+
+
+def _through(network: nn.Module, objective: Objective) -> Objective:
+    """Return *objective* with *network*, a compiled twin, in the place of the one that is trained."""
+    return lambda _, batch: objective(network, batch)

@@ -1,0 +1,173 @@
+"""Pipelines on disk: found, checked, loaded. The network is asked only for a model that the user names."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...errors import InputError, SettingsError
+from ...io.files import read_json
+from ..denoisers.hub import is_hub_name
+
+INDEX = "model_index.json"
+LIBRARIES = ("diffusers", "transformers", "stable_diffusion", "versatile_diffusion")  # a class from elsewhere is code
+LEFT_OUT = ("safety_checker",)
+_CLASS = re.compile(r"[A-Za-z_]\w*")
+_SAFE = re.compile(r"(diffusion_pytorch_)?model(-\d+-of-\d+)?\.safetensors")  # as the two libraries name weights
+
+
+def load_pipeline(
+    pipeline: str, accepted: Collection[str], source: str | None, *, default: str, dtype: torch.dtype
+) -> tuple[Any, str]:
+    """Return a pipeline on the CPU, and where it came from.
+
+    :param pipeline: class in diffusers.
+    :param accepted: classes that a folder may say it is for.
+    :param source: local folder, or Hub name that may be downloaded; None: *default*, from the cache alone.
+    :raises InputError: when the weights cannot be had, or belong to another pipeline.
+    :raises SettingsError: when transformers is not installed.
+    """
+    cls = pipeline_class(pipeline)
+    folder = Path(source) if source is not None and Path(source).is_dir() else None
+    if folder is None:
+        folder = _from_hub(cls, source, default)
+    refuse_other_pipeline(folder, accepted)
+    try:
+        pipe = cls.from_pretrained(
+            str(folder),
+            torch_dtype=dtype,
+            local_files_only=True,
+            use_safetensors=only_safe(folder) or None,
+            **_left_out(cls),
+        )
+    except Exception as error:  # the two libraries raise dozens of classes for a damaged file
+        raise InputError(
+            "pipeline cannot be loaded",
+            where=folder,
+            found=_short(error),
+            allowed=f"a complete diffusers folder of {pipeline}",
+            hint="fetch the folder anew, or name another with --set weights=FOLDER",
+        ) from error
+    return pipe, source or default
+
+
+def pipeline_class(name: str) -> Any:
+    """Return a pipeline class of diffusers.
+
+    :raises SettingsError: when transformers is missing, or this version of diffusers has no such class.
+    """
+    try:
+        import diffusers  # noqa: PLC0415  (slow to import)
+        import transformers  # noqa: F401, PLC0415
+    except ImportError as error:
+        raise SettingsError(
+            "this generator needs transformers",
+            where=name,
+            found=_short(error),
+            hint="pip install 'elixir_plugin[generators]'",
+        ) from None
+    try:
+        return getattr(diffusers, name)
+    except (AttributeError, RuntimeError, ImportError) as error:
+        raise SettingsError(
+            "this version of diffusers has no such pipeline",
+            where=name,
+            found=f"diffusers {diffusers.__version__}: {_short(error)}",
+            hint="use another backend, or another version of diffusers",
+        ) from None
+
+
+def pipeline_of(folder: Path) -> str | None:
+    """Return which pipeline a diffusers folder says it is for; None when it is no such folder."""
+    if not (folder / INDEX).is_file():
+        return None
+    index = read_json(folder / INDEX)
+    name = index.get("_class_name") if isinstance(index, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def refuse_other_pipeline(folder: Path, accepted: Collection[str]) -> None:
+    """Refuse a folder of another pipeline, or one whose index names classes from anywhere but the two libraries.
+
+    :raises InputError: naming what was found.
+    """
+    found = pipeline_of(folder)
+    if found not in accepted:
+        raise InputError(
+            "not the folder of this pipeline",
+            where=folder / INDEX,
+            found=found or "no pipeline",
+            allowed=", ".join(accepted),
+            hint="name the folder that holds model_index.json, or choose the backend that fits it",
+        )
+    for key, value in read_json(folder / INDEX).items():
+        if key.startswith("_") or not isinstance(value, list) or value == [None, None] or key in LEFT_OUT:
+            continue
+        known = len(value) == 2 and value[0] in LIBRARIES and isinstance(value[1], str) and _CLASS.fullmatch(value[1])
+        if not known:
+            raise InputError(
+                "pipeline refused: a part of it would be loaded with foreign code",
+                where=f"{folder / INDEX}: {key}",
+                found=value,
+                allowed=f"classes of {', '.join(LIBRARIES)}",
+            )
+
+
+def only_safe(folder: Path) -> bool:
+    """Whether every part of a pipeline that has pickled weights has safetensors, too: the others are never opened."""
+    parts = [part for part in folder.iterdir() if part.is_dir() and part.name not in LEFT_OUT]
+    pickled = [part for part in parts if any(part.glob("*.bin"))]
+    return all(any(_SAFE.fullmatch(file.name) for file in part.iterdir()) for part in pickled)
+
+
+def is_cached(name: str) -> bool:
+    """Whether the Hub model *name* (``owner/name`` or ``owner/name@revision``) is in the local cache."""
+    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415  (slow to import)
+
+    repository, _, revision = name.partition("@")
+    return isinstance(try_to_load_from_cache(repository, INDEX, revision=revision or None), str)
+
+
+def _from_hub(cls: Any, source: str | None, default: str) -> Path:
+    repository, _, revision = (source or default).partition("@")
+    if not is_hub_name(repository):
+        raise InputError(
+            "pipeline not found",
+            where=f"weights: {source}",
+            allowed="a diffusers folder, or owner/name (owner/name@revision) on the Hugging Face Hub",
+            hint=f"e.g. --set weights={default}",
+        )
+    local = source is None
+    options = {"revision": revision} if revision else {}
+    try:
+        return Path(cls.download(repository, local_files_only=local, **options, **_left_out(cls)))
+    except Exception as error:  # offline, not cached, no such model, a proxy: the client raises dozens of classes
+        chosen = f" --revision {revision}" if revision else ""
+        hint = (
+            f"where the network is reachable, run 'hf download {repository}{chosen} --local-dir FOLDER'; copy FOLDER "
+            "here and say --set weights=FOLDER"
+        )
+        if local:
+            hint += f"; or let it be downloaded by naming it: --set weights={default}"
+        raise InputError(
+            "weights are not on this machine" if local else "pipeline cannot be fetched from the Hub",
+            where=source or default,
+            found=_short(error),
+            hint=hint,
+        ) from error
+
+
+def _left_out(cls: Any) -> dict[str, Any]:
+    """Return arguments that leave the safety checker out, for pipelines that have one."""
+    known = inspect.signature(cls.__init__).parameters
+    wanted = {"safety_checker": None, "requires_safety_checker": False}
+    return {name: value for name, value in wanted.items() if name in known}
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -1,0 +1,255 @@
+"""Train on what a defense leaves, and on what it might as well have left: controls that keep a claim honest.
+
+Every model here starts from the same weights and sees the same recipe; they differ in images and labels alone. A
+purification defense that is no better than noise without a denoiser, or than the reserved clean set on its own, does
+not earn its cost, and the report says so. A purification defense that trains its own model, by a recipe of its own, is
+judged by a model trained like the controls on what it leaves (:data:`RETRAINED`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from ..core.augmentation import Augmentation, augmented_once
+from ..core.case import Case, ImageSet, Index
+from ..core.classifier.classifier import Classifier
+from ..core.context import Context
+from ..core.normalisation import normalisation
+from ..core.outcome import Outcome
+from ..errors import InputError
+from ..training.loop import Recipe, Samples, ShuffledBatches, train
+from .metrics import Evaluation, ModelMetrics, der, detection_metrics, model_metrics
+
+CONTROLS = {
+    "undefended": "the suspect set as it is",
+    "no_denoiser": "the suspect set, with the augmentation of the defense but not purified",
+    "noise_only": "the same, with as much noise as purification adds before it denoises",
+    "clean_only": "the reserved clean set alone, with its labels",
+}
+RETRAINED = "retrained"  # no control: what the defense leaves, trained as the controls are
+STAGE = "retrain on kept"
+
+
+class Retraining(Recipe):
+    """How to train a classifier on a sanitised set."""
+
+    architecture: str | None = Field(None, description="default: that of the case's model, else small_resnet")
+    epochs: int = Field(30, ge=1)
+    lr: float = Field(0.05, gt=0)
+    augmentation: Augmentation = Augmentation(crop=4, flip=True)
+
+
+def retrain(
+    case: Case,
+    outcome: Outcome,
+    plan: Retraining,
+    context: Context,
+    *,
+    start: Classifier | None = None,
+    stage: str = STAGE,
+) -> Classifier:
+    """Return a model trained on what *outcome* keeps.
+
+    These are the samples at ``outcome.kept``, else those not flagged; images and labels are those of
+    ``outcome.train``, else of the suspect set. ``outcome.augmentation`` comes on top of the plan's own.
+
+    :param start: the classifier to train, in place, for networks that have no name; default: a fresh one by name.
+    :param stage: of the context.
+    :raises InputError: when the case holds no suspect set, or nothing is kept.
+    """
+    images = (outcome.train or _suspects(case)).subset(kept_rows(case, outcome))
+    return _trained(images, case, _with(plan, outcome.augmentation), context, stage, start=start)
+
+
+def retrain_and_measure(
+    case: Case,
+    outcome: Outcome,
+    context: Context,
+    plan: Retraining | None = None,
+    *,
+    before: ModelMetrics | None = None,
+) -> Evaluation:
+    """Measure a model trained on what *outcome* keeps beside one trained the same way on the whole suspect set.
+
+    :param before: metrics of the undefended model when they are known; saves one training.
+    :raises InputError: when the case holds no suspect set, or nothing is kept.
+    """
+    plan = plan or Retraining()
+    kept_rows(case, outcome)  # refused before the first training
+    if before is None:
+        before = run_control("undefended", case, outcome, plan, context)
+    after = model_metrics(retrain(case, outcome, plan, context), case.test, case.test_poisoned)
+    found = None if case.truth is None else detection_metrics(outcome.scores, outcome.flagged, case.truth)
+    return Evaluation(before=before, after=after, der=der(before, after), detection=found)
+
+
+def run_controls(
+    case: Case,
+    outcome: Outcome,
+    plan: Retraining,
+    context: Context,
+    *,
+    own_model: bool = False,
+    undefended: ModelMetrics | None = None,
+) -> dict[str, ModelMetrics]:
+    """Train and measure every control of :data:`CONTROLS` that this case and outcome allow.
+
+    :param own_model: the outcome's model is the defense's own, not trained under *plan*; of a purifier there is then
+        one more, :data:`RETRAINED`.
+    :param undefended: that control, where it is known already.
+    """
+    if case.train is None:
+        return {}
+    possible = {"undefended": True}
+    possible["no_denoiser"] = outcome.train is not None
+    possible["noise_only"] = bool(outcome.noise_level)
+    possible["clean_only"] = case.clean is not None and len(case.clean) > 1
+    found: dict[str, ModelMetrics] = {}
+    for name in CONTROLS:
+        if not possible[name]:
+            continue
+        if name == "no_denoiser" and outcome.augmentation is None and outcome.baked is None:
+            found[name] = found["undefended"]  # the same images under the same recipe
+        elif name == "undefended" and undefended is not None:
+            found[name] = undefended
+        else:
+            found[name] = run_control(name, case, outcome, plan, context)
+    if own_model and outcome.noise_level:
+        with suppress(InputError):  # nothing is kept
+            model = retrain(case, outcome, plan, context, stage=f"control {RETRAINED}")
+            found[RETRAINED] = model_metrics(model, case.test, case.test_poisoned)
+    return found
+
+
+def run_control(name: str, case: Case, outcome: Outcome, plan: Retraining, context: Context) -> ModelMetrics:
+    """Train and measure one control of :data:`CONTROLS`."""
+    images = _suspects(case)
+    added, baked = outcome.augmentation, outcome.baked
+    if name == "noise_only":
+        level = outcome.noise_level or 0.0
+        added, baked = (added, _noisier(baked, level)) if baked else (_noisier(added, level), None)
+    elif name != "no_denoiser":
+        added = baked = None
+    if name == "clean_only":
+        assert case.clean is not None
+        images, plan = case.clean, _as_many_steps(plan, len(images), len(case.clean))
+    if baked is not None:
+        images = augmented_once(images, baked, context.generator("control", name))
+    return model_metrics(
+        _trained(images, case, _with(plan, added), context, f"control {name}"), case.test, case.test_poisoned
+    )
+
+
+def judge_denoiser(
+    after: ModelMetrics | None, controls: Mapping[str, ModelMetrics], test_size: int, triggered_size: int | None = None
+) -> list[str]:
+    """Say in words which controls the defense does not beat: by a higher ACC, or a lower ASR at no loss of ACC.
+
+    A gain or a loss counts from two standard errors on. The standard error (in points) is that of the difference of two
+    shares, as if independent.
+
+    :param after: of the outcome's model; that of :data:`RETRAINED` stands in where *controls* hold it.
+    :param test_size: samples that ACC is measured on.
+    :param triggered_size: samples that ASR is measured on; default: as many.
+    """
+    after = controls.get(RETRAINED, after)
+    if after is None or after.acc is None:
+        return []
+    close, triggered = [], test_size if triggered_size is None else triggered_size
+    for name in ("noise_only", "no_denoiser", "clean_only"):
+        other = controls.get(name, ModelMetrics())
+        if other.acc is None or _gains(after.acc, other.acc, test_size):
+            continue
+        safer = after.asr is not None and other.asr is not None and _gains(other.asr, after.asr, triggered)
+        if safer and not _gains(other.acc, after.acc, test_size):
+            continue
+        error = 100 * _standard_error(after.acc, other.acc, test_size)
+        close.append(f"{_said(other)} with {name} ({CONTROLS[name]}; standard error {error:.1f})")
+    if not close:
+        return []
+    return [f"the denoiser does not earn its cost here: {'; '.join([f'{_said(after)} with it', *close])}"]
+
+
+def _gains(more: float, less: float, size: int) -> bool:
+    """Whether one share of *size* samples exceeds another by two standard errors."""
+    return more > less and more - less >= 2 * _standard_error(more, less, size)
+
+
+def _standard_error(first: float, second: float, size: int) -> float:
+    return math.sqrt((first * (1 - first) + second * (1 - second)) / max(1, size))
+
+
+def _said(model: ModelMetrics) -> str:
+    shares = {"ACC": model.acc, "ASR": model.asr}
+    return ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items() if share is not None)
+
+
+def kept_rows(case: Case, outcome: Outcome) -> Index:
+    """Return the positions of the samples that *outcome* leaves to train on.
+
+    :raises InputError: when there are none.
+    """
+    kept = outcome.kept
+    if kept is None:
+        count = len(_suspects(case))
+        kept = np.arange(count) if outcome.flagged is None else np.flatnonzero(~outcome.flagged)
+    if not len(kept):
+        raise InputError("nothing to train on", where="outcome.kept", found="no sample is kept")
+    return kept
+
+
+def _suspects(case: Case) -> ImageSet:
+    if case.train is None:
+        raise InputError("nothing to train on", where="case.train", allowed="a suspect set")
+    return case.train
+
+
+def _with(plan: Retraining, added: Augmentation | None) -> Retraining:
+    if added is None:
+        return plan
+    values: dict[str, Any] = {key: value for key, value in added.dump().items() if value}
+    return plan.model_copy(update={"augmentation": plan.augmentation.model_copy(update=values)})
+
+
+def _noisier(added: Augmentation | None, noise: float) -> Augmentation:
+    added = added or Augmentation()
+    return added.model_copy(update={"noise": math.hypot(added.noise, noise)})
+
+
+def _as_many_steps(plan: Retraining, suspects: int, clean: int) -> Retraining:
+    """Give a small set as many steps as a large one, but look at no image more than ten times as often."""
+    epochs = min(10 * plan.epochs, max(1, round(plan.epochs * suspects / clean)))
+    milestones = tuple(max(1, round(each * epochs / plan.epochs)) for each in plan.milestones)
+    return plan.model_copy(update={"epochs": epochs, "milestones": milestones})
+
+
+def _trained(
+    images: ImageSet, case: Case, plan: Retraining, context: Context, stage: str, *, start: Classifier | None = None
+) -> Classifier:
+    model = _fresh(images, case, plan, context) if start is None else start
+    source = ShuffledBatches(Samples(images, context.device), plan.batch_size, context, plan.augmentation, "retrain")
+    with context.stage(stage):
+        train(model, source, plan, context, name="retrain")
+    return model
+
+
+def _fresh(images: ImageSet, case: Case, plan: Retraining, context: Context) -> Classifier:
+    mean, std = normalisation(images)
+    known, size = None, None
+    if case.model is not None and plan.architecture is None and case.model.architecture is not None:
+        known, size = case.model.architecture, case.model.input_size
+    return Classifier.build(
+        plan.architecture or known or "small_resnet",
+        images.num_classes,
+        channels=images.image_shape[2],
+        seed=context.derive_seed("retrain", "weights"),
+        mean=mean,
+        std=std,
+        input_size=size,
+    ).to(context.device)

@@ -1,0 +1,75 @@
+"""Images from untrusted files: they decode completely, to 8 bits, or are refused."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..errors import InputError
+
+_MODES = {1: "L", 3: "RGB"}
+_UNREADABLE = (  # what Pillow raises for damaged files
+    OSError, EOFError, SyntaxError, ValueError, TypeError, KeyError, struct.error,
+    Image.DecompressionBombError, Image.DecompressionBombWarning,
+)  # fmt: skip
+
+
+def read_image(path: Path, channels: int = 3) -> NDArray[np.uint8]:
+    """Decode one image file to uint8 ``[H, W, channels]``.
+
+    :raises InputError: when the file is missing, truncated, not an image, or of more than 8 bits.
+    """
+    mode = _MODES[channels]
+    try:
+        with Image.open(path) as image:
+            _refuse_huge(image)
+            refuse_deep(image, path)
+            array = np.asarray(image.convert(mode))
+    except FileNotFoundError:
+        raise InputError("image file not found", where=path) from None
+    except _UNREADABLE as error:
+        raise InputError(
+            "image file cannot be decoded", where=path, found=str(error), hint="restore the file or remove its sample"
+        ) from None
+    return array.reshape(*array.shape[:2], channels)
+
+
+def image_shape(path: Path) -> tuple[int, int, str]:
+    """Return ``(H, W, mode)`` from the header alone.
+
+    :raises InputError: when it is no header of an image, or of one of more than 8 bits.
+    """
+    try:
+        with Image.open(path) as image:
+            _refuse_huge(image)
+            refuse_deep(image, path)
+            return image.height, image.width, image.mode
+    except _UNREADABLE as error:
+        raise InputError("image file cannot be opened", where=path, found=str(error)) from None
+
+
+def _refuse_huge(image: Image.Image) -> None:
+    """Refuse what Pillow only warns of; checked here, because warning filters are shared by all threads."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise Image.DecompressionBombError(f"{image.width} × {image.height} pixels, more than {limit}")
+
+
+def refuse_deep(image: Image.Image, where: object) -> None:
+    """Refuse pixels of more than 8 bits: turned into 8 bits, they are clipped, not scaled.
+
+    :raises InputError: naming Pillow's mode of the image.
+    """
+    mode = str(image.mode)
+    if mode in ("I", "F") or mode.startswith("I;"):
+        raise InputError(
+            "image has more than 8 bits per value",
+            where=where,
+            found=f"mode {mode}",
+            allowed="8-bit images",
+            hint="convert it first: only you know which value is white",
+        )

@@ -1,0 +1,217 @@
+"""The folder of a run: which one it is, and what it is while the run is going on. See :mod:`elixir_plugin.runs.run`."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .. import __version__
+from ..adapter import Adapter
+from ..cli.text import shown
+from ..core.case import Case
+from ..core.settings import RunSpec, load_yaml
+from ..errors import ElixirError, RunError
+from ..io.files import atomic_file, read_json, refuse_unwritable, remove_leftovers, writing
+from ..io.locks import locked
+from ..plugins import plugins
+from .events import FILE as DIARY
+from .events import Earlier, append_event, earlier, note_killed, read_events
+
+
+def choose_folder(spec: RunSpec, force: bool) -> Path:
+    """Return the folder to run in; refuse one that holds something else."""
+    source = Path(spec.source.path)
+    name = spec.out or f"runs/{spec.defense}-{source.stem or spec.source.adapter}-{spec.identity()[:6]}"
+    folder = Path(name)
+    if force and (folder.is_dir() or not folder.exists()):
+        return next(each for each in _side_by_side(folder) if not holds_something(each))
+    if not folder.exists():
+        return folder
+    if not folder.is_dir() or (holds_something(folder) and not (folder / "run.yaml").exists()):
+        raise RunError("output folder holds something else", where=folder, hint="choose another --out")
+    there = _identity(folder)
+    if there not in (None, spec.identity()):
+        raise RunError(
+            "output folder belongs to another run",
+            where=folder,
+            found=f"run {there}",
+            allowed=f"run {spec.identity()}",
+            hint="choose another --out, or --force to run beside it",
+        )
+    return folder
+
+
+def folder_for_case(folder: Path, spec: RunSpec, case: Callable[[], Mapping[str, Any]], *, beside: bool) -> Path:
+    """Return *folder*, as :func:`choose_folder` chose it, unless its run, finished or not, saw another case.
+
+    :param case: returns what the case is made of, see ``describe``; called where there is a run to compare.
+    :param beside: go on to ``NAME-2``, ``NAME-3``, …: the first that is free, or holds this run on this very case. All
+        ranks find the same, also those that look when rank 0 has opened it.
+    :raises RunError: when the case has changed, without *beside*.
+    """
+    if not _saw_another(folder, case):
+        return folder
+    if not beside:
+        raise RunError("the input has changed since this run began", where=folder, hint="use --force to run beside it")
+    return next(
+        each
+        for each in _side_by_side(folder)
+        if not holds_something(each) or (_identity(each) == spec.identity() and not _saw_another(each, case))
+    )
+
+
+def _side_by_side(folder: Path) -> Iterator[Path]:
+    """Yield ``NAME``, ``NAME-2``, ``NAME-3``, …"""
+    yield folder
+    yield from (Path(f"{folder}-{number}") for number in itertools.count(2))
+
+
+def _identity(folder: Path) -> str | None:
+    """Return whose folder it is: the identity of the run that began in it, or None."""
+    file = folder / "run.yaml"
+    return str(load_yaml(file).get("identity")) if file.exists() else None
+
+
+def _saw_another(folder: Path, case: Callable[[], Mapping[str, Any]]) -> bool:
+    """Whether the run in *folder* saw another case; of a run that had not yet begun to read, nothing is known."""
+    if (folder / "report.json").exists():
+        seen = read_json(folder / "report.json")["case"]
+    else:
+        seen = next((event["case"] for event in reversed(read_events(folder)) if "case" in event), None)
+    if not seen:
+        return False
+    now = case()
+    return any(now.get(key) != value for key, value in seen.items())
+
+
+def write_target(spec: RunSpec, adapter: Adapter, case: Case) -> Path | None:
+    """Return where native results go; refuse a place that cannot be written before work starts."""
+    own = adapter.result_folder(case, spec.defense)
+    target = own if spec.write_back else None
+    if spec.write_to is not None:
+        target = Path(spec.write_to).absolute()
+        if own is None or not target.is_relative_to(own.parent):
+            _refuse_input(target, spec, adapter)
+    if target is not None:
+        refuse_unwritable(target)
+    return target
+
+
+def _refuse_input(target: Path, spec: RunSpec, adapter: Adapter) -> None:
+    """Refuse to write results where the input is read from: below it, around it, or in its place."""
+    read = [value for _, value in adapter.options if isinstance(value, Path)]
+    read += [Path(spec.source.path)] if adapter.reads_disk else []
+    place = target.resolve()
+    for path in (each.resolve() for each in read if each.exists()):
+        if place.is_relative_to(path) or path.is_relative_to(place):
+            raise RunError(
+                "results would land in the input", where=target, found=path, hint="choose another --write-to"
+            )
+
+
+def holds_something(folder: Path) -> bool:
+    """Whether *folder* is there and holds more than what a kill leaves: half-written files, a diary just begun."""
+    if not folder.is_dir():
+        return folder.exists()
+    left = {DIARY, *(path.name for path in folder.glob(".*.part"))}
+    return any(path.name not in left for path in folder.iterdir())
+
+
+@contextmanager
+def opened(folder: Path, spec: RunSpec, case: Mapping[str, Any]) -> Iterator[Earlier]:
+    """Prepare the run folder, log to it, and record a failure in it.
+
+    :param case: what the case is made of, in JSON types; noted, so that a killed run does not go on with another.
+    :returns: what earlier goes in it have cost.
+    """
+    with _alone(folder):
+        note_killed(folder)
+        before = earlier(folder)
+        remove_leftovers(folder)
+        with atomic_file(folder / "run.yaml") as temporary:
+            header = f"# elixir_plugin {__version__}; rerun: elixir-plugin run {shown(str(folder / 'run.yaml'))}\n"
+            text = yaml.safe_dump({**spec.dump(), "identity": spec.identity()}, sort_keys=False)
+            temporary.write_text(header + text, encoding="utf-8")
+        with logged(folder), _outcome_noted(folder, spec, case):
+            yield before
+
+
+@contextmanager
+def _outcome_noted(folder: Path, spec: RunSpec, case: Mapping[str, Any]) -> Iterator[None]:
+    append_event(folder, "started", identity=spec.identity(), case=case)
+    try:
+        yield
+    except BaseException as error:
+        note(folder, "stopped", reason=f"{type(error).__name__}: {getattr(error, 'what', error)}")
+        if isinstance(error, ElixirError):
+            logging.getLogger(__name__).error("%s", error)
+        raise
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the lock on the diary of the run.
+
+    :raises RunError: when another process holds it.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / DIARY, wait=False) as mine:
+        if mine is None:
+            raise RunError(
+                "another process works on this run", where=folder, hint="wait for it, or choose another --out"
+            )
+        yield
+
+
+@contextmanager
+def logged(folder: Path) -> Iterator[None]:
+    """Add what the package logs meanwhile to ``log.txt`` in *folder*.
+
+    :raises RunError: when it cannot be opened.
+    """
+    with writing(folder / "log.txt"):
+        handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("elixir_plugin")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        with suppress(OSError):  # a full disk: closing writes what is left
+            handler.close()
+
+
+def note(folder: Path, event: str, **facts: Any) -> None:
+    """Add to the diary where it can be written: a full disk must neither lose hours of work nor hide an error."""
+    with suppress(RunError, OSError):
+        append_event(folder, event, **facts)
+
+
+def clear(folder: Path) -> None:
+    """Remove what a finished run had not yet removed when it was killed, unless another process is just at it."""
+    if not (folder / "work").exists() and not any(folder.glob(".*.part")):
+        return  # so that nothing is touched in a folder that cannot be written
+    with suppress(RunError, OSError), locked(folder / DIARY, wait=False) as mine:
+        if mine is not None:
+            shutil.rmtree(folder / "work", ignore_errors=True)
+            remove_leftovers(folder)
+
+
+def stage_finished(folder: Path, stage: str, seconds: float) -> None:
+    """Write down that a stage came to its end, and tell the plugins."""
+    note(folder, "stage", stage=stage, seconds=seconds)
+    logger = logging.getLogger(__name__)
+    logger.info("%s: %.1f s", stage, seconds)
+    try:
+        plugins().manager.hook.elixir_stage_finished(stage=stage, seconds=seconds)
+    except Exception:  # a stranger's hook does not stop a run
+        logger.exception("a plugin failed when told that stage %s is finished", stage)

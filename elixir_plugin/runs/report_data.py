@@ -1,0 +1,128 @@
+"""The content of ``report.json``: everything that was measured, what it was measured on, and how to repeat it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import shlex
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import __version__
+from ..core.case import Case
+from ..core.outcome import Outcome
+from ..core.settings import RunSpec, fingerprint
+from ..defense import Defense
+from ..evaluation.metrics import Evaluation
+from ..io.files import plain
+from ..training.fit import model_fingerprint
+from .exhibits import collect
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "diffusers",
+    "transformers",
+    "scikit-learn",
+    "safetensors",
+    "pydantic",
+    "pluggy",
+)
+LONGEST = 5000  # values of a list in the report; longer ones are in the outcome alone
+
+
+def make_report(
+    spec: RunSpec,
+    defense: Defense,
+    case: Case,
+    outcome: Outcome,
+    evaluation: Evaluation,
+    *,
+    device: torch.device,
+    written: list[Path],
+) -> dict[str, Any]:
+    """Return the content of ``report.json``.
+
+    Lists of one value per sample, where there are many samples, are left to ``outcome/outcome.json``.
+    """
+    return {
+        "elixir_plugin": __version__,
+        "run": spec.dump(),
+        "identity": spec.identity(),
+        "defense": {"name": defense.name, "kind": defense.kind, "paper": defense.card.paper},
+        "case": describe(case),
+        "metrics": evaluation.as_dict(),
+        "outcome": {**outcome.summary(), "tables": _short(plain(outcome.tables))},
+        "notes": [*case.notes, *outcome.notes],
+        "written": [str(path) for path in written],
+        "environment": {"device": _device_name(device), "python": platform.python_version(), **versions()},
+        "command": repeat_command(spec),
+        "exhibits": collect(defense, case, outcome, spec.seed),
+    }
+
+
+def repeat_command(spec: RunSpec) -> str:
+    """Return a command that repeats *spec*, a resolved one, whatever the defaults are by then.
+
+    Where the output went is left out.
+    """
+    words = ["elixir-plugin", "run", spec.defense, "--from", f"{spec.source.adapter}:{spec.source.path}"]
+    for flag, values in (("-o", spec.source.options), ("--set", spec.settings), ("--retrain-set", spec.retrain or {})):
+        words += [word for key, value in values.items() for word in (flag, f"{key}={json.dumps(value)}")]
+    words += ["--controls"] if spec.controls else []
+    words += ["--seed", str(spec.seed), "--device", spec.device]
+    return shlex.join(words)
+
+
+def describe(case: Case) -> dict[str, Any]:
+    """Return sizes, shapes and content hashes of the parts of *case*."""
+    parts = {"train": case.train, "clean": case.clean, "test": case.test}
+    if case.test_poisoned is not None:
+        parts["test_poisoned"] = case.test_poisoned.samples
+    facts: dict[str, Any] = {
+        name: {"samples": len(part), "shape": list(part.image_shape), "fingerprint": part.fingerprint()}
+        for name, part in parts.items()
+        if part is not None
+    }
+    if case.model is not None:
+        facts["model"] = case.model.architecture or type(case.model.module).__name__
+        facts["model_fingerprint"] = model_fingerprint(case.model)
+    if case.test_poisoned is not None:
+        facts["test_poisoned"]["original_labels"] = fingerprint(case.test_poisoned.original_labels.tolist())
+    if case.truth is not None:
+        facts["truth"] = fingerprint(plain(dataclasses.asdict(case.truth)))
+    return facts | {
+        "num_classes": case.num_classes,
+        "origin": {"adapter": case.origin.adapter, "path": case.origin.path},
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Return the versions of the packages that may change a result."""
+    found: dict[str, str | None] = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def _short(value: Any) -> Any:
+    """Return *value* with a remark in place of every list that is too long for the report."""
+    if isinstance(value, dict):
+        return {key: _short(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return value if len(value) <= LONGEST else f"{len(value)} values, see outcome/outcome.json"
+    return value
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"

@@ -1,0 +1,357 @@
+"""One run: case + defense + settings → a run folder.
+
+::
+
+    run.yaml       the resolved run: source, settings with every default, seed, versions
+    log.txt        what was logged
+    events.jsonl   one line per event: started, stage, defended, stopped or killed, finished
+    preview.png    with --preview: suspect images and what the defense makes of them
+    outcome/       what the defense returned (safetensors + JSON)
+    report.json    everything measured, and what the page shows; its presence means "done"
+    report.html    the same to look at, in one file made from report.json alone
+    figures/       its figures as PNG files
+
+A rerun of the same command finds ``report.json`` and says "already done"; without it, it starts over in the same
+folder with the intermediate files (``work/``) that are there. Seconds then include those of the goes before. A folder
+that belongs to another run, or to a run that saw other input, is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache as cache_of
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..adapter import Adapter
+from ..core.case import Case
+from ..core.classifier.classifier import Classifier
+from ..core.context import Context, resolve_device
+from ..core.outcome import Outcome
+from ..core.settings import RunSpec
+from ..defense import Defense
+from ..errors import InputError, SettingsError
+from ..evaluation.metrics import Evaluation, ModelMetrics, evaluate, model_metrics
+from ..evaluation.retraining import Retraining, judge_denoiser, retrain, run_controls
+from ..evaluation.undefended import undefended
+from ..io.distributed import barrier, local_device, rank_and_world, together
+from ..io.files import plain, read_json, write_json
+from ..io.images import write_grid
+from ..plugins import get_adapter, get_defense, plugins
+from ..report.single import write_pages
+from .folder import choose_folder, clear, folder_for_case, note, opened, stage_finished, write_target
+from .report_data import describe, make_report
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    :param report: content of ``report.json``.
+    :param folder: the run folder.
+    :param written: files written in the toolkit's own format.
+    :param already_done: True when nothing had to be computed.
+    """
+
+    report: dict[str, Any]
+    folder: Path
+    written: tuple[Path, ...] = ()
+    already_done: bool = False
+
+
+def run_defense(
+    spec: RunSpec,
+    *,
+    force: bool = False,
+    quiet: bool = True,
+    preview: int = 0,
+    on_preview: Callable[[Path], None] | None = None,
+    rewrite: bool = False,
+    cache: Path | None = None,
+) -> RunResult:
+    """Run what *spec* says, or find it done.
+
+    Under ``torchrun`` all ranks run the defense together, and rank 0 alone measures and writes; what the others return
+    has an empty report.
+
+    :param force: start anew in a folder beside an existing one (``NAME-2``, ``NAME-3``, …).
+    :param preview: first write a picture of what becomes of so many suspect images, ``preview.png``.
+    :param on_preview: called with its path, before the run goes on.
+    :param rewrite: for hosts that name what they read and write: write the files in the toolkit's own format again when
+        the run is done already, as another run may have put its own in their place; and run beside earlier runs that
+        saw other input under the same name (``NAME-2``, …), where a later call finds each again.
+    :param cache: where several runs keep what they share: suspect models trained for a testbed case, denoisers.
+    :raises ElixirError: for anything wrong with settings, input or folders; the message says what to do. Nothing
+        is written before settings and input have been checked.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from elixir_plugin.core.settings import Source
+    >>> digits = Source(adapter="testbed", path="badnets", options={"size": 8, "recipe": {"epochs": 1}})
+    >>> with TemporaryDirectory() as folder:
+    ...     spec = RunSpec(defense="d3", source=digits, settings={"epochs": 1}, out=f"{folder}/run")
+    ...     first, second = run_defense(spec), run_defense(spec)
+    >>> first.already_done, second.already_done, sorted(first.report["metrics"]["after"])
+    (False, True, ['acc', 'asr', 'clean_loss', 'ra', 'triggered_loss'])
+    """
+    if preview and get_defense(spec.defense).preview is Defense.preview:
+        raise SettingsError("this defense has no preview", where="--preview", found=spec.defense)
+    with together():
+        show = partial(write_preview, count=preview, on_done=on_preview)
+        return _run(spec, force, quiet, show, rewrite=rewrite, cache=cache)
+
+
+def write_preview(
+    defense: Defense,
+    case: Case,
+    context: Context,
+    folder: Path,
+    *,
+    count: int,
+    on_done: Callable[[Path], None] | None = None,
+) -> None:
+    """Write ``preview.png`` to *folder*: what the defense does to *count* suspect images; nothing for 0.
+
+    :raises SettingsError: when the defense has nothing to show.
+    """
+    if not count:
+        return
+    with context.stage("preview"):
+        rows = defense.preview(case.visible(), context, count)
+    if not rows:
+        raise SettingsError("this defense has no preview", where="--preview", found=defense.name)
+    if rank_and_world()[0]:  # the others came along because what a preview makes may be made together
+        return
+    write_grid(folder / "preview.png", rows)
+    if on_done is not None:
+        on_done(folder / "preview.png")
+
+
+def estimate_run(spec: RunSpec, *, force: bool = False) -> dict[str, Any]:
+    """Return what :func:`run_defense` would cost, as far as the defense can say; nothing is written.
+
+    A denoiser that an earlier go of this run has trained costs nothing any more.
+
+    :raises ElixirError: for what a run would refuse before any work.
+    """
+    defense = get_defense(spec.defense)(spec.settings, preset=spec.preset)
+    adapter = get_adapter(spec.source.adapter)(spec.source.options)
+    device = resolve_device(spec.device)
+    spec = resolved(spec, defense, adapter, retraining_of(spec))
+    folder = choose_folder(spec, force)
+    case = adapter.read(Path(spec.source.path), spec.seed)
+    folder = folder_for_case(folder, spec, _described(case), beside=False)
+    defense.refuse(case)
+    write_target(spec, adapter, case)
+    return defense.estimate(case.visible(), Context(seed=spec.seed, device=device, work_dir=folder / "work"))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a run needs once everything is read and checked.
+
+    :param target: where files in the toolkit's own format go; None: nowhere.
+    :param show: makes the preview.
+    """
+
+    spec: RunSpec
+    defense: Defense
+    adapter: Adapter
+    case: Case
+    plan: Retraining | None
+    context: Context
+    folder: Path
+    target: Path | None
+    show: Callable[[Defense, Case, Context, Path], None]
+
+
+def _run(
+    spec: RunSpec,
+    force: bool,
+    quiet: bool,
+    show: Callable[[Defense, Case, Context, Path], None],
+    *,
+    rewrite: bool,
+    cache: Path | None,
+) -> RunResult:
+    defense = get_defense(spec.defense)(spec.settings, preset=spec.preset)
+    adapter = get_adapter(spec.source.adapter)(spec.source.options)
+    adapter.cache = cache
+    plan = retraining_of(spec)
+    device = _own_device(spec.device)
+    spec = resolved(spec, defense, adapter, plan)
+    rank, world = rank_and_world()
+    if force and world > 1:
+        raise SettingsError("ranks would choose different folders", where="--force", hint="name a new one with --out")
+    folder = choose_folder(spec, force)
+    case = adapter.read(Path(spec.source.path), spec.seed)
+    described = _described(case)
+    folder = folder_for_case(folder, spec, described, beside=rewrite)
+    if (folder / "report.json").exists():
+        return RunResult({}, folder, already_done=True) if rank else _already_done(folder, spec, case, adapter, rewrite)
+    defense.refuse(case)
+    target = write_target(spec, adapter, case)
+    context = Context(seed=spec.seed, device=device, work_dir=folder / "work", cache=cache, quiet=quiet or rank > 0)
+    job = _Job(spec, defense, adapter, case, plan, context, folder, target, show)
+    return _help(job) if rank else _lead(job, described())
+
+
+def _own_device(name: str) -> torch.device:
+    """Return the device of this rank, the only one that is tried: each try takes memory on a GPU until the end."""
+    own = str(local_device(torch.device(name))) if name == "cuda" else name
+    return local_device(resolve_device(own))  # "auto" is resolved without a try
+
+
+def _described(case: Case) -> Callable[[], dict[str, Any]]:
+    """Return a function that says what *case* is made of, in JSON types; all of it is read at the first call alone."""
+    return cache_of(lambda: plain(describe(case)))
+
+
+def _help(job: _Job) -> RunResult:
+    """Run the defense together with rank 0."""
+    barrier()  # until rank 0 has opened the run folder
+    job.show(job.defense, job.case, job.context, job.folder)
+    job.defense.run(job.case, job.context)
+    barrier()
+    return RunResult({}, job.folder)
+
+
+def _lead(job: _Job, described: dict[str, Any]) -> RunResult:
+    """Run the defense, measure, and write everything."""
+    spec, case, context, folder = job.spec, job.case, job.context, job.folder
+    with opened(folder, spec, described) as before:
+        barrier()
+        plugins().manager.hook.elixir_run_started(spec=spec.dump(), folder=str(folder))
+        context.timings |= before.stages
+        context.on_stage = partial(stage_finished, folder)
+        started = time.perf_counter()
+        job.show(job.defense, case, context, folder)
+        previewed = time.perf_counter() - started  # counts: the defense takes up what a preview has trained
+
+        def told(seconds: float) -> None:
+            note(folder, "defended", seconds=previewed + seconds)
+
+        outcome, evaluation = execute(job.defense, case, context, job.plan, controls=spec.controls, on_defended=told)
+        outcome.timings["total"] += before.seconds + previewed
+        outcome.save(folder / "outcome")
+        written = []
+        if job.target is not None:
+            job.target.mkdir(parents=True, exist_ok=True)
+            written = job.adapter.write(case, outcome, evaluation, job.target, spec.defense)
+        facts = make_report(spec, job.defense, case, outcome, evaluation, device=context.device, written=written)
+        report = plain(facts | {"goes": before.goes + 1})
+        write_json(folder / "report.json", report)
+        shutil.rmtree(folder / "work", ignore_errors=True)
+        write_pages(report, folder)
+        note(folder, "finished", seconds=outcome.timings["total"])
+    plugins().manager.hook.elixir_run_finished(report=report, folder=str(folder))
+    return RunResult(report, folder, tuple(written))
+
+
+def _rates(model: ModelMetrics) -> tuple[float | None, ...]:
+    return model.acc, model.asr, model.ra
+
+
+def _already_done(folder: Path, spec: RunSpec, case: Case, adapter: Adapter, rewrite: bool) -> RunResult:
+    """Return a run that is finished and saw the same input; write native files that are missing."""
+    clear(folder)
+    report = read_json(folder / "report.json")
+    target = write_target(spec, adapter, case)
+    written = [Path(name) for name in report["written"]]
+    here = any(path.is_relative_to(target or "") for path in written)
+    complete = here and all(path.exists() for path in written)
+    if target is not None and (rewrite or not complete):
+        outcome = Outcome.load(folder / "outcome")
+        target.mkdir(parents=True, exist_ok=True)
+        written = adapter.write(case, outcome, Evaluation.from_dict(report["metrics"]), target, spec.defense)
+        report = {**report, "written": [str(path) for path in written]}
+        write_json(folder / "report.json", report)
+    if not (folder / "report.html").exists():  # killed before, or made by an older version
+        write_pages(report, folder)
+    return RunResult(report, folder, tuple(written), already_done=True)
+
+
+def execute(
+    defense: Defense,
+    case: Case,
+    context: Context,
+    plan: Retraining | None = None,
+    *,
+    controls: bool = False,
+    on_defended: Callable[[float], None] | None = None,
+) -> tuple[Outcome, Evaluation]:
+    """Run *defense* on *case* and measure it; the test data is touched only before and after.
+
+    :param plan: train a model on what the defense leaves, when it hands back none; without a suspect model, one
+        trained the same way on the whole suspect set stands in as "before". Without a plan, ``outcome.undefended``
+        does; beside a suspect model, it is the control ``undefended``, unless that is measured anyway.
+    :param controls: also measure the controls of ``retraining``; needs *plan*.
+    :param on_defended: called with the seconds the defense took here, before anything is measured.
+    """
+    before: ModelMetrics | None = None
+    if case.model is not None:
+        with context.stage("evaluate before"):
+            model = case.model.clone().to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            before = model_metrics(model, case.test, case.test_poisoned)
+    borrowed = context.borrowed
+    outcome = defense.run(case, context)
+    if on_defended is not None:
+        on_defended(outcome.timings["total"] - (context.borrowed - borrowed))
+    barrier()  # no rank needs the intermediate files any more
+    measured: dict[str, ModelMetrics] = {}
+    if plan is not None and case.train is not None:
+        own = outcome.model is not None
+        if not own:
+            outcome.model = _retrained(case, outcome, plan, context)
+        plain_model = undefended(case, outcome, plan, context) if controls or before is None else None
+        if controls:
+            measured = run_controls(case, outcome, plan, context, own_model=own, undefended=plain_model)
+        before = before or plain_model
+    if outcome.undefended is not None and "undefended" not in measured:
+        with context.stage("evaluate before"):
+            trained_here = model_metrics(outcome.undefended, case.test, case.test_poisoned)
+        if before is None:
+            before = trained_here
+        elif _rates(trained_here) != _rates(before):  # else it is the suspect model itself
+            measured["undefended"] = trained_here  # of the recipe of "after", as "before" need not be
+    with context.stage("evaluate after"):
+        evaluation = dataclasses.replace(evaluate(case, outcome, before=before), controls=measured)
+    if outcome.noise_level:
+        triggered = None if case.test_poisoned is None else case.test_poisoned.samples
+        sizes = [0 if each is None else len(each) for each in (case.test, triggered)]
+        outcome.notes += judge_denoiser(evaluation.after, measured, *sizes)
+    outcome.timings = {**outcome.timings, **context.timings}  # with what the stages since then took
+    if outcome.model is not None:
+        outcome.model.cpu()
+    return outcome, evaluation
+
+
+def _retrained(case: Case, outcome: Outcome, plan: Retraining, context: Context) -> Classifier | None:
+    """Return a model trained on what *outcome* keeps, or None, with a note, when that is nothing."""
+    try:
+        return retrain(case, outcome, plan, context)
+    except InputError as error:
+        outcome.notes.append(f"no model was trained on the result: {error.what} ({error.found})")
+        return None
+
+
+def retraining_of(spec: RunSpec) -> Retraining | None:
+    """Return how *spec* wants a model trained on the sanitised set, or None; controls imply it."""
+    if spec.retrain is None and not spec.controls:
+        return None
+    return Retraining.build(spec.retrain or {}, where="retrain")
+
+
+def resolved(spec: RunSpec, defense: Defense, adapter: Adapter, plan: Retraining | None = None) -> RunSpec:
+    """Return *spec* with every setting spelled out, so that it says the same under other defaults."""
+    path = str(Path(spec.source.path).absolute()) if adapter.reads_disk else spec.source.path
+    places = {name: str(value.absolute()) for name, value in adapter.options if isinstance(value, Path)}
+    source = spec.source.model_copy(update={"path": path, "options": adapter.options.dump() | places})
+    values = {"settings": defense.settings.dump(), "preset": None, "source": source}
+    return spec.model_copy(update=values | {"retrain": None if plan is None else plan.dump()})
