@@ -10,16 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ..adapter import Adapter
+from ..adapter import Adapter, Source
 from ..api.arrays import array_images, integer_labels, is_one_hot
-from ..core.case import Case, ImageSet, Index, Origin, TriggeredSet, Truth, checked_labels
+from ..core.case import Case, Origin, TriggeredSet, Truth
 from ..core.classifier.classifier import Classifier
+from ..core.images import ImageSet, Index, checked_labels
+from ..core.metrics import Evaluation
 from ..core.outcome import Outcome
-from ..core.settings import Settings, Source
+from ..core.settings import Settings
 from ..errors import InputError, nearest
-from ..evaluation.metrics import Evaluation
 from ..io.files import atomic_file, atomic_folder
-from .common.models import load_model, save_model
+from .common.results import load_model, save_model
 
 PAIRS = (("x_train", "y_train"), ("x_clean", "y_clean"), ("x_test", "y_test"), ("x_test_poisoned", "y_test_poisoned"))
 LABELS = (*(y for _, y in PAIRS), "y_test_original", "y_original")

@@ -10,19 +10,18 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from ..adapter import Adapter
-from ..core.case import Case, ImageSet, Origin
+from ..adapter import Adapter, Source
+from ..core.case import Case, Origin
+from ..core.images import ImageSet
+from ..core.metrics import Evaluation
 from ..core.outcome import Outcome
 from ..core.pixels import to_bytes
-from ..core.settings import Settings, Source
+from ..core.settings import Settings
 from ..errors import InputError, few
-from ..evaluation.metrics import Evaluation
 from ..io.files import atomic_file, atomic_folder, write_csv
-from ..io.image_files import image_shape
-from .common.images import Listing, eager_or_lazy, file_reader, in_threads, list_images
-from .common.models import load_model, save_model
-from .common.pixels import different, inexact, save_png
-from .common.results import write_suspects
+from ..io.images import image_shape
+from .common.images import Listing, different, eager_or_lazy, file_reader, in_threads, inexact, list_images, save_png
+from .common.results import load_model, save_model, write_suspects
 
 EAGER_BYTES = 1 << 30
 

@@ -4,18 +4,54 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
+
+from pydantic import Field
 
 from .core import settings as config
 from .core.case import Case
-from .core.settings import Source
+from .core.metrics import Evaluation
+from .core.outcome import Outcome
+from .core.settings import Settings
 from .errors import InputError, SettingsError
+from .plugins import plugins
 
-if TYPE_CHECKING:
-    from .core.outcome import Outcome
-    from .evaluation.metrics import Evaluation
-    from .runs.checkout import Placement
+
+@dataclass(frozen=True)
+class Placement:
+    """What an install wants to place.
+
+    :param toolkit: name of the adapter it belongs to.
+    :param files: path relative to the checkout, with forward slashes -> content.
+    :param defenses: the defenses they make callable.
+    """
+
+    toolkit: str
+    files: Mapping[str, str]
+    defenses: tuple[str, ...] = ()
+
+
+class Source(Settings):
+    """Where a case comes from: an adapter's name, a path, and the adapter's own options.
+
+    >>> source = Source.parse("image_folder:suspects/train", {"size": 32})
+    >>> source.adapter, source.path, source.options
+    ('image_folder', 'suspects/train', {'size': 32})
+    """
+
+    adapter: str = Field(description="name of the adapter")
+    path: str = Field(description="what it reads: a file, a folder, or a name")
+    options: dict[str, Any] = Field({}, description="options of the adapter")
+
+    @classmethod
+    def parse(cls, text: str, options: Mapping[str, Any] | None = None, *, where: str = "--from") -> Source:
+        """Read ``ADAPTER:PATH``, the form of ``--from``."""
+        adapter, colon, path = text.partition(":")
+        if not (adapter and colon and path):
+            raise SettingsError("a source is ADAPTER:PATH", where=where, found=text, allowed="e.g. image_folder:data")
+        return cls(adapter=adapter, path=path, options=dict(options or {}))
 
 
 class Adapter(ABC):
@@ -93,3 +129,18 @@ def existing(path: Path, what: str, hint: str | None = None) -> Path:
     if not path.exists():
         raise InputError(f"{what} not found", where=path, hint=hint)
     return path
+
+
+def get_adapter(name: str) -> type[Adapter]:
+    """Return an adapter class by name.
+
+    :raises SettingsError: for an unknown name, with the nearest known one.
+    :raises PluginError: when it cannot be imported.
+
+    >>> from pathlib import Path
+    >>> case = get_adapter("testbed")({"size": 8, "model": False}).read(Path("badnets"), seed=0)
+    >>> case.train
+    ImageSet(1150 × (8, 8, 3), uint8, 10 classes)
+    """
+    cls: type[Adapter] = plugins().get("adapter", name)
+    return cls

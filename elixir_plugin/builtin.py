@@ -97,7 +97,7 @@ def elixir_poisons() -> list[Entry]:
 
 @hookimpl
 def elixir_denoisers() -> list[Entry]:
-    place = "elixir_plugin.diffusion.denoisers.ready_made"
+    place = "elixir_plugin.diffusion.denoisers.gaussian"
     return [
         Entry("ddpm_cifar10", f"{place}:ddpm_cifar10", summary="google/ddpm-cifar10-32, for 32 px in colour; download"),
         Entry("gaussian", f"{place}:gaussian", summary="formula for gray noise, any size; knows no images: for a try"),

@@ -5,18 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
+from typing import Any, ClassVar, Literal, final
+
+from torch import Tensor
 
 from .core import settings as config
-from .core.case import Case
+from .core.case import Case, refuse_scored_clean
 from .core.context import Context
 from .core.outcome import Outcome
-from .core.overlap import refuse_scored_clean
 from .core.panels import Panel
 from .errors import MissingNeedError
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from .plugins import plugins
 
 Kind = Literal["detect", "purify", "train", "repair"]
 
@@ -32,7 +31,12 @@ NEEDS = {  # what a defense may need -> how a user provides it
 
 @dataclass(frozen=True)
 class Card:
-    """What a reader should know before choosing a defense; shown by ``elixir-plugin show``."""
+    """What a reader should know before choosing a defense; shown by ``elixir-plugin show``.
+
+    >>> from elixir_plugin import get_defense
+    >>> get_defense("d3").card.year
+    2025
+    """
 
     title: str
     paper: str
@@ -157,3 +161,17 @@ class Defense(ABC):
     @abstractmethod
     def defend(self, case: Case, context: Context) -> Outcome:
         """Do the work. *case* holds no truth and no test data; parts of it must not be modified."""
+
+
+def get_defense(name: str) -> type[Defense]:
+    """Return a defense class by name.
+
+    :raises SettingsError: for an unknown name, with the nearest known one.
+    :raises PluginError: when it cannot be imported.
+
+    >>> defense = get_defense("d3")(epochs=20)
+    >>> defense.kind, sorted(defense.needs), defense.settings.epochs
+    ('repair', ['clean', 'model'], 20)
+    """
+    cls: type[Defense] = plugins().get("defense", name)
+    return cls

@@ -64,9 +64,9 @@ def elixir_defenses() -> Iterable[Entry]:  # type: ignore[empty-body]
 
     >>> import numpy as np
     >>> from elixir_plugin import Defense, Outcome
-    >>> from elixir_plugin.defense import Card
+    >>> from elixir_plugin import Card
     >>> from elixir_plugin.plugins import Plugins
-    >>> from elixir_plugin.testing.defenses import tiny_case
+    >>> from elixir_plugin.testing import tiny_case
     >>> class Darkness(Defense):
     ...     name, kind, needs = "darkness", "detect", frozenset({"train"})
     ...     card = Card("Darkness", "nobody", 2024, "dark images are bad", "one look per image", "mostly wrong")
@@ -90,7 +90,7 @@ def elixir_adapters() -> Iterable[Entry]:  # type: ignore[empty-body]
     >>> import numpy as np
     >>> from pathlib import Path
     >>> from elixir_plugin import Case, ImageSet
-    >>> from elixir_plugin.adapter import Adapter
+    >>> from elixir_plugin import Adapter
     >>> from elixir_plugin.plugins import Plugins
     >>> class OneGray(Adapter):
     ...     name, reads_disk = "one_gray", False
@@ -136,7 +136,7 @@ def elixir_poisons() -> Iterable[Entry]:  # type: ignore[empty-body]
 
     >>> from elixir_plugin.plugins import Plugins
     >>> from elixir_plugin.testbed.base import Backdoor
-    >>> from elixir_plugin.testing.defenses import tiny_case
+    >>> from elixir_plugin.testing import tiny_case
     >>> class Stripe(Backdoor):
     ...     name = "stripe"
     ...     def trigger(self, images, labels, ids):

@@ -12,17 +12,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pluggy
 
 from . import hookspecs
 from .errors import PluginError, SettingsError, nearest
 from .hookspecs import PROJECT, Entry
-
-if TYPE_CHECKING:
-    from .adapter import Adapter
-    from .defense import Defense
 
 KINDS = {  # what can be asked for -> the hook that offers it
     "defense": "elixir_defenses",
@@ -201,32 +197,3 @@ def _plugin_name(point: EntryPoint) -> str:
 def plugins() -> Plugins:
     """Return the process-wide set of plugins, loaded on first use."""
     return Plugins()
-
-
-def get_defense(name: str) -> type[Defense]:
-    """Return a defense class by name.
-
-    :raises SettingsError: for an unknown name, with the nearest known one.
-    :raises PluginError: when it cannot be imported.
-
-    >>> defense = get_defense("d3")(epochs=20)
-    >>> defense.kind, sorted(defense.needs), defense.settings.epochs
-    ('repair', ['clean', 'model'], 20)
-    """
-    cls: type[Defense] = plugins().get("defense", name)
-    return cls
-
-
-def get_adapter(name: str) -> type[Adapter]:
-    """Return an adapter class by name.
-
-    :raises SettingsError: for an unknown name, with the nearest known one.
-    :raises PluginError: when it cannot be imported.
-
-    >>> from pathlib import Path
-    >>> case = get_adapter("testbed")({"size": 8, "model": False}).read(Path("badnets"), seed=0)
-    >>> case.train
-    ImageSet(1150 × (8, 8, 3), uint8, 10 classes)
-    """
-    cls: type[Adapter] = plugins().get("adapter", name)
-    return cls

@@ -20,8 +20,8 @@ import pytest
 from click.testing import CliRunner
 
 from elixir_plugin.cli.app import program, shown
-from elixir_plugin.core.case import ImageSet
 from elixir_plugin.core.classifier.classifier import Classifier
+from elixir_plugin.core.images import ImageSet
 from elixir_plugin.testing.defenses import tiny_case
 
 PROGRAM = [sys.executable, "-m", "elixir_plugin"]

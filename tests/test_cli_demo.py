@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+import elixir_plugin.defense
 import elixir_plugin.plugins
 from elixir_plugin import Case, Context, Defense, Outcome, builtin
+from elixir_plugin.cli import demo
 from elixir_plugin.cli.app import program
 from elixir_plugin.defense import Card
 from elixir_plugin.errors import InputError, MissingNeedError
 from elixir_plugin.hookspecs import Entry, hookimpl
 from elixir_plugin.plugins import Plugins
-from elixir_plugin.runs import demo
 from elixir_plugin.testing.defenses import tiny_case
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,8 +71,8 @@ def only_fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = Plugins([])
     loaded.register(Fakes(), "fakes")
     loaded.register(builtin, "builtin")
-    monkeypatch.setattr(elixir_plugin.plugins, "plugins", lambda: loaded)
-    monkeypatch.setattr(demo, "plugins", lambda: loaded)
+    for module in (elixir_plugin.plugins, elixir_plugin.defense, demo):
+        monkeypatch.setattr(module, "plugins", lambda: loaded)
     monkeypatch.setattr(demo, "suspect_case", lambda poison, size, context: tiny_case())
 
 

@@ -20,9 +20,10 @@ from elixir_plugin.diffusion.denoisers import unet
 from elixir_plugin.diffusion.denoisers.denoiser import UNetDenoiser, load_denoiser
 from elixir_plugin.diffusion.denoisers.unet import SIZES, Architecture, build_unet
 from elixir_plugin.diffusion.fit import train as fit
+from elixir_plugin.diffusion.fit.data import read_pictures
 from elixir_plugin.diffusion.schedule import Schedule
 from elixir_plugin.errors import ElixirError, InputError
-from elixir_plugin.io.images import read_pictures, write_grid
+from elixir_plugin.io.images import write_grid
 
 TOY = Architecture((8, 16), 1, (False, True), {**SIZES["tiny"].options, "attention_head_dim": 8})
 
@@ -84,7 +85,7 @@ def test_images_are_read_in_any_layout(clean: Path) -> None:
 
 
 def test_a_set_larger_than_memory_is_read_as_it_is_used(clean: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from elixir_plugin.io import images as pictures
+    from elixir_plugin.diffusion.fit import data as pictures
 
     eager = read_pictures(clean)
     monkeypatch.setattr(pictures, "EAGER_BYTES", 10)

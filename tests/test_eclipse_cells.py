@@ -14,8 +14,8 @@ import pytest
 
 from elixir_plugin import Context
 from elixir_plugin.core.case import Case
+from elixir_plugin.core.metrics import ModelMetrics
 from elixir_plugin.defenses.eclipse.defense import Eclipse
-from elixir_plugin.evaluation.metrics import ModelMetrics
 from elixir_plugin.evaluation.retraining import Retraining
 from elixir_plugin.testing.defenses import tiny_case
 

@@ -90,7 +90,7 @@ def test_its_poison_plants_a_stripe() -> None:
     sys.path.insert(0, str(PACKAGE))
     from elixir_example.poison import Stripe
 
-    from elixir_plugin.testbed.cases import poisoned_case
+    from elixir_plugin.testbed.adapter import poisoned_case
     from elixir_plugin.testbed.digits import digits
 
     case = poisoned_case(Stripe(rate=0.05, row=2), digits(8))

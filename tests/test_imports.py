@@ -61,7 +61,7 @@ INNER = [
 def test_the_reader_of_imports_works():
     found = imports(ROOT / PACKAGE / "builtin.py")
     assert {f"{PACKAGE}.hookspecs", f"{PACKAGE}.hookspecs.Entry"} <= found
-    assert f"{PACKAGE}.core.case.ImageSet" in imports(ROOT / PACKAGE / "testbed" / "poisons.py")
+    assert f"{PACKAGE}.core.images.ImageSet" in imports(ROOT / PACKAGE / "testbed" / "poisons.py")
     assert f"{PACKAGE}.hookspecs.hookimpl" in imports(ROOT / "adapters" / "__init__.py")
 
 

@@ -90,7 +90,7 @@ def test_metadata_lives_in_one_file():
 
 
 def test_version_and_licence_are_the_same_everywhere(setup):
-    assert setup["metadata"]["version"] == "attr: elixir_plugin.__version__"
+    assert setup["metadata"]["version"] == "attr: elixir_plugin._version.__version__"
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == elixir_plugin.__version__
     assert citation["license"] == setup["metadata"]["license"] == "Apache-2.0"

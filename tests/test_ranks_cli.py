@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from elixir_plugin.core.case import ImageSet
+from elixir_plugin.core.images import ImageSet
 from elixir_plugin.core.outcome import Outcome, same_outcome
 from elixir_plugin.errors import RunError
 from elixir_plugin.io import distributed as ranks

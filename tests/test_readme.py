@@ -12,7 +12,7 @@ import pytest
 
 from elixir_plugin import Classifier
 from elixir_plugin.cli.app import program
-from elixir_plugin.core.settings import RunSpec
+from elixir_plugin.runs.spec import RunSpec
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 

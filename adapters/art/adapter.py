@@ -28,9 +28,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from ...defense import Defense
+from ...defense import Defense, get_defense
 from ...errors import PluginError, SettingsError, nearest
-from ...plugins import get_defense, plugins
+from ...plugins import plugins
 from .detector import Detector
 from .models import Trainer, Transformer
 from .params import Configured

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...api.arrays import array_images, integer_labels, is_one_hot
-from ...core.case import Images, ImageSet
 from ...core.classifier.classifier import Classifier
 from ...core.classifier.weights import load_by_name
+from ...core.images import Images, ImageSet
 from ...errors import InputError
 
 

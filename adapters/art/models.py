@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
-from ...core.case import Case, ImageSet
+from ...core.case import Case
 from ...core.classifier.classifier import Classifier
+from ...core.images import ImageSet
 from ...core.outcome import Outcome
 from ...errors import InputError, SettingsError
 from ...evaluation.retraining import Retraining, retrain

@@ -14,18 +14,18 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ...adapter import Adapter, existing
-from ...core.case import Case, ImageBacking, Images, ImageSet, Index, Origin, TriggeredSet, Truth, checked_labels
+from ...adapter import Adapter, Placement, Source, existing
+from ...core.case import Case, Origin, TriggeredSet, Truth
 from ...core.classifier.classifier import Classifier, build_module
 from ...core.classifier.weights import load_by_name
+from ...core.images import ImageBacking, Images, ImageSet, Index, checked_labels
+from ...core.metrics import Evaluation
 from ...core.outcome import Outcome
 from ...core.pixels import to_bytes, to_floats
-from ...core.settings import Settings, Source
+from ...core.settings import Settings
 from ...errors import InputError
-from ...evaluation.metrics import Evaluation
 from ...io.files import read_torch, write_torch
-from ...io.image_files import image_shape, read_image
-from ...runs.checkout import Placement
+from ...io.images import image_shape, read_image
 from ..common.images import eager_or_lazy, file_reader
 from ..common.results import write_suspects
 from ..common.templates import filled, refuse_other_folder

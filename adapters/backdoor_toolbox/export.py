@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ...core.case import Case, ImageSet
-from ...core.settings import Source
+from ...adapter import Source
+from ...core.case import Case
+from ...core.images import ImageSet
 from ...errors import InputError
 from ...io.files import atomic_folder
 from .write import root_of, write_set, write_split, write_weights
@@ -35,8 +36,6 @@ DATASETS = {
     "imagenette": DataSet(10, *IMAGENET),
     "imagenet": DataSet(1000, *IMAGENET),
 }
-
-
 ARCHITECTURE, SEED = "cifar_resnet18", 2333  # the toolkit's defaults
 
 

@@ -25,8 +25,8 @@ from typing import Any
 
 import click
 
-from ...cli.text import result_lines, shown
 from ...errors import ElixirError, SettingsError, nearest
+from ...io.text import shown
 from ...plugins import plugins
 
 FLAGS = {"cleanser": ("detect", "purify"), "defense": ("repair", "train")}  # what a flag of theirs may name of ours
@@ -158,8 +158,9 @@ def _provide(own: argparse.Namespace, args: argparse.Namespace, defense: str, ex
 
 
 def _run(own: argparse.Namespace, args: argparse.Namespace, defense: str) -> tuple[Path, ...]:
-    from ...core.settings import RunSpec, parse_assignments  # noqa: PLC0415  (slow, and not needed for --help)
+    from ...core.settings import parse_assignments  # noqa: PLC0415  (slow, and not needed for --help)
     from ...runs.run import run_defense  # noqa: PLC0415
+    from ...runs.spec import RunSpec  # noqa: PLC0415
 
     options = {**_options(args), **parse_assignments(own.option, where="--option")}
     folder = Path(importlib.import_module("utils.supervisor").get_poison_set_dir(args)).absolute()
@@ -172,7 +173,7 @@ def _run(own: argparse.Namespace, args: argparse.Namespace, defense: str) -> tup
         "device": own.device,
     }
     result = run_defense(RunSpec.build(spec, where="elixir.py"), quiet=False, rewrite=True)
-    for line in result_lines(result):
+    for line in result.lines():
         click.echo(shown(line))
     return result.written
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ...core.case import Case, ImageSet, Truth
+from ...core.case import Case, Truth
 from ...core.classifier.classifier import Classifier
+from ...core.images import ImageSet
 from ...core.outcome import Outcome
 from ...core.pixels import to_bytes
 from ...errors import InputError
 from ...io.files import atomic_folder, write_torch
-from ..common.pixels import inexact, save_png
+from ..common.images import inexact, save_png
 
 TREE = "poisoned_train_set"
 

@@ -12,18 +12,18 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from ...adapter import Adapter
-from ...core.case import Case, ImageBacking, ImageSet, Index, LazyImages, Origin, TriggeredSet
+from ...adapter import Adapter, Placement, Source
+from ...core.case import Case, Origin, TriggeredSet
 from ...core.classifier.classifier import Classifier, build_module
 from ...core.classifier.weights import WRAPPERS, load_by_name
 from ...core.context import derive_seed
+from ...core.images import ImageBacking, ImageSet, Index, LazyImages
+from ...core.metrics import Evaluation
 from ...core.outcome import Outcome
-from ...core.settings import Settings, Source
+from ...core.settings import Settings
 from ...errors import InputError, nearest
-from ...evaluation.metrics import Evaluation
 from ...io.files import write_csv, write_torch
 from ...plugins import plugins
-from ...runs.checkout import Placement
 from ..common.images import eager_or_lazy, fill, in_threads
 from .checkout import checkout_files
 from .data import DATASETS, EAGER_BYTES, CleanData, find_data, read_clean

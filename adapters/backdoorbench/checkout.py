@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
-from ...plugins import get_defense, plugins
-from ...runs.checkout import Placement
+from ...adapter import Placement
+from ...defense import get_defense
+from ...plugins import plugins
 from ..common.templates import filled, refuse_other_folder
 from .flags import SHARED
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ...core.case import Images, ImageSet, checked_labels
+from ...core.images import Images, ImageSet, checked_labels
 from ...errors import InputError
 from ...io.files import inside, read_plain_pickle
 from ..common.images import Listing, eager_or_lazy, file_reader, list_images

@@ -10,11 +10,12 @@ from typing import Any
 
 import yaml
 
-from ...core.settings import RunSpec, Settings, load_yaml
+from ...adapter import get_adapter
+from ...core.settings import Settings, load_yaml
 from ...defense import Defense
 from ...errors import SettingsError, nearest
-from ...plugins import get_adapter
 from ...runs.run import resolved, retraining_of
+from ...runs.spec import RunSpec
 from ...training.loop import Recipe
 
 TEXT = (  # flags that keep their text, and those that are numbers or switches, by the toolkit's names

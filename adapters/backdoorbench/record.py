@@ -15,17 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ...core.case import Images, ImageSet, Index, Truth, checked_labels
+from ...core.case import Truth
+from ...core.images import Images, ImageSet, Index, checked_labels
 from ...errors import InputError
 from ...io.files import inside, read_torch
-from ...io.image_files import refuse_deep
+from ...io.images import refuse_deep
 from ..common.images import file_reader
 from ..common.untrusted import numbers
 
 FILE = "attack_result.pt"
 KEYS = ("model_name", "num_classes", "model", "data_path", "img_size", "clean_data", "bd_train", "bd_test")
-
-
 Held = NDArray[np.bool_]
 
 

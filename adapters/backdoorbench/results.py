@@ -13,10 +13,10 @@ import numpy as np
 
 from ...core.case import Case
 from ...core.classifier.classifier import Classifier
+from ...core.metrics import Evaluation
 from ...core.outcome import Outcome
 from ...errors import InputError
-from ...evaluation.metrics import Evaluation
-from ..common.pixels import different
+from ..common.images import different
 from .data import find_data, read_clean
 from .record import Held
 from .write import Head, changed_rows, checked_ids, write_record

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import click
 
-from ...cli.text import result_lines, shown
+from ...defense import get_defense
 from ...errors import ElixirError, SettingsError
 from ...io.files import writing
-from ...plugins import get_defense
+from ...io.text import shown
 from ...runs.run import RunResult, run_defense
 from .flags import Request, read_request, record_of, to_spec
 from .record import read_record
@@ -47,9 +47,9 @@ def _run(defense: str, root: Path, arguments: Sequence[str]) -> RunResult:
         for unused in request.unused:
             log.warning("no use for %s", unused)
         result = run_defense(spec, quiet=False, rewrite=True)
-        for line in result_lines(result):
+        for line in result.lines():
             log.info("%s", line)
-    for line in (*(f"note: no use for {unused}" for unused in request.unused), *result_lines(result)):
+    for line in (*(f"note: no use for {unused}" for unused in request.unused), *result.lines()):
         click.echo(shown(line))
     return result
 

@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ...core.case import Case, Images, ImageSet, Index
+from ...core.case import Case
+from ...core.images import Images, ImageSet, Index
 from ...core.outcome import Outcome
 from ...core.pixels import to_bytes
 from ...errors import InputError
 from ...evaluation.metrics import confusion
 from ...io.files import atomic_file, atomic_folder, write_torch
-from ..common.pixels import different, inexact, save_png
+from ..common.images import different, inexact, save_png
 from .record import FILE, Held
 
 SUFFIX = ".png"

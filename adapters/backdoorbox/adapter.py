@@ -29,10 +29,11 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from ...core.case import Case, ImageSet, Origin, TriggeredSet
-from ...defense import Defense
+from ...core.case import Case, Origin, TriggeredSet
+from ...core.images import ImageSet
+from ...defense import Defense, get_defense
 from ...errors import PluginError, SettingsError, nearest
-from ...plugins import get_defense, plugins
+from ...plugins import plugins
 from .data import classes_of, host_classifier, original_labels, read_plain, truth_of
 from .defenses import Behaviour, Filter, Repair, Suppress
 

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from ...api.convert import Raw, as_classifier, read_raw
-from ...core.case import ImageSet, Index, Truth
+from ...core.case import Truth
 from ...core.classifier.classifier import Classifier
+from ...core.images import ImageSet, Index
 from ...errors import InputError
 
 BY_FILE_NAME = "CreatePoisonedTargetDataset"  # its poisoned_set holds numbers of files, not positions

@@ -12,10 +12,11 @@ from torch import nn
 from torch.utils.data import Subset
 
 from ...api.convert import TensorImages
-from ...core.case import Case, ImageSet, Truth
+from ...core.case import Case, Truth
 from ...core.classifier.classifier import Classifier
 from ...core.classifier.weights import load_by_name
 from ...core.context import Context
+from ...core.images import ImageSet
 from ...core.outcome import Outcome
 from ...defense import Defense
 from ...errors import InputError, SettingsError

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.case import ImageSet
+from ...core.classifier.classifier import Classifier
+from ...core.images import ImageSet
 from ...core.outcome import Outcome
-from ...io.files import write_csv
+from ...errors import InputError
+from ...io.files import atomic_folder, write_csv
 
 HEADER = ("index", "name", "label", "score", "flagged", "kept")
 
@@ -32,3 +34,27 @@ def write_suspects(train: ImageSet | None, outcome: Outcome, folder: Path) -> li
 
 def _column(values: NDArray[Any] | None, n: int) -> list[Any]:
     return [""] * n if values is None else values.tolist()
+
+
+def load_model(folder: Path | None) -> Classifier | None:
+    """Read a saved :class:`Classifier`, or return None when none is named.
+
+    :raises InputError: when the folder holds none.
+    """
+    if folder is None:
+        return None
+    if not (folder / "model.json").is_file():
+        raise InputError(
+            "model not found",
+            where=folder,
+            allowed="a folder with model.json and model.safetensors",
+            hint="write one with Classifier(...).save(folder)",
+        )
+    return Classifier.load(folder)
+
+
+def save_model(model: Classifier, folder: Path) -> Path:
+    """Write *model* to ``<folder>/model``, which appears only when it is complete."""
+    with atomic_folder(folder / "model") as part:
+        model.save(part)
+    return folder / "model"

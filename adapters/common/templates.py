@@ -6,7 +6,7 @@ import re
 from importlib.resources import files
 from pathlib import Path
 
-from ... import __version__
+from ..._version import __version__
 from ...errors import InputError
 
 PACKAGE = "elixir_plugin"

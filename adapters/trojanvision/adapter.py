@@ -24,9 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from ...api.registry import register_into
-from ...defense import Defense
+from ...defense import Defense, get_defense
 from ...errors import PluginError
-from ...plugins import get_defense
 from .defenses import Behaviour, Filtering, Repairing, Training
 
 KINDS: dict[str, tuple[type[Behaviour], str]] = {  # kind of defense -> behaviour, trojanvision's base

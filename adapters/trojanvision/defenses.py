@@ -18,10 +18,11 @@ from torch.utils.data import Subset
 
 from ...api.arrays import Normalisation
 from ...api.convert import as_classifier, read_raw
-from ...core.case import Case, ImageSet
+from ...core.case import Case
 from ...core.classifier.classifier import Classifier
 from ...core.classifier.weights import load_by_name
 from ...core.context import Context
+from ...core.images import ImageSet
 from ...core.outcome import Outcome
 from ...core.pixels import to_floats
 from ...core.settings import parse_assignments

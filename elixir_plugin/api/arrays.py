@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.case import Images, Index, checked_labels
+from ..core.images import Images, Index, checked_labels
 from ..errors import InputError
 
 Layout = Literal["auto", "nhwc", "nchw"]

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
 
-from ..core.case import Images, ImageSet
 from ..core.classifier.classifier import Classifier, evaluating, to_batch
+from ..core.images import Images, ImageSet
 from ..errors import InputError
-from ..io.image_files import refuse_deep
+from ..io.images import refuse_deep
 from .arrays import Layout, Normalisation, array_images, integer_labels, is_one_hot
 
 CHUNK = 256
@@ -129,7 +129,7 @@ class TensorImages(Dataset[tuple[Any, int]]):
 
     :param transform: applied to the image.
 
-    >>> from elixir_plugin.testing.defenses import tiny_case
+    >>> from elixir_plugin.testing import tiny_case
     >>> image, label = TensorImages(tiny_case().train)[0]
     >>> float(image.max()) <= 1, type(label)
     (True, <class 'int'>)

@@ -18,13 +18,14 @@ from typing import Any
 
 import torch
 
-from ..core.case import Case, ImageSet
+from ..core.case import Case
 from ..core.classifier.classifier import Classifier
 from ..core.context import Context, resolve_device
+from ..core.images import ImageSet
 from ..core.outcome import Outcome
-from ..defense import Defense
+from ..defense import Defense, get_defense
 from ..errors import InputError, SettingsError
-from ..plugins import get_defense, plugins
+from ..plugins import plugins
 from .arrays import Layout, Normalisation
 from .convert import as_classifier, read_raw
 
@@ -36,7 +37,7 @@ def detect(data: Any, *, defense: str = "confusion_training", **options: Any) ->
     :param defense: the name of a detector.
     :param options: of :func:`defend`; ``clean=``, a reserved clean set, is usual.
 
-    >>> from elixir_plugin.testing.defenses import tiny_case
+    >>> from elixir_plugin.testing import tiny_case
     >>> case = tiny_case()
     >>> few = {"ratios": (0.5,), "suspect_size": None, "reserved_size": None, "pretrain_epochs": (1,)}
     >>> few |= {"confusion_steps": (4,), "confusion_batch": 16, "confusion_lr": (0.01,), "lam": (10,)}
@@ -56,7 +57,7 @@ def purify(data: Any, *, defense: str = "dataelixir", **options: Any) -> Outcome
     :param defense: the name of a purifier.
     :param options: of :func:`defend`.
 
-    >>> from elixir_plugin.testing.defenses import tiny_case
+    >>> from elixir_plugin.testing import tiny_case
     >>> case = tiny_case()
     >>> outcome = purify(case.train, clean=case.clean, defense="eclipse", purify=False)  # grayscale and noise alone
     >>> len(outcome.train) == len(case.train)
@@ -73,7 +74,7 @@ def repair(model: Any, clean: Any, *, defense: str = "d3", **options: Any) -> Ou
     :param defense: the name of a defense that repairs models.
     :param options: of :func:`defend`; ``mean=`` and ``std=``, what the host normalises with, are usual.
 
-    >>> from elixir_plugin.testing.defenses import tiny_case
+    >>> from elixir_plugin.testing import tiny_case
     >>> case = tiny_case()
     >>> repaired = repair(case.model, case.clean, epochs=1).model
     >>> repaired.num_classes == case.num_classes

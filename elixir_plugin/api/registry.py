@@ -14,8 +14,9 @@ import logging
 from collections.abc import Callable, Collection, MutableMapping
 from typing import Any, Literal
 
+from ..defense import get_defense
 from ..errors import PluginError, SettingsError, nearest
-from ..plugins import get_defense, plugins
+from ..plugins import plugins
 
 Style = Literal["class", "factory", "function"]
 NAMING = ("name", "key", "alias")  # what registries call the parameter that takes the name

@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .. import __version__
+from .._version import __version__
 from ..errors import ElixirError, SettingsError
+from ..io.text import shown
 from .compare import compare
 from .denoiser import denoiser
-from .report import report
-from .results import results
-from .text import card_lines, demo_header, demo_line, estimate_lines, result_lines, settings_lines, shown
+from .report import report, results
+from .text import card_lines, demo_header, demo_line, estimate_lines, settings_lines
 from .toolkit import export, toolkit
 
 if TYPE_CHECKING:
-    from ..core.settings import RunSpec
+    from ..runs.spec import RunSpec
 
 PART = {
     "defense": "defenses",
@@ -124,14 +124,16 @@ def run(*, target: str, force: bool, preview: int, dry_run: bool, quiet: bool, a
     if as_json:
         click.echo(json.dumps(result.report, indent=2))
     elif not quiet:
-        _say(result_lines(result))
+        _say(result.lines())
 
 
 def _spec(target: str, flags: dict[str, Any]) -> RunSpec:
     """Merge run file and flags; flags win."""
-    from ..core.settings import RunSpec, Source, parse_assignments
+    from ..adapter import Source, get_adapter
+    from ..core.settings import parse_assignments
+    from ..defense import get_defense
     from ..evaluation.retraining import Retraining
-    from ..plugins import get_adapter, get_defense
+    from ..runs.spec import RunSpec
 
     values: dict[str, Any]
     if target.endswith((".yaml", ".yml")):
@@ -175,7 +177,7 @@ def demo(*, poison: str, size: int, only: tuple[str, ...], seed: int, device: st
     """
     from ..core.context import Context, resolve_device
     from ..plugins import plugins
-    from ..runs.demo import run_demo
+    from .demo import run_demo
 
     if size % 8:
         raise SettingsError(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from .text import shown
+from ..io.text import shown
 
 
 @click.command()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import SettingsError
-from .text import shown
+from ..io.text import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,9 +74,9 @@ def train(
     """Train a denoiser on clean images; labels are not needed. Run the same command again to go on after a stop."""
     from ..core.context import Context, resolve_device  # noqa: PLC0415
     from ..core.settings import parse_assignments  # noqa: PLC0415  (as all imports in commands: slow)
+    from ..diffusion.fit.data import read_pictures  # noqa: PLC0415
     from ..diffusion.fit.settings import FitSettings  # noqa: PLC0415
     from ..diffusion.fit.train import finished, fit_into, state_file  # noqa: PLC0415
-    from ..io.images import read_pictures  # noqa: PLC0415
 
     place = resolve_device(device)
     preset = preset or ("cpu" if place.type == "cpu" else "fast")
@@ -166,7 +166,8 @@ def sample(
     """
     from ..core.context import resolve_device  # noqa: PLC0415
     from ..diffusion.denoisers.denoiser import find_denoiser  # noqa: PLC0415
-    from ..io.images import read_pictures, write_grid  # noqa: PLC0415
+    from ..diffusion.fit.data import read_pictures  # noqa: PLC0415
+    from ..io.images import write_grid  # noqa: PLC0415
 
     if from_noise and (images is not None or level is not None or sigma is not None):
         raise SettingsError("--from-noise takes no images and no noise level", where="denoiser sample")

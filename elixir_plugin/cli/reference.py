@@ -12,12 +12,13 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
-from ..core import settings as config
+from ..core.settings import Settings
 from ..evaluation.retraining import Retraining
 from ..io.files import plain
 from ..plugins import plugins
 from ..runs.cards import ResultCard
 from ..runs.compare.spec import CompareSpec
+from ..runs.spec import RunSpec
 
 BUILT_IN = ("elixir_plugin:builtin", "elixir_plugin:adapters")
 SIGNS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<", "multipleOf": "multiple of"}
@@ -27,7 +28,7 @@ HEAD = """# Settings
 Made by `elixir-plugin reference` from the settings classes; do not edit. `elixir-plugin show NAME` prints the same for
 one name. A setting without a default must be given. Nested settings given in part keep the rest of their values.
 """
-Model = type[config.Settings]
+Model = type[Settings]
 
 
 def reference() -> str:
@@ -48,12 +49,12 @@ def reference() -> str:
     return "\n".join(parts)
 
 
-def rows_of(model: Model, chosen: config.Settings | None = None) -> Iterator[tuple[str, str, str, str, str]]:
+def rows_of(model: Model, chosen: Settings | None = None) -> Iterator[tuple[str, str, str, str, str]]:
     """Yield ``(setting, type, default, range, description)`` of every field, as plain text.
 
     :param chosen: an instance of *model* whose values are the defaults in place of its own.
 
-    >>> from elixir_plugin.core.settings import Source
+    >>> from elixir_plugin import Source
     >>> next(rows_of(Source))[:3]
     ('adapter', 'text', '')
     """
@@ -74,12 +75,12 @@ def rows_of(model: Model, chosen: config.Settings | None = None) -> Iterator[tup
 def nested_of(model: Model, name: str) -> Model | None:
     """Return the settings class that the setting *name* holds, or None.
 
-    >>> from elixir_plugin.core.settings import RunSpec
+    >>> from elixir_plugin.runs.spec import RunSpec
     >>> nested_of(RunSpec, "source").__name__, nested_of(RunSpec, "seed")
     ('Source', None)
     """
     kind = model.model_fields[name].annotation
-    return kind if isinstance(kind, type) and issubclass(kind, config.Settings) else None
+    return kind if isinstance(kind, type) and issubclass(kind, Settings) else None
 
 
 def default_text(value: Any) -> str:
@@ -88,7 +89,7 @@ def default_text(value: Any) -> str:
     >>> default_text(None), default_text(True), default_text((1, 2)), default_text("auto")
     ('null', 'true', '[1, 2]', 'auto')
     """
-    if isinstance(value, config.Settings):
+    if isinstance(value, Settings):
         usual = {key: plain(field.default) for key, field in type(value).model_fields.items()}
         value = {key: each for key, each in value.dump().items() if each != usual[key] and not _same(each, usual[key])}
         if not value:
@@ -138,7 +139,7 @@ def range_text(about: Mapping[str, Any]) -> str:
 
 def _listed() -> Iterator[tuple[str, str, Model]]:
     """Yield title, summary and settings class of everything a user sets."""
-    yield "Run file", "The content of `elixir-plugin run FILE.yaml`.", config.RunSpec
+    yield "Run file", "The content of `elixir-plugin run FILE.yaml`.", RunSpec
     yield "`retrain`", "In run and compare files, and under `--retrain-set`.", Retraining
     yield "Compare file", "The content of `elixir-plugin compare FILE.yaml`.", CompareSpec
     for kind, title in (("defense", "Defense"), ("adapter", "Adapter"), ("poison", "Poison")):
@@ -179,7 +180,7 @@ def _gather(model: Model, told: dict[str, Model]) -> None:
 
 
 def _classes_in(annotation: Any) -> Iterator[Model]:
-    if isinstance(annotation, type) and issubclass(annotation, config.Settings):
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
         yield annotation
     for part in get_args(annotation):
         yield from _classes_in(part)
@@ -187,7 +188,7 @@ def _classes_in(annotation: Any) -> Iterator[Model]:
 
 def _description(model: Model, name: str) -> str:
     """Return the description of a field, from the class that gave one last."""
-    classes = [cls for cls in model.__mro__ if issubclass(cls, config.Settings) and name in cls.model_fields]
+    classes = [cls for cls in model.__mro__ if issubclass(cls, Settings) and name in cls.model_fields]
     fields = [cls.model_fields[name] for cls in classes]
     return next((field.description for field in fields if field.description), None) or ""
 
@@ -196,7 +197,7 @@ def _docstring_params(model: Model) -> dict[str, str]:
     """Return what the docstrings of *model* and its bases say after ``:param NAME:``."""
     found: dict[str, str] = {}
     for cls in reversed(model.__mro__):
-        text = inspect.cleandoc(cls.__doc__ or "") if issubclass(cls, config.Settings) else ""
+        text = inspect.cleandoc(cls.__doc__ or "") if issubclass(cls, Settings) else ""
         for names, said in re.findall(r"^:param ([\w, ]+): (.*(?:\n[ \t]+.*)*)", text, flags=re.MULTILINE):
             found |= {name.strip(): re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"`\1`", said) for name in names.split(",")}
     return {name: " ".join(said.replace("``", "`").split()) for name, said in found.items()}
@@ -204,13 +205,13 @@ def _docstring_params(model: Model) -> dict[str, str]:
 
 def _dumped(value: Any) -> Any:
     """Turn settings inside a preset into plain values."""
-    if isinstance(value, config.Settings):
+    if isinstance(value, Settings):
         return value.dump()
     return {key: _dumped(each) for key, each in value.items()} if isinstance(value, Mapping) else value
 
 
 def _same(first: Any, second: Any) -> bool:
-    return bool(isinstance(second, config.Settings) and second.dump() == first)
+    return bool(isinstance(second, Settings) and second.dump() == first)
 
 
 def _rounded(value: Any) -> Any:

@@ -1,12 +1,65 @@
-"""``elixir-plugin report``: look at a finished run again."""
+"""``elixir-plugin results …``: what was measured beside what others report, and new cards from finished runs."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
-from .text import shown
+from ..errors import SettingsError
+from ..io.text import shown
+
+
+@click.group(invoke_without_command=True)
+@click.option(
+    "--cards", "folders", type=click.Path(path_type=Path), multiple=True, help="Folder of more cards; repeatable."
+)
+@click.option("--defense", help="Only the cards of this defense.")
+@click.option("--json", "as_json", is_flag=True, help="Print the cards as JSON.")
+@click.pass_context
+def results(context: click.Context, *, folders: tuple[Path, ...], defense: str | None, as_json: bool) -> None:
+    """Print what was measured, beside what is reported elsewhere."""
+    if context.invoked_subcommand is not None:
+        return
+    from ..runs.cards import BUILT_IN, card_lines_of, load_cards  # noqa: PLC0415  (as all imports here: slow)
+
+    cards = [card for card in load_cards(BUILT_IN, *folders) if defense in (None, card.defense)]
+    if as_json:
+        click.echo(json.dumps([card.dump() for card in cards], indent=2))
+        return
+    if cards:
+        click.echo("accuracies and rates in percent, AUROC and DER times 100; over seeds with range or deviation")
+    for card in cards:
+        click.echo()
+        for line in card_lines_of(card):
+            click.echo(shown(line))
+    if not cards:
+        click.echo(shown(f"no result card{'' if defense is None else ' of ' + defense}"))
+
+
+@results.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--to", type=click.Path(path_type=Path), default=Path("cards"), show_default=True, help="Folder.")
+@click.option("--case", help="What was defended, in words (default: adapter and name).")
+@click.option("-r", "--reported", multiple=True, metavar="METRIC=SHARE", help="A reported number, e.g. asr=0.02.")
+@click.option("--by", help="Who reports them: paper and table.")
+def add(*, runs: tuple[Path, ...], to: Path, case: str | None, reported: tuple[str, ...], by: str | None) -> None:
+    """Make a card from finished run folders RUNS that differ in their seed alone."""
+    from ..core.settings import parse_assignments  # noqa: PLC0415
+    from ..runs.cards import Reported, card_from_runs, card_lines_of, save_card  # noqa: PLC0415
+
+    if bool(reported) != (by is not None):
+        raise SettingsError("reported numbers and who reports them go together", where="--reported, --by")
+    others = []
+    if by is not None:
+        numbers = parse_assignments(reported, where="--reported")
+        others = [Reported.build({"source": by, "numbers": numbers}, where="--reported")]
+    card = card_from_runs(runs, case=case, reported=others)
+    file = save_card(card, to)
+    for line in card_lines_of(card):
+        click.echo(shown(line))
+    click.echo(shown(f"card: {file}"))
 
 
 @click.command()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .text import shown
+from ..io.text import shown
 
 if TYPE_CHECKING:
     from ..adapter import Adapter
@@ -90,7 +90,7 @@ def export(
 
 
 def _adapter(name: str) -> Adapter:
-    from ..plugins import get_adapter  # noqa: PLC0415
+    from ..adapter import get_adapter  # noqa: PLC0415
 
     return get_adapter(name)()
 

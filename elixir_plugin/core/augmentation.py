@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from .case import ImageSet
+from .images import ImageSet
 from .settings import Settings
 
 

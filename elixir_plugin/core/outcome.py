@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from ..errors import OutcomeError
 from ..io.files import atomic_folder, read_json, read_tensors, write_json, write_tensors
 from .augmentation import Augmentation
-from .case import Case, ImageSet, Index
+from .case import Case
 from .classifier.classifier import Classifier
+from .images import ImageSet, Index
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import Self
 
 from ..errors import SettingsError, nearest
@@ -75,7 +75,7 @@ class Settings(BaseModel):
     def overlaid(cls, base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
         """Return *base* overlaid with *values*; mappings for nested settings are overlaid in turn.
 
-        >>> from elixir_plugin.training.loop import Recipe
+        >>> from elixir_plugin import Recipe
         >>> Recipe.overlaid({"epochs": 5, "augmentation": {"crop": 1, "flip": True}}, {"augmentation": {"crop": 2}})
         {'epochs': 5, 'augmentation': {'crop': 2, 'flip': True}}
         """
@@ -115,51 +115,6 @@ class Settings(BaseModel):
     def fingerprint(self) -> str:
         """Return 12 hex digits that depend on the values alone, not on key order, process or machine."""
         return fingerprint(self.dump())
-
-
-class Source(Settings):
-    """Where a case comes from: an adapter's name, a path, and the adapter's own options."""
-
-    adapter: str = Field(description="name of the adapter")
-    path: str = Field(description="what it reads: a file, a folder, or a name")
-    options: dict[str, Any] = Field({}, description="options of the adapter")
-
-    @classmethod
-    def parse(cls, text: str, options: Mapping[str, Any] | None = None, *, where: str = "--from") -> Source:
-        """Read ``ADAPTER:PATH``, the form of ``--from``."""
-        adapter, colon, path = text.partition(":")
-        if not (adapter and colon and path):
-            raise SettingsError("a source is ADAPTER:PATH", where=where, found=text, allowed="e.g. image_folder:data")
-        return cls(adapter=adapter, path=path, options=dict(options or {}))
-
-
-class RunSpec(Settings):
-    """Everything that defines a run; the content of a run file and of ``run.yaml`` in a run folder."""
-
-    defense: str = Field(description="name of the defense")
-    source: Source = Field(description="where the case is; ADAPTER:PATH is the short form")
-    preset: str | None = Field(None, description="named settings below `settings`")
-    settings: dict[str, Any] = Field({}, description="settings of the defense")
-    retrain: dict[str, Any] | None = Field(None, description="train a model on the sanitised set; see Retraining")
-    controls: bool = Field(False, description="also train models without the denoiser, and on the clean set alone")
-    seed: int = Field(0, ge=0, description="the one seed of the run")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
-    out: str | None = Field(None, description="run folder; default: runs/DEFENSE-CASE-HASH")
-    write_back: bool = Field(True, description="also write files in the toolkit's own format, where it looks for them")
-    write_to: str | None = Field(None, description="write them there instead")
-
-    @classmethod
-    def from_yaml(cls, path: Path) -> RunSpec:
-        """Read a run file. ``source`` may be written short, as ``ADAPTER:PATH``."""
-        values = load_yaml(path)
-        values.pop("identity", None)  # noted in the run.yaml of a run folder
-        if isinstance(values.get("source"), str):
-            values["source"] = Source.parse(values["source"], where=f"{path}: source").dump()
-        return cls.build(values, where=str(path))
-
-    def identity(self) -> str:
-        """Hash of what decides the result: where the output goes does not."""
-        return fingerprint(self.model_dump(mode="json", exclude={"out", "write_back", "write_to"}))
 
 
 def fingerprint(value: Any) -> str:

@@ -13,19 +13,12 @@ from torch import Tensor, nn
 
 from ..core.classifier.classifier import evaluating
 from ..errors import RunError
+from ..training.device import out_of_memory
 from .denoisers.base import Denoiser
 
 CPU_PIXELS = 32 * 32 * 32  # per batch; more spills out of the cache and gains nothing
 CUDA_PIXELS = 512 * 32 * 32  # per batch; more gains nothing
 MEMORY_SHARE = 0.8  # of what is free on the device
-_OUT_OF_MEMORY: type[Exception] = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
-_MESSAGES = (
-    "can't allocate memory",
-    "not enough memory",
-    "error: out of memory",  # of CUDA itself, outside of torch's allocator
-    "_ALLOC_FAILED",  # of cuBLAS, cuDNN and their kin
-    "_ALLOCATION_FAILED",
-)
 
 
 class BatchSize:
@@ -106,20 +99,6 @@ def _fits(work: Callable[[slice], None], part: slice) -> bool:
             raise
         return False
     return True
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether *error* says that memory ran out, on the device or on the CPU."""
-    return isinstance(error, (_OUT_OF_MEMORY, MemoryError)) or (
-        isinstance(error, RuntimeError) and any(text in str(error) for text in _MESSAGES)
-    )
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether *device* is a GPU that computes in bf16; NVIDIA's from before Ampere (8.0) only imitate it, slowly."""
-    if device.type != "cuda":
-        return False
-    return bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _fitting(denoiser: Denoiser, shape: tuple[int, int, int], bf16: bool) -> int:

@@ -13,7 +13,8 @@ from typing_extensions import Self
 
 from ..core.settings import Settings
 from ..errors import InputError, SettingsError
-from .batches import BatchSize, has_bf16
+from ..training.device import has_bf16
+from .batches import BatchSize
 from .denoisers.base import Denoiser
 from .sampler import SamplerName, Step, chain, even_grid
 from .schedule import NoiseLevel

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..core.case import ImageSet
 from ..core.classifier.classifier import to_batch
 from ..core.context import Context
+from ..core.images import ImageSet
 from ..core.settings import fingerprint
 from ..errors import InputError, RunError, SettingsError
 from ..io.distributed import local_device, rank_and_world, together

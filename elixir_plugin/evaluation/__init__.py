@@ -3,7 +3,7 @@
 May import ``defense``, ``training`` and what lies below them.
 """
 
-from .metrics import Evaluation as Evaluation
-from .metrics import ModelMetrics as ModelMetrics
+from ..core.metrics import Evaluation as Evaluation
+from ..core.metrics import ModelMetrics as ModelMetrics
 from .metrics import evaluate as evaluate
 from .metrics import model_metrics as model_metrics

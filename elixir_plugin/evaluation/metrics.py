@@ -14,84 +14,17 @@ One definition each, whatever the toolkit reports:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.case import Case, ImageSet, Index, TriggeredSet, Truth
+from ..core.case import Case, TriggeredSet, Truth
 from ..core.classifier.classifier import Classifier
+from ..core.images import ImageSet, Index
+from ..core.metrics import DetectionMetrics, Evaluation, ModelMetrics
 from ..core.outcome import Outcome
-from ..core.panels import Histogram, Lines, Panel, Series
-from .repair import RepairMetrics, repair_metrics, share
-
-BINS = 40  # of the histogram of scores
-
-
-@dataclass(frozen=True)
-class ModelMetrics:
-    """How one model does; all in [0, 1] but the losses, which are mean cross-entropies in nats."""
-
-    acc: float | None = None
-    asr: float | None = None
-    ra: float | None = None
-    clean_loss: float | None = None
-    triggered_loss: float | None = None
-
-
-@dataclass(frozen=True)
-class DetectionMetrics:
-    """How well poison was found; None where the denominator is zero."""
-
-    tpr: float | None = None
-    fpr: float | None = None
-    auroc: float | None = None
-    average_precision: float | None = None
-    flagged: int | None = None
-    poison: int = 0
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Everything measured about one outcome.
-
-    :param before: the suspect model.
-    :param after: the outcome's model.
-    :param der: defense effectiveness rating in [0, 1], see :func:`der`.
-    :param detection: how well poison was found; None without truth, or when nothing was scored or flagged.
-    :param repair: how well the set was repaired; None without truth, or when no set was handed back.
-    :param controls: models trained as the outcome's was, but without one part of the defense; see ``retraining``.
-
-    >>> measured = Evaluation(after=ModelMetrics(acc=0.9, asr=0.02))
-    >>> Evaluation.from_dict(measured.as_dict()) == measured
-    True
-    """
-
-    before: ModelMetrics | None = None
-    after: ModelMetrics | None = None
-    der: float | None = None
-    detection: DetectionMetrics | None = None
-    controls: dict[str, ModelMetrics] = field(default_factory=dict)
-    repair: RepairMetrics | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return nested JSON types."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Evaluation:
-        """Undo :meth:`as_dict`; what older reports lack is None."""
-        parts = {
-            "before": ModelMetrics,
-            "after": ModelMetrics,
-            "detection": DetectionMetrics,
-            "repair": RepairMetrics,
-        }
-        plain = {key: parts[key](**v) if key in parts and v is not None else v for key, v in values.items()}
-        controls = {name: ModelMetrics(**each) for name, each in values.get("controls", {}).items()}
-        return cls(**{**plain, "controls": controls})
+from .repair import repair_metrics, share
 
 
 def evaluate(case: Case, outcome: Outcome, *, before: ModelMetrics | None = None) -> Evaluation:
@@ -99,7 +32,7 @@ def evaluate(case: Case, outcome: Outcome, *, before: ModelMetrics | None = None
 
     :param before: metrics of the suspect model when they are known already; else measured here.
 
-    >>> from elixir_plugin.testing.defenses import tiny_case
+    >>> from elixir_plugin.testing import tiny_case
     >>> case = tiny_case()
     >>> evaluate(case, Outcome(scores=case.truth.poison.astype(float))).detection.auroc
     1.0
@@ -154,105 +87,6 @@ def detection_metrics(
         flagged=None if flagged is None else int(flagged.sum()),
         poison=int(poison.sum()),
     )
-
-
-def score_panels(
-    scores: NDArray[np.float64], flagged: NDArray[np.bool_] | None = None, truth: Truth | None = None
-) -> list[Panel]:
-    """Return how *scores* ``[N]`` are spread over poison and clean samples, and their ROC and precision-recall curves.
-
-    Without *truth*, flagged samples are set against the others, and there are no curves.
-    """
-    panels: list[Panel] = [_spread(scores, _groups(len(scores), flagged, truth), known=truth is not None)]
-    if truth is None or not truth.poison.any() or truth.poison.all():
-        return panels
-    from sklearn.metrics import precision_recall_curve, roc_curve  # noqa: PLC0415  (slow to import)
-
-    fpr, tpr, _ = roc_curve(truth.poison, scores)
-    precision, recall, _ = precision_recall_curve(truth.poison, scores)
-    roc, pr = [Series(name="by score", x=fpr, y=tpr)], [Series(name="by score", x=recall, y=precision)]
-    if flagged is not None and flagged.any():
-        hits, alarms = share(flagged, truth.poison), share(flagged, ~truth.poison)
-        roc.append(Series(name="flagged", x=[alarms], y=[hits], mark=True))
-        pr.append(Series(name="flagged", x=[hits], y=[share(truth.poison, flagged)], mark=True))
-    dot = " The dot is what the defense flagged." if len(roc) > 1 else ""
-    caption = "Poison found against false alarms, for every threshold on the score; the upper left corner is best."
-    panels.append(Lines(title="ROC", caption=caption + dot, series=roc, x_label="FPR", y_label="TPR"))
-    caption = "Share of poison among what a threshold picks, against the share of all poison that it finds."
-    panels.append(
-        Lines(title="Precision and recall", caption=caption + dot, series=pr, x_label="recall", y_label="precision")
-    )
-    return panels
-
-
-def truth_of_samples(truth: Truth | None, rows: Index) -> list[str | None]:
-    """Return "poison", "cover" or "clean" for the suspect samples at *rows*; None where the truth is not known."""
-    if truth is None:
-        return [None] * len(rows)
-    assert truth.cover is not None  # filled by Truth
-    return ["poison" if truth.poison[row] else "cover" if truth.cover[row] else "clean" for row in rows]
-
-
-def poison_per_class(labels: Index, truth: Truth | None, num_classes: int) -> Index | None:
-    """Return ``[C]`` how many samples with a label are poison; None where the truth is not known."""
-    return None if truth is None else np.bincount(labels[truth.poison], minlength=num_classes)
-
-
-@dataclass(frozen=True)
-class TriggeredExample:
-    """One triggered test sample: its true label, the label the attacker wants, and what the models say."""
-
-    index: int
-    image: NDArray[Any]
-    true: int
-    target: int
-    before: int | None
-    after: int | None
-
-
-def triggered_examples(case: Case, outcome: Outcome, count: int) -> list[TriggeredExample]:
-    """Return *count* triggered test samples, spread over the set, with what the models before and after say of them."""
-    triggered = case.test_poisoned
-    if triggered is None or (case.model is None and outcome.model is None):
-        return []
-    rows = np.flatnonzero(triggered.samples.labels != triggered.original_labels)
-    rows = rows[np.unique(np.linspace(0, len(rows) - 1, count).round().astype(int))] if len(rows) else rows
-    samples = triggered.samples.subset(rows)
-    images = samples.read(slice(0, len(samples)))
-
-    def said(model: Classifier | None) -> list[int | None]:
-        if model is None or not len(rows):
-            return [None] * len(rows)
-        return [int(label) for label in model.predict(samples).argmax(1)]
-
-    every = zip(rows, images, triggered.original_labels[rows], samples.labels, said(case.model), said(outcome.model),
-                strict=True)  # fmt: skip
-    return [TriggeredExample(int(row), image, int(true), int(target), *two) for row, image, true, target, *two in every]
-
-
-def _groups(count: int, flagged: NDArray[np.bool_] | None, truth: Truth | None) -> dict[str, NDArray[np.bool_]]:
-    if truth is not None and truth.poison.any():
-        assert truth.cover is not None
-        groups = {"poison": truth.poison, "cover": truth.cover, "clean": ~truth.poison & ~truth.cover}
-    elif flagged is not None and flagged.any():
-        groups = {"flagged": flagged, "not flagged": ~flagged}
-    else:
-        groups = {"all samples": np.ones(count, bool)}
-    return {name: rows for name, rows in groups.items() if rows.any()}
-
-
-def _spread(scores: NDArray[np.float64], groups: dict[str, NDArray[np.bool_]], *, known: bool) -> Histogram:
-    low, high = np.quantile(scores, [0.002, 0.998]) if len(scores) else (0.0, 0.0)
-    if not high > low:
-        low, high = low - 0.5, low + 0.5
-    edges = np.linspace(low, high, BINS + 1)
-    inner = np.clip(scores, low, high)
-    caption = "Higher is more suspicious. Each group is drawn to its own size, so that a small one can be seen"
-    caption += "; the outermost bars hold all that lies beyond." if (inner != scores).any() else "."
-    if known and "poison" not in groups:
-        caption += " In truth there is no poison."
-    counts = {name: np.histogram(inner[rows], edges)[0] for name, rows in groups.items()}
-    return Histogram(title="Scores", caption=caption, edges=edges, counts=counts, x_label="score")
 
 
 def confusion(flagged: NDArray[np.bool_], truth: Truth, *, cover_is_poison: bool = False) -> tuple[int, int, int, int]:

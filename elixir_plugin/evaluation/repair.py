@@ -15,48 +15,19 @@ Under a clean-label attack the given label is the true one, so that relabelling 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.case import ImageSet, Truth
-from ..core.comparison import rms_changes
+from ..core.case import Truth
+from ..core.images import ImageSet
+from ..core.metrics import RepairMetrics
 from ..core.outcome import Outcome
+from ..core.pixels import rms_changes
 
 STABLE = "stable"
 
 Mask = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class RepairMetrics:
-    """How well a set was repaired; shares in [0, 1], None where the denominator is zero or what it takes is not known.
-
-    :param change_recall: share of poison with another image or label.
-    :param change_fpr: the same of all other samples.
-    :param relabel_recall: share of poison with another label.
-    :param relabel_fpr: the same of all other samples.
-    :param relabelled_right: share of the relabelled poison whose new label is the true one.
-    :param label_accuracy_before: share of the labels as they came that are the true ones.
-    :param label_accuracy_after: the same of the repaired set.
-    :param stable_poison: share of the poison with a status whose status is "stable".
-    :param poison_status: status -> poison samples; empty when the defense gives its samples no status.
-    :param poison: poison samples that are kept.
-    :param kept: samples that are kept.
-    """
-
-    change_recall: float | None = None
-    change_fpr: float | None = None
-    relabel_recall: float | None = None
-    relabel_fpr: float | None = None
-    relabelled_right: float | None = None
-    label_accuracy_before: float | None = None
-    label_accuracy_after: float | None = None
-    stable_poison: float | None = None
-    poison_status: dict[str, int] = field(default_factory=dict)
-    poison: int = 0
-    kept: int = 0
 
 
 def repair_metrics(suspects: ImageSet, outcome: Outcome, truth: Truth) -> RepairMetrics | None:

@@ -8,6 +8,7 @@ judged by a model trained like the controls on what it leaves (:data:`RETRAINED`
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,14 +18,19 @@ import numpy as np
 from pydantic import Field
 
 from ..core.augmentation import Augmentation, augmented_once
-from ..core.case import Case, ImageSet, Index
+from ..core.case import Case, describe
 from ..core.classifier.classifier import Classifier
 from ..core.context import Context
-from ..core.normalisation import normalisation
+from ..core.images import ImageSet, Index
+from ..core.metrics import Evaluation, ModelMetrics
 from ..core.outcome import Outcome
+from ..core.pixels import normalisation
+from ..core.settings import fingerprint
 from ..errors import InputError
-from ..training.loop import Recipe, Samples, ShuffledBatches, train
-from .metrics import Evaluation, ModelMetrics, der, detection_metrics, model_metrics
+from ..io.files import plain, read_json, write_json
+from ..training.batches import Samples, ShuffledBatches
+from ..training.loop import Recipe, train
+from .metrics import der, detection_metrics, model_metrics
 
 CONTROLS = {
     "undefended": "the suspect set as it is",
@@ -34,6 +40,7 @@ CONTROLS = {
 }
 RETRAINED = "retrained"  # no control: what the defense leaves, trained as the controls are
 STAGE = "retrain on kept"
+UNDEFENDED = "control undefended"  # the stage of the control of that name
 
 
 class Retraining(Recipe):
@@ -253,3 +260,28 @@ def _fresh(images: ImageSet, case: Case, plan: Retraining, context: Context) -> 
         std=std,
         input_size=size,
     ).to(context.device)
+
+
+def undefended(case: Case, outcome: Outcome, plan: Retraining, context: Context) -> ModelMetrics:
+    """Return the metrics of the control ``undefended``: of a model trained on the suspect set as it is.
+
+    Of the runs that share a cache, one trains it; the seconds of its training count in each of them.
+    """
+    if context.cache is None:
+        return run_control("undefended", case, outcome, plan, context)
+    facts = [plain(describe(case)), plan.dump(), context.seed, context.device.type]
+    file = context.cache / f"undefended-{fingerprint(facts)}.json"
+    sign = None if context.work_dir is None else context.work_dir / f"{file.stem}.trained-here"
+    if not file.exists():
+        before = context.timings.get(UNDEFENDED, 0.0)
+        found = run_control("undefended", case, outcome, plan, context)
+        if sign is not None:
+            sign.parent.mkdir(parents=True, exist_ok=True)
+            sign.touch()
+        write_json(file, {"metrics": dataclasses.asdict(found), "seconds": context.timings[UNDEFENDED] - before})
+        return found
+    known = read_json(file)
+    if sign is None or not sign.exists():  # else an earlier go of this very run trained it, and has counted it
+        with context.stage(UNDEFENDED):
+            context.borrow(known["seconds"])
+    return ModelMetrics(**known["metrics"])

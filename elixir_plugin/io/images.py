@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import struct
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,40 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ..core.case import ImageBacking, ImageSet, LazyImages
 from ..errors import InputError
-from .files import atomic_file, inside
-from .image_files import image_shape, read_image
+from .files import atomic_file
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-EAGER_BYTES = 1 << 30  # decoded at once; larger sets are read as they are used
 TILE = 64  # pixels a tile of a grid should have at least, so that a person can see it
 GAP = 2  # pixels between tiles
-
-
-def read_pictures(folder: Path, channels: int = 3, resize: int | None = None, limit: int | None = None) -> ImageSet:
-    """Read all image files below *folder*, in any layout, sorted by path; all get label 0.
-
-    Hidden files and files that are not images are passed over.
-
-    :param resize: edge length to resize to; None: all images have one size already.
-    :param limit: read only so many, the first ones.
-    :raises InputError: for a missing folder, no image, a link that leads elsewhere, images of mixed size, or a file
-        that cannot be decoded.
-    """
-    names = _names(folder)[:limit]
-    paths = [folder / name for name in names]
-    sides = (resize, resize) if resize is not None else _common_size(folder, paths)
-
-    def read(position: int) -> NDArray[np.uint8]:
-        return _resized(read_image(paths[position], channels), sides)
-
-    lazy = LazyImages(read, len(paths), (*sides, channels))
-    images: ImageBacking = lazy
-    if int(np.prod(lazy.shape)) <= EAGER_BYTES:
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            images = np.stack(list(pool.map(read, range(len(paths)))))
-    return ImageSet(images, np.zeros(len(paths), np.int64), 1, names)
 
 
 def write_grid(path: Path, rows: Sequence[Tensor]) -> None:
@@ -68,38 +39,65 @@ def write_grid(path: Path, rows: Sequence[Tensor]) -> None:
         Image.fromarray(canvas[..., 0] if channels == 1 else canvas).save(temporary, format="PNG")
 
 
-def _names(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        raise InputError("image folder not found", where=folder)
-    names = []
-    for root, folders, files in os.walk(folder):
-        folders[:] = sorted(each for each in folders if not each.startswith("."))
-        for each in folders:
-            if (Path(root) / each).is_symlink():
-                raise InputError("links to folders are not followed", where=Path(root) / each)
-        for file in files:
-            if file.lower().endswith(SUFFIXES) and not file.startswith("."):
-                name = (Path(root) / file).relative_to(folder).as_posix()
-                inside(folder, name)
-                names.append(name)
-    if not names:
-        raise InputError("no images in folder", where=folder, allowed=f"files ending in {', '.join(SUFFIXES)}")
-    return sorted(names)
+_MODES = {1: "L", 3: "RGB"}
+_UNREADABLE = (  # what Pillow raises for damaged files
+    OSError, EOFError, SyntaxError, ValueError, TypeError, KeyError, struct.error,
+    Image.DecompressionBombError, Image.DecompressionBombWarning,
+)  # fmt: skip
 
 
-def _common_size(folder: Path, paths: Sequence[Path]) -> tuple[int, int]:
-    sizes = {image_shape(path)[:2] for path in paths}
-    if len(sizes) > 1:
-        found = ", ".join(f"{height}×{width}" for height, width in sorted(sizes)[:5])
+def read_image(path: Path, channels: int = 3) -> NDArray[np.uint8]:
+    """Decode one image file to uint8 ``[H, W, channels]``.
+
+    :raises InputError: when the file is missing, truncated, not an image, or of more than 8 bits.
+    """
+    mode = _MODES[channels]
+    try:
+        with Image.open(path) as image:
+            _refuse_huge(image)
+            refuse_deep(image, path)
+            array = np.asarray(image.convert(mode))
+    except FileNotFoundError:
+        raise InputError("image file not found", where=path) from None
+    except _UNREADABLE as error:
         raise InputError(
-            "images of mixed size", where=folder, found=found, allowed="one size", hint="resize them with --resize 32"
+            "image file cannot be decoded", where=path, found=str(error), hint="restore the file or remove its sample"
+        ) from None
+    return array.reshape(*array.shape[:2], channels)
+
+
+def image_shape(path: Path) -> tuple[int, int, str]:
+    """Return ``(H, W, mode)`` from the header alone.
+
+    :raises InputError: when it is no header of an image, or of one of more than 8 bits.
+    """
+    try:
+        with Image.open(path) as image:
+            _refuse_huge(image)
+            refuse_deep(image, path)
+            return image.height, image.width, image.mode
+    except _UNREADABLE as error:
+        raise InputError("image file cannot be opened", where=path, found=str(error)) from None
+
+
+def _refuse_huge(image: Image.Image) -> None:
+    """Refuse what Pillow only warns of; checked here, because warning filters are shared by all threads."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise Image.DecompressionBombError(f"{image.width} × {image.height} pixels, more than {limit}")
+
+
+def refuse_deep(image: Image.Image, where: object) -> None:
+    """Refuse pixels of more than 8 bits: turned into 8 bits, they are clipped, not scaled.
+
+    :raises InputError: naming Pillow's mode of the image.
+    """
+    mode = str(image.mode)
+    if mode in ("I", "F") or mode.startswith("I;"):
+        raise InputError(
+            "image has more than 8 bits per value",
+            where=where,
+            found=f"mode {mode}",
+            allowed="8-bit images",
+            hint="convert it first: only you know which value is white",
         )
-    return sizes.pop()
-
-
-def _resized(image: NDArray[np.uint8], sides: tuple[int, int]) -> NDArray[np.uint8]:
-    if image.shape[:2] == sides:
-        return image
-    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
-    small = picture.resize((sides[1], sides[0]), Image.Resampling.BILINEAR)
-    return np.asarray(small).reshape(*sides, image.shape[2])

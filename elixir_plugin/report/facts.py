@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ..core.metrics import RepairMetrics
 from ..errors import InputError
-from ..evaluation.repair import RepairMetrics
 from ..io.files import read_json
 
 

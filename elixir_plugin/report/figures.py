@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..cli.text import shown
 from ..core.panels import Bars, Figure, Histogram, Level, Lines, Matrix, Points
+from ..io.text import shown
 from .palette import COLOURS, SERIES, SETTINGS, colours_of, logarithmic, short
 from .scatter import above_frames, add_frames, draw_points, height_of_frames
 

@@ -1,7 +1,7 @@
 """Pages from templates: one self-contained HTML file each, escaped throughout.
 
 Everything a template prints goes through two gates: control characters and those that turn the direction of text
-become visible text (:func:`elixir_plugin.cli.text.shown`), then HTML is escaped. Only figures drawn here pass as they
+become visible text (:func:`elixir_plugin.io.text.shown`), then HTML is escaped. Only figures drawn here pass as they
 are.
 """
 
@@ -14,9 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__
-from ..cli.text import shown
+from .._version import __version__
 from ..core.panels import Panel, Table, Text
+from ..io.text import shown
 from .figures import draw
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..cli.text import shown
+from ..io.text import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

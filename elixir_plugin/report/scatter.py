@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..cli.text import shown
 from ..core.panels import Points
+from ..io.text import shown
 from .palette import COLOURS, colours_of, logarithmic, short
 
 if TYPE_CHECKING:

@@ -12,26 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from .. import __version__
+from .._version import __version__
+from ..adapter import Placement
 from ..errors import InputError, RunError
 from ..io.files import atomic_file, inside, read_json, refuse_unwritable, write_json
 
 NOTE = ".elixir_plugin.json"
 Edited = Literal["refuse", "keep", "discard"]
-
-
-@dataclass(frozen=True)
-class Placement:
-    """What an install wants to place.
-
-    :param toolkit: name of the adapter it belongs to.
-    :param files: path relative to the checkout, with forward slashes -> content.
-    :param defenses: the defenses they make callable.
-    """
-
-    toolkit: str
-    files: Mapping[str, str]
-    defenses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

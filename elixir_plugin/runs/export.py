@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from ..core.case import Case, Truth
+from ..adapter import Source, get_adapter
+from ..core.case import Case, Truth, describe
 from ..core.outcome import Outcome
-from ..core.settings import RunSpec, Source
 from ..errors import InputError, RunError
 from ..evaluation.retraining import kept_rows
 from ..io.files import plain, read_json, refuse_unwritable
-from ..plugins import get_adapter
-from .report_data import describe
+from .spec import RunSpec
 
 
 def export(

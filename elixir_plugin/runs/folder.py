@@ -12,17 +12,18 @@ from typing import Any
 
 import yaml
 
-from .. import __version__
+from .._version import __version__
 from ..adapter import Adapter
-from ..cli.text import shown
 from ..core.case import Case
-from ..core.settings import RunSpec, load_yaml
+from ..core.settings import load_yaml
 from ..errors import ElixirError, RunError
 from ..io.files import atomic_file, read_json, refuse_unwritable, remove_leftovers, writing
 from ..io.locks import locked
+from ..io.text import shown
 from ..plugins import plugins
 from .events import FILE as DIARY
 from .events import Earlier, append_event, earlier, note_killed, read_events
+from .spec import RunSpec
 
 
 def choose_folder(spec: RunSpec, force: bool) -> Path:

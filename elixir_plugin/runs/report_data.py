@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import platform
 import shlex
@@ -12,15 +11,14 @@ from typing import Any
 
 import torch
 
-from .. import __version__
-from ..core.case import Case
+from .._version import __version__
+from ..core.case import Case, describe
+from ..core.metrics import Evaluation
 from ..core.outcome import Outcome
-from ..core.settings import RunSpec, fingerprint
 from ..defense import Defense
-from ..evaluation.metrics import Evaluation
 from ..io.files import plain
-from ..training.fit import model_fingerprint
-from .exhibits import collect
+from .report_panels import collect
+from .spec import RunSpec
 
 PACKAGES = (
     "torch",
@@ -77,29 +75,6 @@ def repeat_command(spec: RunSpec) -> str:
     words += ["--controls"] if spec.controls else []
     words += ["--seed", str(spec.seed), "--device", spec.device]
     return shlex.join(words)
-
-
-def describe(case: Case) -> dict[str, Any]:
-    """Return sizes, shapes and content hashes of the parts of *case*."""
-    parts = {"train": case.train, "clean": case.clean, "test": case.test}
-    if case.test_poisoned is not None:
-        parts["test_poisoned"] = case.test_poisoned.samples
-    facts: dict[str, Any] = {
-        name: {"samples": len(part), "shape": list(part.image_shape), "fingerprint": part.fingerprint()}
-        for name, part in parts.items()
-        if part is not None
-    }
-    if case.model is not None:
-        facts["model"] = case.model.architecture or type(case.model.module).__name__
-        facts["model_fingerprint"] = model_fingerprint(case.model)
-    if case.test_poisoned is not None:
-        facts["test_poisoned"]["original_labels"] = fingerprint(case.test_poisoned.original_labels.tolist())
-    if case.truth is not None:
-        facts["truth"] = fingerprint(plain(dataclasses.asdict(case.truth)))
-    return facts | {
-        "num_classes": case.num_classes,
-        "origin": {"adapter": case.origin.adapter, "path": case.origin.path},
-    }
 
 
 def versions() -> dict[str, str | None]:

@@ -18,10 +18,9 @@ that belongs to another run, or to a run that saw other input, is refused.
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache as cache_of
 from functools import partial
@@ -30,24 +29,24 @@ from typing import Any
 
 import torch
 
-from ..adapter import Adapter
-from ..core.case import Case
-from ..core.classifier.classifier import Classifier
+from ..adapter import Adapter, get_adapter
+from ..core.case import Case, describe
 from ..core.context import Context, resolve_device
+from ..core.metrics import Evaluation
 from ..core.outcome import Outcome
-from ..core.settings import RunSpec
-from ..defense import Defense
-from ..errors import InputError, SettingsError
-from ..evaluation.metrics import Evaluation, ModelMetrics, evaluate, model_metrics
-from ..evaluation.retraining import Retraining, judge_denoiser, retrain, run_controls
-from ..evaluation.undefended import undefended
+from ..defense import Defense, get_defense
+from ..errors import SettingsError
+from ..evaluation.measure import execute
+from ..evaluation.retraining import Retraining
 from ..io.distributed import barrier, local_device, rank_and_world, together
 from ..io.files import plain, read_json, write_json
 from ..io.images import write_grid
-from ..plugins import get_adapter, get_defense, plugins
+from ..plugins import plugins
 from ..report.single import write_pages
+from ..report.text import result_lines
 from .folder import choose_folder, clear, folder_for_case, note, opened, stage_finished, write_target
-from .report_data import describe, make_report
+from .report_data import make_report
+from .spec import RunSpec
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,10 @@ class RunResult:
     folder: Path
     written: tuple[Path, ...] = ()
     already_done: bool = False
+
+    def lines(self) -> Iterator[str]:
+        """Yield what a person wants to know after the run, line by line."""
+        yield from result_lines(self.report, self.folder, self.written, already_done=self.already_done)
 
 
 def run_defense(
@@ -92,7 +95,7 @@ def run_defense(
         is written before settings and input have been checked.
 
     >>> from tempfile import TemporaryDirectory
-    >>> from elixir_plugin.core.settings import Source
+    >>> from elixir_plugin import Source
     >>> digits = Source(adapter="testbed", path="badnets", options={"size": 8, "recipe": {"epochs": 1}})
     >>> with TemporaryDirectory() as folder:
     ...     spec = RunSpec(defense="d3", source=digits, settings={"epochs": 1}, out=f"{folder}/run")
@@ -254,10 +257,6 @@ def _lead(job: _Job, described: dict[str, Any]) -> RunResult:
     return RunResult(report, folder, tuple(written))
 
 
-def _rates(model: ModelMetrics) -> tuple[float | None, ...]:
-    return model.acc, model.asr, model.ra
-
-
 def _already_done(folder: Path, spec: RunSpec, case: Case, adapter: Adapter, rewrite: bool) -> RunResult:
     """Return a run that is finished and saw the same input; write native files that are missing."""
     clear(folder)
@@ -275,70 +274,6 @@ def _already_done(folder: Path, spec: RunSpec, case: Case, adapter: Adapter, rew
     if not (folder / "report.html").exists():  # killed before, or made by an older version
         write_pages(report, folder)
     return RunResult(report, folder, tuple(written), already_done=True)
-
-
-def execute(
-    defense: Defense,
-    case: Case,
-    context: Context,
-    plan: Retraining | None = None,
-    *,
-    controls: bool = False,
-    on_defended: Callable[[float], None] | None = None,
-) -> tuple[Outcome, Evaluation]:
-    """Run *defense* on *case* and measure it; the test data is touched only before and after.
-
-    :param plan: train a model on what the defense leaves, when it hands back none; without a suspect model, one
-        trained the same way on the whole suspect set stands in as "before". Without a plan, ``outcome.undefended``
-        does; beside a suspect model, it is the control ``undefended``, unless that is measured anyway.
-    :param controls: also measure the controls of ``retraining``; needs *plan*.
-    :param on_defended: called with the seconds the defense took here, before anything is measured.
-    """
-    before: ModelMetrics | None = None
-    if case.model is not None:
-        with context.stage("evaluate before"):
-            model = case.model.clone().to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-            before = model_metrics(model, case.test, case.test_poisoned)
-    borrowed = context.borrowed
-    outcome = defense.run(case, context)
-    if on_defended is not None:
-        on_defended(outcome.timings["total"] - (context.borrowed - borrowed))
-    barrier()  # no rank needs the intermediate files any more
-    measured: dict[str, ModelMetrics] = {}
-    if plan is not None and case.train is not None:
-        own = outcome.model is not None
-        if not own:
-            outcome.model = _retrained(case, outcome, plan, context)
-        plain_model = undefended(case, outcome, plan, context) if controls or before is None else None
-        if controls:
-            measured = run_controls(case, outcome, plan, context, own_model=own, undefended=plain_model)
-        before = before or plain_model
-    if outcome.undefended is not None and "undefended" not in measured:
-        with context.stage("evaluate before"):
-            trained_here = model_metrics(outcome.undefended, case.test, case.test_poisoned)
-        if before is None:
-            before = trained_here
-        elif _rates(trained_here) != _rates(before):  # else it is the suspect model itself
-            measured["undefended"] = trained_here  # of the recipe of "after", as "before" need not be
-    with context.stage("evaluate after"):
-        evaluation = dataclasses.replace(evaluate(case, outcome, before=before), controls=measured)
-    if outcome.noise_level:
-        triggered = None if case.test_poisoned is None else case.test_poisoned.samples
-        sizes = [0 if each is None else len(each) for each in (case.test, triggered)]
-        outcome.notes += judge_denoiser(evaluation.after, measured, *sizes)
-    outcome.timings = {**outcome.timings, **context.timings}  # with what the stages since then took
-    if outcome.model is not None:
-        outcome.model.cpu()
-    return outcome, evaluation
-
-
-def _retrained(case: Case, outcome: Outcome, plan: Retraining, context: Context) -> Classifier | None:
-    """Return a model trained on what *outcome* keeps, or None, with a note, when that is nothing."""
-    try:
-        return retrain(case, outcome, plan, context)
-    except InputError as error:
-        outcome.notes.append(f"no model was trained on the result: {error.what} ({error.found})")
-        return None
 
 
 def retraining_of(spec: RunSpec) -> Retraining | None:

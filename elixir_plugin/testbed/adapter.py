@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from ..adapter import Adapter
-from ..core.case import Case
+from ..core.case import Case, Origin
 from ..core.classifier.classifier import Classifier
 from ..core.context import Context
 from ..core.settings import Settings, fingerprint
+from ..errors import InputError
 from ..io.files import atomic_folder
 from ..plugins import plugins
+from ..training.batches import Samples, ShuffledBatches
+from ..training.loop import Recipe, train
 from .base import Poison
-from .cases import poisoned_case
-from .digits import digits
-from .suspect import SuspectRecipe, train_suspect
+from .digits import Splits, digits
+
+
+class SuspectRecipe(Recipe):
+    """How the suspect model of a testbed case is trained; the defaults fit the digits."""
+
+    epochs: int = Field(30, ge=1)
+    batch_size: int = Field(64, ge=2)
+    lr: float = Field(0.05, gt=0)
+    schedule: Literal["constant", "cosine", "step"] = "cosine"
 
 
 class TestbedOptions(Settings):
@@ -75,3 +85,50 @@ class Testbed(Adapter):
             with atomic_folder(folder) as part:
                 model.save(part)
         return Classifier.load(folder)
+
+
+def poisoned_case(poison: Poison, splits: Splits, seed: int = 0) -> Case:
+    """Return a case whose suspect set is ``splits.train`` under *poison*; it holds no model.
+
+    :param seed: decides which samples are poisoned.
+    :raises SettingsError: when the poison does not fit the data.
+    """
+    train, truth = poison.poison(splits.train, seed)
+    settings = poison.settings.dump()
+    count = int(truth.poison.sum())
+    return Case(
+        train=train,
+        clean=splits.clean if len(splits.clean) else None,
+        test=splits.test,
+        test_poisoned=poison.triggered_test(splits.test),
+        truth=truth,
+        origin=Origin("testbed", poison.name, {"poison": poison.name, "settings": settings, "seed": seed}),
+        notes=(
+            f"built-in testbed: {count} of {len(train)} training samples poisoned with {poison.name}",
+            "the reserved clean set was set aside before poisoning and shares no sample with the suspect set",
+        ),
+    )
+
+
+def train_suspect(
+    case: Case, recipe: SuspectRecipe, context: Context, architecture: str = "small_resnet"
+) -> Classifier:
+    """Return a classifier trained on the suspect set of *case*, as a person without suspicion would.
+
+    Its tensors lie in memory as those of a loaded model do, so that whoever goes on with it computes the same bits
+    whether the model was just trained or read from disk.
+
+    :raises InputError: when the case holds no suspect set.
+    """
+    if case.train is None:
+        raise InputError("nothing to train on", where="case.train", allowed="a suspect set")
+    seed = context.derive_seed("demo", "model")
+    channels = case.train.image_shape[2]
+    model = Classifier.build(architecture, case.num_classes, channels=channels, seed=seed).to(context.device)
+    samples = Samples(case.train, context.device)
+    source = ShuffledBatches(samples, recipe.batch_size, context, recipe.augmentation, "suspect")
+    with context.stage("train suspect model"):
+        train(model, source, recipe, context, name="suspect")
+    plain = Classifier.build(architecture, case.num_classes, channels=channels, seed=seed)
+    plain.load_state_dict(model.state_dict())
+    return plain.to(context.device).eval()

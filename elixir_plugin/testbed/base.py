@@ -12,8 +12,9 @@ from pydantic import Field
 from typing_extensions import Self
 
 from ..core import settings as config
-from ..core.case import CHUNK, Images, ImageSet, Index, TriggeredSet, Truth
+from ..core.case import TriggeredSet, Truth
 from ..core.context import derive_seed
+from ..core.images import CHUNK, Images, ImageSet, Index
 from ..errors import SettingsError
 
 Pixels = NDArray[np.float32]  # [n, H, W, C] in [0, 1]

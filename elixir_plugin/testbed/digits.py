@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.case import ImageSet, Index
+from ..core.images import ImageSet, Index
 from ..errors import SettingsError
 
 NUM_CLASSES = 10

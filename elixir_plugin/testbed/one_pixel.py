@@ -10,11 +10,10 @@ from typing import ClassVar
 import numpy as np
 from typing_extensions import Self
 
-from ..core.case import CHUNK, ImageSet, Index
+from ..core.images import CHUNK, ImageSet, Index
 from ..errors import InputError, SettingsError
 from .base import Pixels
-from .indiscriminate import Indiscriminate
-from .patterns import Values
+from .indiscriminate import Indiscriminate, Values
 
 _LEAST_STD = 1e-6  # below rounding; a pixel that never varies is then ranked by its distance alone
 

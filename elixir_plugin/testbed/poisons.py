@@ -13,8 +13,8 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from ..core import settings as config
-from ..core.case import ImageSet, Index
 from ..core.context import derive_seed
+from ..core.images import ImageSet, Index
 from ..errors import SettingsError
 from .base import Backdoor, BackdoorSettings, Pixels, Poison
 

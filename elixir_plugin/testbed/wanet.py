@@ -9,11 +9,11 @@ import torch
 from pydantic import Field
 
 from ..core import settings as config
-from ..core.case import ImageSet, Index
 from ..core.context import derive_seed
+from ..core.images import ImageSet, Index
 from ..errors import SettingsError
 from .base import Backdoor, BackdoorSettings, Pixels
-from .patterns import Values
+from .indiscriminate import Values
 
 
 class WaNetSettings(BackdoorSettings):

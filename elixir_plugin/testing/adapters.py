@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from ..adapter import Adapter
-from ..core.case import Case, ImageSet, LazyImages, Truth
+from ..adapter import Adapter, Source
+from ..core.case import Case, Truth
 from ..core.classifier.classifier import Classifier
+from ..core.images import ImageSet, LazyImages
+from ..core.metrics import Evaluation
 from ..core.outcome import Outcome
-from ..core.settings import Source
 from ..errors import ElixirError, InputError
-from ..evaluation.metrics import Evaluation
 
 SEED = 7
 SETS = ("train", "clean", "test")

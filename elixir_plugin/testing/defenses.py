@@ -24,13 +24,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..adapter import Adapter
-from ..core.case import Case, ImageSet, Origin, TriggeredSet, Truth
+from ..adapter import Adapter, Source
+from ..core.case import Case, Origin, TriggeredSet, Truth
 from ..core.classifier.classifier import Classifier
 from ..core.context import Context
+from ..core.images import ImageSet
 from ..core.outcome import Outcome, same_outcome
 from ..core.panels import dump_panels, load_panels
-from ..core.settings import Settings, Source
+from ..core.settings import Settings
 from ..defense import Card, Defense
 from ..errors import MissingNeedError, SettingsError
 from .adapters import adapter_faults

@@ -5,15 +5,15 @@ May import ``core`` and what lies below it.
 
 from ..core.augmentation import Augmentation as Augmentation
 from ..core.augmentation import augment as augment
+from .batches import Batch as Batch
+from .batches import BatchSource as BatchSource
+from .batches import Samples as Samples
+from .batches import SampleSource as SampleSource
+from .batches import ShuffledBatches as ShuffledBatches
 from .checkpoint import Checkpoint as Checkpoint
-from .loop import Batch as Batch
-from .loop import BatchSource as BatchSource
 from .loop import Losses as Losses
 from .loop import Objective as Objective
 from .loop import Recipe as Recipe
-from .loop import Samples as Samples
-from .loop import SampleSource as SampleSource
-from .loop import ShuffledBatches as ShuffledBatches
 from .loop import cross_entropy as cross_entropy
 from .loop import make_optimizer as make_optimizer
 from .loop import make_schedule as make_schedule

@@ -20,9 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.augmentation import Augmentation
-from ..core.case import ImageSet
 from ..core.classifier.classifier import Classifier
-from .loop import Batch, Losses, Objective
+from ..core.images import ImageSet
+from .batches import Batch
+from .loop import Losses, Objective
 
 Teacher = Callable[[Batch], Tensor]
 """Gives the teacher's logits ``[B, num_classes]`` for a batch."""

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..core.case import Case, ImageSet
-from ..core.classifier.classifier import Classifier, build_module
+from ..core.case import Case
+from ..core.classifier.classifier import Classifier, build_module, model_fingerprint
 from ..core.context import Context
-from ..core.normalisation import normalisation
+from ..core.images import ImageSet
+from ..core.pixels import normalisation
 from ..plugins import plugins
+from .batches import Samples, ShuffledBatches
 from .checkpoint import Checkpoint
-from .loop import Objective, Recipe, Samples, ShuffledBatches, train
+from .loop import Objective, Recipe, train
 
 
 def untrained(
@@ -88,13 +89,3 @@ def learn(
     source = ShuffledBatches(Samples(images, context.device), recipe.batch_size, context, recipe.augmentation, name)
     with context.stage(stage):
         return train(model, source, recipe, context, objective=objective, checkpoint=checkpoint, name=name)
-
-
-def model_fingerprint(model: Classifier) -> str:
-    """Return 12 hex digits over what decides the answers of *model*: weights, architecture, resizing, normalisation."""
-    facts = [model.architecture, model.input_size, model.mean.flatten().tolist(), model.std.flatten().tolist()]
-    digest = hashlib.sha256(repr(facts).encode())
-    for name, value in sorted(model.module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:12]

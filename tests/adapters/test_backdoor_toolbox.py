@@ -11,9 +11,10 @@ from elixir_plugin.adapters.backdoor_toolbox.adapter import BackdoorToolbox
 from PIL import Image
 
 from elixir_plugin.core.classifier.classifier import Classifier
+from elixir_plugin.core.metrics import Evaluation
 from elixir_plugin.core.outcome import Outcome
 from elixir_plugin.errors import InputError, SettingsError
-from elixir_plugin.evaluation.metrics import Evaluation, evaluate
+from elixir_plugin.evaluation.metrics import evaluate
 
 N, CLASSES, EDGE = 24, 10, 8
 

@@ -20,8 +20,9 @@ from fake_records import POISON, TARGET, TEST, TRAIN, Hostile, Workspace, stampe
 from PIL import Image
 
 from elixir_plugin import Case, Classifier, Evaluation, ImageSet, Outcome, get_adapter
+from elixir_plugin.core.metrics import ModelMetrics
 from elixir_plugin.errors import SettingsError
-from elixir_plugin.evaluation.metrics import ModelMetrics, model_metrics
+from elixir_plugin.evaluation.metrics import model_metrics
 
 Refused = Callable[..., str]
 
@@ -125,7 +126,7 @@ class TestReading:
 
 def read_lazily(monkeypatch: pytest.MonkeyPatch) -> bool:
     """Let the clean data come as a lazy set, as those of a large data set do."""
-    from elixir_plugin.core.case import LazyImages
+    from elixir_plugin.core.images import LazyImages
 
     plain = data.read_clean
 

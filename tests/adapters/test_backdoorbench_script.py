@@ -15,9 +15,9 @@ from fake_records import Workspace, snapshot
 from test_checkouts import fake_bench
 
 from elixir_plugin import get_adapter, get_defense
-from elixir_plugin.core.settings import RunSpec
 from elixir_plugin.errors import SettingsError
 from elixir_plugin.runs.checkout import place
+from elixir_plugin.runs.spec import RunSpec
 
 
 def request_of(tmp_path: Path, defense: str, *flags: str, **yaml: Any) -> tuple[Request, RunSpec]:

@@ -11,11 +11,13 @@ from click.testing import CliRunner
 from fake_records import snapshot
 
 from elixir_plugin import get_adapter
+from elixir_plugin.adapter import Placement
 from elixir_plugin.cli.app import program
+from elixir_plugin.defense import get_defense
 from elixir_plugin.errors import InputError, RunError
-from elixir_plugin.plugins import get_defense, plugins
+from elixir_plugin.plugins import plugins
 from elixir_plugin.runs import checkout as module
-from elixir_plugin.runs.checkout import NOTE, Placement, inspect, place, placed_defenses, remove
+from elixir_plugin.runs.checkout import NOTE, inspect, place, placed_defenses, remove
 
 BUILT_IN = [name for name, offer in plugins().offers()["defense"].items() if offer.origin.startswith("elixir_plugin:")]
 

@@ -18,12 +18,12 @@ from fake_records import POISON, TARGET, Workspace, snapshot
 
 from elixir_plugin import Case, get_adapter
 from elixir_plugin.cli.app import program
+from elixir_plugin.core.metrics import Evaluation
 from elixir_plugin.core.outcome import Outcome
-from elixir_plugin.core.settings import RunSpec
 from elixir_plugin.errors import InputError, RunError
-from elixir_plugin.evaluation.metrics import Evaluation
 from elixir_plugin.runs.export import export, load, sanitised
 from elixir_plugin.runs.run import run_defense
+from elixir_plugin.runs.spec import RunSpec
 from elixir_plugin.testing.defenses import tiny_case
 
 OPTIONS = {"architecture": "small_resnet"}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from elixir_plugin.adapters.backdoorbox.schedule import Schedule
-from elixir_plugin.adapters.common.pixels import different, inexact
+from elixir_plugin.adapters.common.images import different, inexact
 from elixir_plugin.adapters.common.untrusted import numbers
 from elixir_plugin.adapters.trojanvision.defenses import Repairing
 from torch import nn

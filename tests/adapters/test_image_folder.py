@@ -13,7 +13,7 @@ from PIL import Image
 
 from elixir_plugin import Case, Classifier, Evaluation, ImageSet, Outcome, get_adapter
 from elixir_plugin.errors import SettingsError
-from elixir_plugin.io.image_files import image_shape
+from elixir_plugin.io.images import image_shape
 
 Refused = Callable[..., str]
 SHAPE = (12, 10, 3)

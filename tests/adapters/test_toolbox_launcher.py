@@ -107,8 +107,8 @@ def test_retraining_sees_the_purified_images(box: Path) -> None:
     adapter = get_adapter("backdoor_toolbox")()
     case = tiny_case(num_classes=10)
     assert case.train is not None
+    from elixir_plugin.core.metrics import Evaluation
     from elixir_plugin.core.outcome import Outcome
-    from elixir_plugin.evaluation.metrics import Evaluation
 
     changed = case.train.replace(labels=(case.train.labels + 5) % 10)
     adapter.write(case, Outcome(train=changed), Evaluation(), box / SET, "eclipse")

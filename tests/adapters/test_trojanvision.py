@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from elixir_plugin import Case, Classifier, Context, Defense, Outcome, get_defense
-from elixir_plugin.core.case import ImageSet
+from elixir_plugin.core.images import ImageSet
 from elixir_plugin.defense import Card
 from elixir_plugin.errors import InputError, PluginError, SettingsError
 from elixir_plugin.hookspecs import Entry, hookimpl

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from elixir_plugin.core.case import ImageSet
+from elixir_plugin.core.images import ImageSet
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 ARCHIVE = SHARED / "data" / "cifar10-jpeg.zip"

@@ -33,13 +33,15 @@ import numpy as np
 from PIL import Image
 
 from elixir_plugin import Context
-from elixir_plugin.core.case import Case, ImageSet, TriggeredSet
+from elixir_plugin.adapter import get_adapter
+from elixir_plugin.core.case import Case, TriggeredSet
+from elixir_plugin.core.images import ImageSet
 from elixir_plugin.core.outcome import Outcome
 from elixir_plugin.core.settings import parse_assignments
 from elixir_plugin.defenses.confusion_training.defense import ConfusionTraining
 from elixir_plugin.evaluation.metrics import detection_metrics
 from elixir_plugin.evaluation.retraining import Retraining, retrain_and_measure
-from elixir_plugin.plugins import get_adapter, plugins
+from elixir_plugin.plugins import plugins
 from elixir_plugin.testbed.digits import digits
 
 SETS = {"blend": "backdoor_toolbox", "badnet": "fight_poison"}

@@ -43,11 +43,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from elixir_plugin import Context
-from elixir_plugin.core.case import ImageSet
 from elixir_plugin.core.classifier.classifier import Classifier
+from elixir_plugin.core.images import ImageSet
 from elixir_plugin.defenses.confusion_training.rounds import Round, View, class_weights, confuse
 from elixir_plugin.defenses.confusion_training.settings import ConfusionSettings
-from elixir_plugin.training.loop import Samples, make_optimizer
+from elixir_plugin.training.batches import Samples
+from elixir_plugin.training.loop import make_optimizer
 
 NUM_CLASSES = 10
 STEPS = 52  # per round: 4 passes over the clean set, 1 over the suspects; no worker decodes in vain

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from elixir_plugin import Context, get_adapter, get_defense
-from elixir_plugin.runs.run import execute
+from elixir_plugin.evaluation.measure import execute
 
 METRICS = ("acc", "asr", "ra")
 EPOCHS = {"badnet_0_1": 30, "blended_0_1": 10}

@@ -39,9 +39,10 @@ from torchvision import transforms
 from elixir_plugin.core.case import Case
 from elixir_plugin.core.classifier.classifier import Classifier
 from elixir_plugin.core.context import Context
-from elixir_plugin.defenses.d3.defense import D3, D3Settings
-from elixir_plugin.evaluation.metrics import ModelMetrics
-from elixir_plugin.runs.run import execute
+from elixir_plugin.core.metrics import ModelMetrics
+from elixir_plugin.defenses.d3.defense import D3
+from elixir_plugin.defenses.d3.settings import D3Settings
+from elixir_plugin.evaluation.measure import execute
 
 Picture = Path | NDArray[np.uint8]
 

@@ -27,9 +27,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from elixir_plugin.core.case import Case, ImageSet, TriggeredSet, Truth
+from elixir_plugin.core.case import Case, TriggeredSet, Truth
 from elixir_plugin.core.classifier.classifier import Classifier
 from elixir_plugin.core.context import Context
+from elixir_plugin.core.images import ImageSet
 from elixir_plugin.core.outcome import Outcome
 from elixir_plugin.core.settings import parse_assignments
 from elixir_plugin.defenses.dataelixir.defense import DataElixir
@@ -40,7 +41,8 @@ from elixir_plugin.diffusion.denoisers.gaussian import ClosedFormDenoiser
 from elixir_plugin.diffusion.schedule import Schedule
 from elixir_plugin.evaluation.metrics import model_metrics
 from elixir_plugin.evaluation.repair import repair_metrics, share
-from elixir_plugin.training.loop import Recipe, Samples, ShuffledBatches, train
+from elixir_plugin.training.batches import Samples, ShuffledBatches
+from elixir_plugin.training.loop import Recipe, train
 
 Attack = Literal["all_to_one", "all_to_all", "clean"]
 CLASSES, SIZE, STD, TARGET, RATE = 10, 12, 0.22, 0, 0.1

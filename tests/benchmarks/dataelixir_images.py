@@ -39,7 +39,7 @@ from elixir_plugin.diffusion.fit.train import fit_into
 from elixir_plugin.evaluation.metrics import model_metrics
 from elixir_plugin.evaluation.repair import repair_metrics, share
 from elixir_plugin.plugins import plugins
-from elixir_plugin.testbed.cases import poisoned_case
+from elixir_plugin.testbed.adapter import poisoned_case
 from elixir_plugin.testbed.digits import Splits
 
 FIT: dict[str, Any] = {**CPU_FIT, "t_train_max": 500, "iterations": 1500}

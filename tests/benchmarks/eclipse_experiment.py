@@ -41,11 +41,12 @@ from elixir_plugin import Context
 from elixir_plugin.core.augmentation import Augmentation
 from elixir_plugin.core.case import Case
 from elixir_plugin.core.context import resolve_device
+from elixir_plugin.core.metrics import ModelMetrics
 from elixir_plugin.core.outcome import Outcome
 from elixir_plugin.core.settings import fingerprint, parse_assignments
 from elixir_plugin.defenses.eclipse.defense import Eclipse
 from elixir_plugin.diffusion.denoisers.denoiser import find_denoiser
-from elixir_plugin.evaluation.metrics import ModelMetrics, model_metrics
+from elixir_plugin.evaluation.metrics import model_metrics
 from elixir_plugin.evaluation.retraining import Retraining, judge_denoiser, retrain, run_control
 from elixir_plugin.io.files import plain, write_json
 from elixir_plugin.plugins import plugins

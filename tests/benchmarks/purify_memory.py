@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from elixir_plugin.core.case import ImageSet, LazyImages
 from elixir_plugin.core.context import Context
+from elixir_plugin.core.images import ImageSet, LazyImages
 from elixir_plugin.diffusion.denoisers.denoiser import UNetDenoiser
 from elixir_plugin.diffusion.denoisers.unet import SIZES, Architecture, build_unet
 from elixir_plugin.diffusion.purify import Purification, purify

@@ -30,17 +30,19 @@ from typing import Any
 import numpy as np
 from cifar import ARCHIVE, cifar_sets
 
-from elixir_plugin.core.case import Case, ImageSet
+from elixir_plugin.core.case import Case
 from elixir_plugin.core.classifier.classifier import Classifier
 from elixir_plugin.core.context import Context, resolve_device
+from elixir_plugin.core.images import ImageSet
+from elixir_plugin.core.metrics import ModelMetrics
 from elixir_plugin.core.settings import fingerprint, parse_assignments
 from elixir_plugin.defenses.image_variations.defense import ImageVariations
 from elixir_plugin.defenses.image_variations.models import Trainer
 from elixir_plugin.diffusion.denoisers.denoiser import load_denoiser
-from elixir_plugin.evaluation.metrics import ModelMetrics, model_metrics
+from elixir_plugin.evaluation.metrics import model_metrics
 from elixir_plugin.io.files import plain
 from elixir_plugin.plugins import plugins
-from elixir_plugin.testbed.cases import poisoned_case
+from elixir_plugin.testbed.adapter import poisoned_case
 from elixir_plugin.testbed.digits import Splits
 
 ARMS: dict[str, dict[str, Any]] = {

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from elixir_plugin import Case, ImageSet, get_adapter
-from elixir_plugin.adapter import Adapter
+from elixir_plugin.adapter import Adapter, Source
 from elixir_plugin.core.case import Origin, Truth
 from elixir_plugin.core.classifier.classifier import Classifier
+from elixir_plugin.core.metrics import Evaluation
 from elixir_plugin.core.outcome import Outcome
-from elixir_plugin.core.settings import Settings, Source
-from elixir_plugin.evaluation.metrics import Evaluation
+from elixir_plugin.core.settings import Settings
 from elixir_plugin.testing.defenses import ConformanceError, check_adapter, tiny_case
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "adapters"))

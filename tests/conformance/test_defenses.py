@@ -14,13 +14,14 @@ import torch
 from pydantic import ConfigDict, Field
 
 from elixir_plugin.core import settings as config
-from elixir_plugin.core.case import Case, ImageSet
+from elixir_plugin.core.case import Case
 from elixir_plugin.core.context import Context
+from elixir_plugin.core.images import ImageSet
 from elixir_plugin.core.outcome import Outcome, Verdict
 from elixir_plugin.core.panels import Panel, Table
-from elixir_plugin.defense import Card, Defense
+from elixir_plugin.defense import Card, Defense, get_defense
 from elixir_plugin.errors import ElixirError, InputError, MissingNeedError, SettingsError
-from elixir_plugin.plugins import get_defense, plugins
+from elixir_plugin.plugins import plugins
 from elixir_plugin.testing.defenses import ConformanceError, check_defense, check_settings, tiny_case
 
 SHORT: dict[str, dict[str, Any]] = {  # settings that make a run short

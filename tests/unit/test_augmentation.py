@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from elixir_plugin.core.augmentation import Augmentation, augment, draw_augmentation, draw_noise, luminance
-from elixir_plugin.core.case import ImageSet
 from elixir_plugin.core.classifier.classifier import to_batch
 from elixir_plugin.core.context import Context
+from elixir_plugin.core.images import ImageSet
 from elixir_plugin.defenses.eclipse.defense import Eclipse
 from elixir_plugin.evaluation.metrics import evaluate, model_metrics
 from elixir_plugin.evaluation.retraining import Retraining, retrain
 from elixir_plugin.testing.defenses import tiny_case
 from elixir_plugin.training import loop as training
-from elixir_plugin.training.loop import Samples, ShuffledBatches
+from elixir_plugin.training.batches import Samples, ShuffledBatches
 
 CPU = torch.device("cpu")
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from elixir_plugin.diffusion import batches
+from elixir_plugin.training import device
 
 FULL = [
     torch.cuda.OutOfMemoryError("CUDA out of memory"),
@@ -62,5 +63,5 @@ def test_bf16_is_taken_on_gpus_that_have_it(
     asked: list[torch.device] = []
     monkeypatch.setattr(torch.version, "hip", hip)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: asked.append(device) or capability)
-    assert batches.has_bf16(torch.device(place)) == expected
+    assert device.has_bf16(torch.device(place)) == expected
     assert set(asked) <= {torch.device(place)}

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from elixir_plugin.core.case import Case, ImageSet, LazyImages, Origin, TriggeredSet, Truth
+from elixir_plugin.core.case import Case, Origin, TriggeredSet, Truth
+from elixir_plugin.core.images import ImageSet, LazyImages
 from elixir_plugin.errors import InputError
 
 BACKINGS = ("array", "memmap", "lazy")

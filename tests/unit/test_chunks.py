@@ -18,8 +18,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elixir_plugin.core.case import ImageSet
 from elixir_plugin.core.context import Context
+from elixir_plugin.core.images import ImageSet
 from elixir_plugin.diffusion.store.chunks import ChunkStore
 from elixir_plugin.diffusion.store.manifest import Geometry
 from elixir_plugin.errors import InputError, RunError, SettingsError

@@ -23,8 +23,8 @@ import numpy as np
 import pytest
 import torch
 
-from elixir_plugin.core.case import ImageSet
 from elixir_plugin.core.context import Context
+from elixir_plugin.core.images import ImageSet
 from elixir_plugin.diffusion.store.chunks import ChunkStore
 from elixir_plugin.io.distributed import rank_and_world, together
 

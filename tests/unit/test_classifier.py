@@ -6,9 +6,9 @@ import torch
 import torchvision
 from torch import nn
 
-from elixir_plugin.core.case import ImageSet, LazyImages
 from elixir_plugin.core.classifier.classifier import Classifier, build_module, to_batch
 from elixir_plugin.core.classifier.weights import load_by_name, unwrap
+from elixir_plugin.core.images import ImageSet, LazyImages
 from elixir_plugin.errors import InputError, SettingsError
 
 CLASSES = 7

@@ -23,7 +23,7 @@ from elixir_plugin.core.settings import Settings
 from elixir_plugin.defense import Card, Defense
 from elixir_plugin.errors import InputError, RunError, SettingsError
 from elixir_plugin.evaluation import retraining
-from elixir_plugin.evaluation.undefended import STAGE as SHARED_STAGE
+from elixir_plugin.evaluation.retraining import UNDEFENDED as SHARED_STAGE
 from elixir_plugin.hookspecs import Entry, hookimpl
 from elixir_plugin.plugins import plugins
 from elixir_plugin.runs.compare import page as compare_page

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from elixir_plugin.core.settings import RunSpec, Settings, Source, fingerprint, load_yaml, parse_assignments
+from elixir_plugin.adapter import Source
+from elixir_plugin.core.settings import Settings, fingerprint, load_yaml, parse_assignments
 from elixir_plugin.errors import SettingsError
+from elixir_plugin.runs.spec import RunSpec
 
 
 class Augmentation(Settings):

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from elixir_plugin import Context
-from elixir_plugin.core.case import Case, ImageSet
+from elixir_plugin.core.case import Case
 from elixir_plugin.core.classifier.classifier import Classifier
-from elixir_plugin.core.normalisation import normalisation
+from elixir_plugin.core.images import ImageSet
+from elixir_plugin.core.pixels import normalisation
 from elixir_plugin.defenses.confusion_training.defense import ConfusionTraining
 from elixir_plugin.defenses.confusion_training.scoring import distil, sample_losses
 from elixir_plugin.defenses.confusion_training.settings import ConfusionSettings

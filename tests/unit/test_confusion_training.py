@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from scipy.stats import hypergeom, multivariate_normal
 
 from elixir_plugin import Context
-from elixir_plugin.core.case import Case, ImageSet
+from elixir_plugin.core.case import Case
 from elixir_plugin.core.classifier.classifier import Classifier
+from elixir_plugin.core.images import ImageSet
 from elixir_plugin.core.outcome import same_outcome
 from elixir_plugin.defenses.confusion_training import data as confusion_material
 from elixir_plugin.defenses.confusion_training import decision as confusion_decision
@@ -44,7 +45,7 @@ from elixir_plugin.defenses.confusion_training.scoring import (
 from elixir_plugin.defenses.confusion_training.settings import ConfusionSettings
 from elixir_plugin.errors import InputError, SettingsError
 from elixir_plugin.testing.defenses import check_defense, tiny_case
-from elixir_plugin.training.loop import Samples
+from elixir_plugin.training.batches import Samples
 
 TINY = {
     "architecture": "small_resnet",

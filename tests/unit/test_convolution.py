@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from elixir_plugin import Context
-from elixir_plugin.core.case import ImageSet
 from elixir_plugin.core.classifier.classifier import Classifier
-from elixir_plugin.training.convolution import CentreTaps
-from elixir_plugin.training.loop import Recipe, Samples, ShuffledBatches, train
+from elixir_plugin.core.images import ImageSet
+from elixir_plugin.training.batches import Samples, ShuffledBatches
+from elixir_plugin.training.device import CentreTaps
+from elixir_plugin.training.loop import Recipe, train
 
 
 def pass_through(layer: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:

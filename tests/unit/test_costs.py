@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from elixir_plugin.core.case import ImageSet
 from elixir_plugin.core.classifier.classifier import Classifier
 from elixir_plugin.core.context import Context
+from elixir_plugin.core.images import ImageSet
 from elixir_plugin.diffusion.denoisers.denoiser import hexadecimal
 from elixir_plugin.diffusion.fit import timing as costs
 from elixir_plugin.diffusion.fit.settings import FitSettings

@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from elixir_plugin.core.case import Case, ImageSet, TriggeredSet
+from elixir_plugin.core.case import Case, TriggeredSet
 from elixir_plugin.core.classifier.classifier import Classifier
 from elixir_plugin.core.context import Context
+from elixir_plugin.core.images import ImageSet
 from elixir_plugin.defenses.d3.defense import D3
 from elixir_plugin.evaluation.metrics import mean_cross_entropy, model_metrics
 

@@ -26,11 +26,13 @@ from torch.utils.data import Dataset
 
 from elixir_plugin.api.convert import as_image_set
 from elixir_plugin.cli.app import program
-from elixir_plugin.core.case import Case, ImageSet, Origin, Truth
+from elixir_plugin.core.case import Case, Origin, Truth
 from elixir_plugin.core.classifier.classifier import Classifier, to_batch
 from elixir_plugin.core.context import Context, derive_seed
+from elixir_plugin.core.images import ImageSet
+from elixir_plugin.core.metrics import Evaluation
 from elixir_plugin.core.outcome import Outcome, same_outcome
-from elixir_plugin.core.overlap import fractions
+from elixir_plugin.core.pixels import fractions
 from elixir_plugin.defenses.dataelixir import defense as dataelixir
 from elixir_plugin.defenses.dataelixir import denoiser as dataelixir_denoiser
 from elixir_plugin.defenses.dataelixir import models as dataelixir_models
@@ -54,10 +56,11 @@ from elixir_plugin.diffusion.noise import normal_noise
 from elixir_plugin.diffusion.sampler import jump, predicted_image, reverse
 from elixir_plugin.diffusion.schedule import Schedule
 from elixir_plugin.errors import InputError, MissingNeedError, SettingsError
-from elixir_plugin.evaluation.metrics import Evaluation, detection_metrics
+from elixir_plugin.evaluation.metrics import detection_metrics
 from elixir_plugin.testing.defenses import check_defense, tiny_case
 from elixir_plugin.training import checkpoint
-from elixir_plugin.training.loop import Batch, Recipe, Samples, ShuffledBatches, train
+from elixir_plugin.training.batches import Batch, Samples, ShuffledBatches
+from elixir_plugin.training.loop import Recipe, train
 
 CHAIN = Schedule("linear", 1000)
 FIT = {"size": "tiny", "schedule": "linear", "length": 1000, "learn_sigma": False, "iterations": 2, "batch_size": 4}

@@ -11,7 +11,8 @@ import torch
 from scipy.ndimage import uniform_filter
 from torch import Tensor
 
-from elixir_plugin.defenses.dataelixir.select import Selection, choose, distances, ssim
+from elixir_plugin.defenses.dataelixir.models import choose, distances, ssim
+from elixir_plugin.defenses.dataelixir.settings import Selection
 
 
 def images(*shape: int, seed: int = 0) -> Tensor:

@@ -10,11 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import entropy
 
-from elixir_plugin.defenses.dataelixir.notes import notes_on
-from elixir_plugin.defenses.dataelixir.settings import DataElixirSettings
+from elixir_plugin.defenses.dataelixir.outcome import notes_on
+from elixir_plugin.defenses.dataelixir.settings import DataElixirSettings, Detection
 from elixir_plugin.defenses.dataelixir.target import (
     MARGIN,
-    Detection,
     decided,
     discrepancies,
     find_targets,

@@ -18,13 +18,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from elixir_plugin.core.case import ImageSet
 from elixir_plugin.core.context import Context
+from elixir_plugin.core.images import ImageSet
 from elixir_plugin.diffusion.denoisers import unet
 from elixir_plugin.diffusion.denoisers.denoiser import UNetDenoiser, load_denoiser
 from elixir_plugin.diffusion.denoisers.unet import SIZES, Architecture
 from elixir_plugin.diffusion.fit import train as module
-from elixir_plugin.diffusion.fit.average import WeightAverage
+from elixir_plugin.diffusion.fit.ema import WeightAverage
 from elixir_plugin.diffusion.fit.settings import FitSettings
 from elixir_plugin.diffusion.fit.train import NoisyBatches, fit_denoiser, fit_into, state_file
 from elixir_plugin.diffusion.plan import Purification, plan

@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from elixir_plugin.core.case import ImageSet
-from elixir_plugin.core.overlap import fractions
+from elixir_plugin.core.images import ImageSet
+from elixir_plugin.core.pixels import fractions
 from elixir_plugin.diffusion.denoisers import denoiser as module
 from elixir_plugin.diffusion.denoisers import hub
 from elixir_plugin.diffusion.denoisers.base import Denoiser

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from elixir_plugin.core.case import ImageSet
 from elixir_plugin.core.context import Context
+from elixir_plugin.core.images import ImageSet
 from elixir_plugin.diffusion import batches
 from elixir_plugin.diffusion import purify as purifying
 from elixir_plugin.diffusion.denoisers.base import Denoiser, Prediction

@@ -15,6 +15,7 @@ from elixir_plugin.core.augmentation import Augmentation
 from elixir_plugin.core.classifier.classifier import Classifier
 from elixir_plugin.core.context import Context
 from elixir_plugin.testing.defenses import tiny_case
+from elixir_plugin.training.batches import Batch, Samples, ShuffledBatches
 from elixir_plugin.training.distillation import (
     can_look_up,
     distillation,
@@ -24,7 +25,7 @@ from elixir_plugin.training.distillation import (
     mirrored,
     online,
 )
-from elixir_plugin.training.loop import Batch, Recipe, Samples, ShuffledBatches, train
+from elixir_plugin.training.loop import Recipe, train
 
 CODE: dict[str, Any] = {"temperature": 10.0, "alpha": 0.5, "ce_temperature": 10.0}
 

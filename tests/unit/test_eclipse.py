@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from elixir_plugin.core.augmentation import Augmentation
-from elixir_plugin.core.case import Case, ImageSet
+from elixir_plugin.core.case import Case
 from elixir_plugin.core.context import Context
+from elixir_plugin.core.images import ImageSet
 from elixir_plugin.core.outcome import Outcome
-from elixir_plugin.defenses.eclipse.defense import Eclipse, EclipseSettings
+from elixir_plugin.defenses.eclipse.defense import Eclipse
+from elixir_plugin.defenses.eclipse.settings import EclipseSettings
 from elixir_plugin.diffusion.denoisers.gaussian import GaussianDenoiser
 from elixir_plugin.diffusion.fit import choose as choice
 from elixir_plugin.diffusion.schedule import Schedule

@@ -14,12 +14,11 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from sklearn import metrics
 
-from elixir_plugin.core.case import Case, ImageSet, TriggeredSet, Truth
+from elixir_plugin.core.case import Case, TriggeredSet, Truth
+from elixir_plugin.core.images import ImageSet
+from elixir_plugin.core.metrics import DetectionMetrics, Evaluation, ModelMetrics
 from elixir_plugin.core.outcome import Outcome
 from elixir_plugin.evaluation.metrics import (
-    DetectionMetrics,
-    Evaluation,
-    ModelMetrics,
     accuracy,
     der,
     detection_metrics,

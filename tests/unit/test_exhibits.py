@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from elixir_plugin.core.case import Case, ImageSet, LazyImages, Truth
-from elixir_plugin.core.comparison import rms_changes
+from elixir_plugin.core.case import Case, Truth
 from elixir_plugin.core.context import Context
+from elixir_plugin.core.images import ImageSet, LazyImages
 from elixir_plugin.core.outcome import Outcome
 from elixir_plugin.core.panels import Histogram, Lines, Matrix, Panel, Table, Text, load_panels
+from elixir_plugin.core.pixels import rms_changes
 from elixir_plugin.defense import Card, Defense
-from elixir_plugin.runs.exhibits import PIXEL_BUDGET, SHOWN, collect
+from elixir_plugin.runs.report_panels import PIXEL_BUDGET, SHOWN, collect
 from elixir_plugin.testing.defenses import tiny_case
 
 

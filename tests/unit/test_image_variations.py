@@ -17,26 +17,32 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from elixir_plugin.core.case import Case, ImageSet
-from elixir_plugin.core.classifier.classifier import Classifier
-from elixir_plugin.core.comparison import rms_changes
+from elixir_plugin.core.case import Case
+from elixir_plugin.core.classifier.classifier import Classifier, model_fingerprint
 from elixir_plugin.core.context import Context
+from elixir_plugin.core.images import ImageSet
 from elixir_plugin.core.outcome import Outcome, same_outcome
-from elixir_plugin.core.overlap import fractions
-from elixir_plugin.core.settings import RunSpec
-from elixir_plugin.defenses.image_variations.colour import transfer_colour
+from elixir_plugin.core.pixels import fractions, rms_changes
 from elixir_plugin.defenses.image_variations.defense import ImageVariations
 from elixir_plugin.defenses.image_variations.generator import Loaded
 from elixir_plugin.defenses.image_variations.settings import ImageVariationsSettings
-from elixir_plugin.defenses.image_variations.variations import CHUNK, Maker, Variations, blank, make_variations
+from elixir_plugin.defenses.image_variations.variations import (
+    CHUNK,
+    Maker,
+    Variations,
+    blank,
+    make_variations,
+    transfer_colour,
+)
 from elixir_plugin.diffusion.denoisers.denoiser import UNetDenoiser, hexadecimal
 from elixir_plugin.diffusion.denoisers.unet import Architecture, build_unet
 from elixir_plugin.diffusion.generators.base import ImageGenerator
 from elixir_plugin.diffusion.schedule import Schedule
 from elixir_plugin.errors import InputError, MissingNeedError, PluginError, RunError, SettingsError
-from elixir_plugin.runs.run import estimate_run, execute, run_defense
+from elixir_plugin.evaluation.measure import execute
+from elixir_plugin.runs.run import estimate_run, run_defense
+from elixir_plugin.runs.spec import RunSpec
 from elixir_plugin.testing.defenses import tiny_case
-from elixir_plugin.training.fit import model_fingerprint
 
 SHORT: dict[str, Any] = {"architecture": "fast_resnet", "recipe": {"epochs": 1, "batch_size": 32}}
 PLAIN: dict[str, Any] = {**SHORT, "color_transfer": False}

@@ -17,16 +17,15 @@ from elixir_plugin.cli.text import estimate_lines
 from elixir_plugin.core.case import Case
 from elixir_plugin.core.context import Context
 from elixir_plugin.core.outcome import same_outcome
-from elixir_plugin.core.settings import RunSpec
 from elixir_plugin.defense import Defense
 from elixir_plugin.defenses.dataelixir.defense import DataElixir
 from elixir_plugin.defenses.image_variations import estimate as estimating
 from elixir_plugin.defenses.image_variations.defense import ImageVariations
 from elixir_plugin.defenses.image_variations.generator import fit_settings
 from elixir_plugin.defenses.image_variations.models import asking
-from elixir_plugin.defenses.image_variations.pace import Pace, evaluations, measure
 from elixir_plugin.defenses.image_variations.settings import ImageVariationsSettings
 from elixir_plugin.defenses.image_variations.strength import possible
+from elixir_plugin.defenses.image_variations.throughput import Pace, evaluations, measure
 from elixir_plugin.defenses.image_variations.variations import Maker, make_variations
 from elixir_plugin.diffusion.denoisers.base import Prediction
 from elixir_plugin.diffusion.denoisers.gaussian import GaussianDenoiser
@@ -36,6 +35,7 @@ from elixir_plugin.diffusion.generators.pipelines import PipelineGenerator
 from elixir_plugin.diffusion.schedule import Schedule
 from elixir_plugin.errors import ElixirError, InputError, MissingNeedError, RunError, SettingsError
 from elixir_plugin.runs.run import estimate_run, run_defense
+from elixir_plugin.runs.spec import RunSpec
 from elixir_plugin.testing.defenses import tiny_case
 
 CPU = torch.device("cpu")

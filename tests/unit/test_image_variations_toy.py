@@ -17,12 +17,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from elixir_plugin.core.case import Case, ImageSet, TriggeredSet
+from elixir_plugin.core.case import Case, TriggeredSet
 from elixir_plugin.core.classifier.classifier import Classifier
 from elixir_plugin.core.context import Context
+from elixir_plugin.core.images import ImageSet
+from elixir_plugin.core.metrics import ModelMetrics
 from elixir_plugin.defenses.image_variations.defense import ImageVariations
 from elixir_plugin.defenses.image_variations.generator import Loaded
-from elixir_plugin.evaluation.metrics import ModelMetrics, model_metrics
+from elixir_plugin.evaluation.metrics import model_metrics
 
 sys.path.insert(0, str(Path(__file__).parent))
 import test_d3_toy as toy

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Subse
 
 from elixir_plugin.api.arrays import Normalisation
 from elixir_plugin.api.convert import TensorImages, as_classifier, as_image_set, streams_aside
-from elixir_plugin.core.case import ImageSet
 from elixir_plugin.core.classifier.classifier import Classifier
+from elixir_plugin.core.images import ImageSet
 from elixir_plugin.errors import InputError
 
 N, CLASSES = 12, 3

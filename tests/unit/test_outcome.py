@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from elixir_plugin.core import outcome as outcome_module
-from elixir_plugin.core.case import Case, ImageSet, LazyImages
+from elixir_plugin.core.case import Case
 from elixir_plugin.core.classifier.classifier import Classifier
+from elixir_plugin.core.images import ImageSet, LazyImages
 from elixir_plugin.core.outcome import Outcome, Verdict, same_outcome
 from elixir_plugin.errors import OutcomeError
 from elixir_plugin.testing.defenses import tiny_case

@@ -7,8 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from elixir_plugin.core.case import Case, ImageSet
-from elixir_plugin.core.overlap import fractions, refuse_scored_clean, rounded, shared_rows
+from elixir_plugin.core.case import Case, refuse_scored_clean
+from elixir_plugin.core.images import ImageSet
+from elixir_plugin.core.pixels import fractions, rounded, shared_rows
 from elixir_plugin.errors import InputError
 
 

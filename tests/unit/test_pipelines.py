@@ -19,8 +19,8 @@ from torch import Tensor
 
 pytest.importorskip("transformers")
 
-from elixir_plugin.defenses.image_variations.pace import FEW, evaluations, measure
 from elixir_plugin.defenses.image_variations.settings import ImageVariationsSettings
+from elixir_plugin.defenses.image_variations.throughput import FEW, evaluations, measure
 from elixir_plugin.defenses.image_variations.variations import Maker
 from elixir_plugin.diffusion.fit import timing as costs
 from elixir_plugin.diffusion.generators import pipeline_files

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elixir_plugin.core.case import ImageSet
+from elixir_plugin.core.images import ImageSet
 from elixir_plugin.errors import SettingsError
 from elixir_plugin.plugins import plugins
-from elixir_plugin.testbed.cases import poisoned_case
+from elixir_plugin.testbed.adapter import poisoned_case
 from elixir_plugin.testbed.digits import digits
 from elixir_plugin.testbed.poisons import BadNets, Poison, TaCT, Trojan
 from elixir_plugin.testbed.wanet import WaNet

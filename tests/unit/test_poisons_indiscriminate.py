@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elixir_plugin.core.case import ImageSet, LazyImages
+from elixir_plugin.core.images import ImageSet, LazyImages
 from elixir_plugin.errors import InputError, SettingsError
-from elixir_plugin.testbed import ar_windows
+from elixir_plugin.testbed import autoregressive as ar_windows
 from elixir_plugin.testbed.autoregressive import AR
 from elixir_plugin.testbed.indiscriminate import CUDA, LSP, URP
 from elixir_plugin.testbed.one_pixel import OPS

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from elixir_plugin import get_defense
 from elixir_plugin.cli.app import program
-from elixir_plugin.diffusion.denoisers import ready_made
+from elixir_plugin.diffusion.denoisers import gaussian as ready_made
 from elixir_plugin.diffusion.denoisers.denoiser import find_denoiser
 from elixir_plugin.errors import SettingsError
 from elixir_plugin.testing.defenses import tiny_case

@@ -159,14 +159,14 @@ def test_a_defense_that_cannot_be_imported_is_left_out(
         def elixir_defenses(self) -> list[Entry]:
             return [Entry("broken", "no_such_module:Thing", "detect")]
 
-    from elixir_plugin import plugins as module
+    from elixir_plugin import defense
     from elixir_plugin.api import registry
     from elixir_plugin.plugins import Plugins
 
     own = Plugins()
     own.register(Broken(), "stranger")
     monkeypatch.setattr(registry, "plugins", lambda: own)
-    monkeypatch.setattr(module, "plugins", lambda: own)
+    monkeypatch.setattr(defense, "plugins", lambda: own)
     with caplog.at_level(logging.WARNING, logger="elixir_plugin"):
         assert set(register_into({})) == NAMES
     assert "broken is left out" in caplog.text

@@ -12,15 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from elixir_plugin.core.case import Case, ImageSet, LazyImages, Truth
+from elixir_plugin.core.case import Case, Truth
+from elixir_plugin.core.images import ImageSet, LazyImages
+from elixir_plugin.core.metrics import Evaluation, ModelMetrics, RepairMetrics
 from elixir_plugin.core.outcome import Outcome
 from elixir_plugin.defenses.dataelixir.outcome import describe
 from elixir_plugin.defenses.dataelixir.repair import Repair
 from elixir_plugin.defenses.dataelixir.settings import DataElixirSettings
 from elixir_plugin.defenses.dataelixir.target import find_targets
 from elixir_plugin.defenses.dataelixir.votes import count_votes
-from elixir_plugin.evaluation.metrics import Evaluation, ModelMetrics, evaluate
-from elixir_plugin.evaluation.repair import RepairMetrics, repair_metrics, status_counts
+from elixir_plugin.evaluation.metrics import evaluate
+from elixir_plugin.evaluation.repair import repair_metrics, status_counts
 
 CLASSES = 3
 # six samples: 0, 1 and 2 are poison of classes 1, 2 and 1 with label 0; the others are as they were

@@ -18,16 +18,17 @@ from page_checks import Page, View, check_page, check_view, look_at
 from PIL import Image
 from pydantic import ValidationError
 
+from elixir_plugin.adapter import Source
 from elixir_plugin.cli.app import program
-from elixir_plugin.cli.text import result_lines, shown
 from elixir_plugin.core.case import Case
 from elixir_plugin.core.context import Context
 from elixir_plugin.core.outcome import Outcome, Verdict
 from elixir_plugin.core.panels import Bars, Histogram, Level, Lines, Matrix, Panel, Points, Series, Table, Text
-from elixir_plugin.core.settings import RunSpec, Settings, Source
+from elixir_plugin.core.settings import Settings
 from elixir_plugin.defense import Card, Defense
 from elixir_plugin.errors import InputError
 from elixir_plugin.hookspecs import Entry, hookimpl
+from elixir_plugin.io.text import shown
 from elixir_plugin.plugins import plugins
 from elixir_plugin.report.facts import facts_of
 from elixir_plugin.report.figures import COLOURS, draw
@@ -38,6 +39,7 @@ from elixir_plugin.report.words import story
 from elixir_plugin.runs.compare.page import write_compare_page
 from elixir_plugin.runs.compare.table import summarise
 from elixir_plugin.runs.run import RunResult, run_defense
+from elixir_plugin.runs.spec import RunSpec
 
 TAG = "<img src=x onerror=alert(1)>"
 HOSTILE = f"{TAG}\x1b[31m$\\frac{{\u202e{{{{ 7*7 }}}}"
@@ -284,7 +286,7 @@ def test_without_a_repair_the_page_says_nothing_of_one(report: Any) -> None:
 
 def test_a_terminal_shows_the_repair_in_one_line(report: Any) -> None:
     def lines() -> list[str]:
-        return [line for line in result_lines(RunResult(report, Path("run"))) if line.startswith("repair")]
+        return [line for line in RunResult(report, Path("run")).lines() if line.startswith("repair")]
 
     report["metrics"]["repair"] = {**REPAIR, "relabelled_right": None}
     assert lines() == [

@@ -11,8 +11,8 @@ import yaml
 from click.testing import CliRunner
 
 from elixir_plugin.cli.app import program
+from elixir_plugin.defense import get_defense
 from elixir_plugin.errors import InputError, RunError, SettingsError
-from elixir_plugin.plugins import get_defense
 from elixir_plugin.runs.cards import (
     BUILT_IN,
     Measured,

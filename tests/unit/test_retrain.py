@@ -8,12 +8,13 @@ import pytest
 from elixir_plugin import Context
 from elixir_plugin.core.case import Case
 from elixir_plugin.core.classifier.classifier import Classifier
+from elixir_plugin.core.metrics import ModelMetrics
 from elixir_plugin.core.outcome import Outcome
 from elixir_plugin.core.settings import Settings
 from elixir_plugin.defense import Card, Defense
 from elixir_plugin.errors import InputError
 from elixir_plugin.evaluation import retraining
-from elixir_plugin.evaluation.metrics import ModelMetrics
+from elixir_plugin.evaluation.measure import execute
 from elixir_plugin.evaluation.retraining import (
     CONTROLS,
     RETRAINED,
@@ -23,7 +24,6 @@ from elixir_plugin.evaluation.retraining import (
     retrain_and_measure,
     run_controls,
 )
-from elixir_plugin.runs.run import execute
 from elixir_plugin.testbed.poisons import BadNets
 from elixir_plugin.testing.defenses import tiny_case
 from elixir_plugin.training.loop import Augmentation

@@ -19,15 +19,15 @@ import torch
 import yaml
 from pydantic import Field
 
-from elixir_plugin.adapter import Adapter
+from elixir_plugin.adapter import Adapter, Source
 from elixir_plugin.cli.app import _spec, program
-from elixir_plugin.core.case import Case
+from elixir_plugin.core.case import Case, describe
 from elixir_plugin.core.context import Context
+from elixir_plugin.core.metrics import Evaluation
 from elixir_plugin.core.outcome import Outcome, same_outcome
-from elixir_plugin.core.settings import RunSpec, Settings, Source
+from elixir_plugin.core.settings import Settings
 from elixir_plugin.defense import Card, Defense
 from elixir_plugin.errors import ElixirError, MissingNeedError, RunError, SettingsError
-from elixir_plugin.evaluation.metrics import Evaluation
 from elixir_plugin.hookspecs import Entry, hookimpl
 from elixir_plugin.io.files import plain
 from elixir_plugin.io.locks import locked
@@ -36,8 +36,8 @@ from elixir_plugin.runs import folder as run_folder
 from elixir_plugin.runs import run as run_module
 from elixir_plugin.runs.events import append_event, read_events
 from elixir_plugin.runs.folder import folder_for_case, logged, opened
-from elixir_plugin.runs.report_data import describe
 from elixir_plugin.runs.run import estimate_run, run_defense
+from elixir_plugin.runs.spec import RunSpec
 from elixir_plugin.testing.defenses import tiny_case
 
 NOT_OF_THE_SPEC = ("target", "force", "dry_run", "quiet", "as_json")

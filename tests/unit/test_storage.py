@@ -19,7 +19,7 @@ from PIL import Image
 
 from elixir_plugin.errors import InputError, RunError
 from elixir_plugin.io import files as storage
-from elixir_plugin.io import image_files
+from elixir_plugin.io import images as image_files
 from elixir_plugin.io.pickles import holds_all, is_dense
 
 

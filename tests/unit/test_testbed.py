@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from elixir_plugin.core.case import ImageSet, LazyImages
+from elixir_plugin.core.images import ImageSet, LazyImages
 from elixir_plugin.errors import SettingsError
-from elixir_plugin.testbed.cases import poisoned_case
+from elixir_plugin.testbed.adapter import poisoned_case
 from elixir_plugin.testbed.digits import digits
 from elixir_plugin.testbed.poisons import BackdoorSettings, BadNets, Blended, Poison, Sig
 

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from elixir_plugin.adapter import Source
 from elixir_plugin.core.case import Case
-from elixir_plugin.core.settings import RunSpec, Source
 from elixir_plugin.errors import SettingsError
 from elixir_plugin.runs.compare.run import run_compare
 from elixir_plugin.runs.compare.spec import CompareSpec
 from elixir_plugin.runs.run import run_defense
+from elixir_plugin.runs.spec import RunSpec
 from elixir_plugin.testbed import adapter as module
 from elixir_plugin.testbed.adapter import Testbed
 from elixir_plugin.testing.defenses import check_settings

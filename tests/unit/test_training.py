@@ -15,17 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from elixir_plugin.core.case import ImageSet, LazyImages
+from elixir_plugin.core.augmentation import draw_augmentation
+from elixir_plugin.core.classifier.classifier import to_batch
 from elixir_plugin.core.context import Context
+from elixir_plugin.core.images import ImageSet, LazyImages
 from elixir_plugin.errors import RunError
+from elixir_plugin.training import batches as batch_module
 from elixir_plugin.training import loop as training
+from elixir_plugin.training.batches import Batch, Samples, ShuffledBatches
 from elixir_plugin.training.loop import (
     Augmentation,
-    Batch,
     Losses,
     Recipe,
-    Samples,
-    ShuffledBatches,
     augment,
     cross_entropy,
     make_optimizer,
@@ -138,7 +139,7 @@ def test_rotation_keeps_type_and_range(degrees: float) -> None:
 
 
 def test_draws_cover_their_range() -> None:
-    draws = training._draw(ALL, 2000, torch.Generator().manual_seed(0), CPU)
+    draws = draw_augmentation(ALL, 2000, torch.Generator().manual_seed(0), CPU)
     assert set(draws["top"].tolist()) == set(draws["left"].tolist()) == set(range(5))
     assert 0.45 < draws["mirror"].float().mean() < 0.55
     assert -20 <= draws["angle"].min() < -19 and 19 < draws["angle"].max() <= 20
@@ -198,7 +199,7 @@ def test_lazy_sets_larger_than_memory_give_the_same_batches(dtype: Any, monkeypa
     pixels = images.read(slice(None))
     lazy = images.replace(images=LazyImages(lambda i: pixels[i], len(pixels), pixels.shape[1:], dtype))
     expected = fed(batches(images), 0)
-    monkeypatch.setattr(training, "IN_MEMORY", 0)
+    monkeypatch.setattr(batch_module, "IN_MEMORY", 0)
     order, result = fed(batches(lazy), 0)
     assert order == expected[0] and torch.equal(result, expected[1])
 
@@ -262,7 +263,7 @@ def test_the_ordinary_curves_are_loss_and_accuracy_over_all_samples() -> None:
     images, model = image_set(11), network().eval()
     source = batches(images, 4, Augmentation())
     curves = fit(model, source, epochs=1, lr=1e-30, eval_mode=True)
-    logits = model(training.to_batch(images.read(slice(None)), CPU)).detach()
+    logits = model(to_batch(images.read(slice(None)), CPU)).detach()
     labels = torch.tensor(images.labels)
     assert curves["loss"] == pytest.approx([float(F.cross_entropy(logits, labels))], rel=1e-5)
     assert curves["accuracy"] == pytest.approx([float((logits.argmax(1) == labels).float().mean())], rel=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -19,9 +20,8 @@ from typing_extensions import Self
 from ...errors import InputError, SettingsError, few, nearest
 from ...io.files import read_tensors, write_json, write_tensors
 from ...plugins import plugins
-from ..case import ImageSet
-from .model_facts import read_facts
-from .weights import load_by_name, unwrap
+from ..images import ImageSet
+from .weights import load_by_name, read_facts, unwrap
 
 
 class Classifier(nn.Module):
@@ -273,3 +273,13 @@ def _reset(module: nn.Module) -> None:
             found=f"no reset_parameters() for {few(left)}",
             hint="build the classifier by architecture name",
         )
+
+
+def model_fingerprint(model: Classifier) -> str:
+    """Return 12 hex digits over what decides the answers of *model*: weights, architecture, resizing, normalisation."""
+    facts = [model.architecture, model.input_size, model.mean.flatten().tolist(), model.std.flatten().tolist()]
+    digest = hashlib.sha256(repr(facts).encode())
+    for name, value in sorted(model.module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]

@@ -13,16 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...core.case import Case, ImageSet, Index
-from ...core.classifier.classifier import Classifier, to_batch
+from ...core.case import Case
+from ...core.classifier.classifier import Classifier, model_fingerprint, to_batch
 from ...core.context import Context
-from ...core.normalisation import normalisation
-from ...core.overlap import shared_rows
+from ...core.images import ImageSet, Index
+from ...core.pixels import normalisation, shared_rows
 from ...core.settings import fingerprint
 from ...errors import ElixirError, InputError, few
 from ...io.files import read_json, read_tensors, write_json, write_tensors
-from ...training.fit import model_fingerprint
-from ...training.loop import Augmentation, Recipe, Samples, SampleSource, ShuffledBatches, train
+from ...training.batches import Samples, SampleSource, ShuffledBatches
+from ...training.loop import Augmentation, Recipe, train
 from .rounds import View
 from .settings import ConfusionSettings
 

@@ -29,9 +29,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.case import Case, Index
+from ...core.case import Case
 from ...core.classifier.classifier import Classifier
 from ...core.context import Context
+from ...core.images import Index
 from ...core.outcome import Outcome
 from ...core.panels import Panel
 from ...defense import Card, Defense

@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.case import Index
 from ...core.classifier.classifier import Classifier, to_batch
 from ...core.context import Context
-from ...training.loop import Augmentation, Batch, Losses, Objective, Recipe, SampleSource, ShuffledBatches, train
+from ...core.images import Index
+from ...training.batches import Batch, SampleSource, ShuffledBatches
+from ...training.loop import Augmentation, Losses, Objective, Recipe, train
 
 CHUNK = 100  # confusion steps per point of a curve; the device is waited for once per chunk
 SMOOTHING = 0.001  # keeps the weight of an absent class finite

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.case import Index
+from ...core.images import Index
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]

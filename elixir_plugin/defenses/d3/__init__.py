@@ -1,4 +1,4 @@
 """D3: detoxify a backdoored model by moving its head away from where it was received."""
 
 from .defense import D3 as D3
-from .defense import D3Settings as D3Settings
+from .settings import D3Settings as D3Settings

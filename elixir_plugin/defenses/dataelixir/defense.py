@@ -28,9 +28,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...core.case import Case, ImageSet, Index
+from ...core.case import Case
 from ...core.classifier.classifier import Classifier
 from ...core.context import Context, derive_seed
+from ...core.images import ImageSet, Index
 from ...core.outcome import Outcome
 from ...core.panels import Panel
 from ...defense import Card, Defense
@@ -42,11 +43,8 @@ from ...training.fit import refuse_unknown_architecture
 from .denoiser import plan_walk, prepare_denoiser, provenance, refuse_no_denoiser, refuse_seen
 from .estimate import estimate
 from .models import Trainer
-from .notes import notes_on
-from .outcome import describe
-from .panels import panels_of
-from .purify import Candidates, Walker, make_copies, predict_slots
-from .reference import make_reference, some_clean
+from .outcome import describe, notes_on, panels_of
+from .purify import Candidates, Walker, make_copies, make_reference, predict_slots, some_clean
 from .repair import Repair, Repairer, repaired_set
 from .settings import DataElixirSettings
 from .target import ClassFinding, find_targets, refuse_no_such_class

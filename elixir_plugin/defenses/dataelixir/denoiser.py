@@ -6,8 +6,9 @@ import dataclasses
 import math
 from typing import Any
 
-from ...core.case import Case, ImageSet
+from ...core.case import Case
 from ...core.context import Context
+from ...core.images import ImageSet
 from ...diffusion.denoisers.base import Denoiser
 from ...diffusion.denoisers.gaussian import GaussianDenoiser
 from ...diffusion.fit import choose as choice

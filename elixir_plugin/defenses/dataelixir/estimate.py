@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...core.case import Case, ImageSet
+from ...core.case import Case
 from ...core.classifier.classifier import to_batch
 from ...core.context import Context
+from ...core.images import ImageSet
 from ...diffusion.denoisers.base import Denoiser
 from ...diffusion.fit.timing import STEPS, denoiser_to_time, seconds_of, seconds_per_answer, seconds_per_view
 from ...diffusion.plan import Plan
 from ...diffusion.purify import purify_batch
 from .denoiser import NAME, fit_settings, plan_walk, prepare_denoiser, refuse_seen
 from .models import fresh_classifier
-from .purify import CHUNK
-from .reference import some_clean
+from .purify import CHUNK, some_clean
 from .settings import DataElixirSettings
 
 

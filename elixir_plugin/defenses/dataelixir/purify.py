@@ -17,17 +17,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...core.case import Images, ImageSet, Index
-from ...core.classifier.classifier import Classifier, evaluating, to_batch
+from ...core.classifier.classifier import Classifier, evaluating, model_fingerprint, to_batch
 from ...core.context import Context, derive_seed
+from ...core.images import Images, ImageSet, Index
 from ...core.settings import fingerprint
 from ...diffusion.denoisers.base import Denoiser
+from ...diffusion.fit.choose import count_seen
 from ...diffusion.plan import Plan
 from ...diffusion.purify import purify_batch
 from ...diffusion.store.chunks import ChunkStore
 from ...io.distributed import rank_and_world, together
-from ...training.fit import model_fingerprint
 from .settings import DataElixirSettings
+from .votes import Reference, kept_shares
 
 AT_ONCE = 2048 * 32 * 32  # pixels per classifier batch, whatever M and image size are
 CHUNK = 256  # samples per chunk on every device, so that a run may go on elsewhere
@@ -231,3 +232,29 @@ def make_copies(walker: Walker, rows: Index, folder: Path, context: Context, des
         )
         store.fill(lambda part: walker.copies(rows[part]), context, description=description, rank=rank, world=world)
     return store.array()
+
+
+def some_clean(clean: ImageSet, per_class: int, context: Context) -> Index:
+    """Return ascending positions of at most ``per_class · C`` images, drawn at random."""
+    order = torch.randperm(len(clean), generator=context.generator("dataelixir", "reference")).numpy()
+    return np.sort(order[: per_class * clean.num_classes])
+
+
+def make_reference(walker: Walker, folder: Path, context: Context) -> Reference:
+    """Purify the images of *walker*, which are clean, and count how many of their copies keep the label.
+
+    :param folder: where the copies go.
+    """
+    assert walker.probe is not None
+    rows = np.arange(len(walker.images))
+    if seen := count_seen(walker.denoiser, walker.images):
+        context.note(
+            f"the denoiser was trained on {seen} of the {len(rows)} reserved clean images that suspects are compared "
+            "with: once purified, these may keep their labels more often than benign suspects do"
+        )
+    candidates = Candidates(walker.images, walker.settings.slots)
+    with context.stage("purify"):
+        candidates.add(rows, make_copies(walker, rows, folder, context, "purifying clean images"))
+    with context.stage("vote"):
+        labels = predict_slots(walker.probe, candidates, rows, context, "votes on clean images")
+    return Reference(*kept_shares(labels, walker.images.labels, walker.images.num_classes))

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...core.case import Images, ImageSet, Index, LazyImages
 from ...core.classifier.classifier import Classifier, evaluating, to_batch
-from ...training.loop import IN_MEMORY
-from .models import Trainer
+from ...core.images import Images, ImageSet, Index, LazyImages
+from ...training.batches import IN_MEMORY
+from .models import Trainer, choose, distances
 from .purify import Candidates, predict_slots
-from .select import Selection, choose, distances
+from .settings import Selection
 from .votes import AMBIGUOUS, UNANIMOUS, Votes
 
 KEPT, REPAIRED, RELABELLED = 0, 1, 2

@@ -9,14 +9,89 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from ...core.augmentation import Augmentation
-from ...core.case import ImageSet
+from ...core.images import ImageSet
 from ...core.settings import Settings
 from ...diffusion.fit.settings import FitSettings
 from ...diffusion.purify import Purification
 from ...diffusion.schedule import NoiseLevel
 from ...training.loop import Recipe
-from .select import Selection
-from .target import Detection
+
+MANY_CLASSES = 40  # from here on some class stands out by chance
+PER_CLASS = 20  # reserved clean images per class, on average, from which on mode auto compares with them
+
+
+class Detection(Settings):
+    """How target classes are found."""
+
+    mode: Literal["auto", "mad", "excess", "all", "given"] = Field(
+        "auto",
+        description="mad: classes whose samples scatter more than those of others (paper); excess: classes whose "
+        "samples lose their label more often than reserved clean images of the class; auto: excess where there are 20 "
+        "of these per class; all: all classes (all-to-all attacks); given: those in `targets`",
+    )
+    targets: tuple[int, ...] = Field((), description="target classes, for mode given")
+    z_threshold: float | None = Field(
+        None,
+        gt=0,
+        description="robust score from which a class is flagged; default: 2, but 2.5 in mode excess and 3.5 from 40 "
+        "classes on",
+    )
+    side: Literal["upper", "both"] = Field("upper", description="both: also flag unusually consistent classes (code)")
+    smoothing: float = Field(1.0, ge=0, description="κ of guard G1; 0: off")
+    min_anomalies: int = Field(10, ge=0, description="guard G2: anomalous samples a class needs to be judged")
+    min_share: float = Field(0.005, ge=0, le=1, description="guard G2: the same, as a share of the class")
+    mad_floor: float = Field(0.02, ge=0, description="guard G3, nats; 0: off")
+    mad_eps: float = Field(1e-6, gt=0, description="added to the spread (code)")
+    min_effect: float = Field(0.25, ge=0, description="guard G4: nats above the median; 0: off")
+    absolute_cut: float = Field(1.0, gt=0, description="nats from which a class is flagged where there are at most 3")
+    min_excess: float = Field(
+        0.15, gt=0, lt=1, description="mode excess: share of votes above the median class; also the cut for 3 classes"
+    )
+    reference_per_class: int = Field(
+        100, ge=1, description="mode excess: reserved clean images to purify, per class on average"
+    )
+
+    @model_validator(mode="after")
+    def _targets_where_given(self) -> Self:
+        if (self.mode == "given") != bool(self.targets):
+            raise ValueError("`targets` belongs to mode given, e.g. mode=given, targets=[0]")
+        if len(set(self.targets)) != len(self.targets) or min(self.targets, default=0) < 0:
+            raise ValueError("`targets` must be different classes, 0 or more")
+        return self
+
+    def rule(self, clean: ImageSet | None) -> Literal["mad", "excess", "all", "given"]:
+        """Return the mode, auto decided by how many reserved clean images there are.
+
+        >>> import numpy as np
+        >>> clean = ImageSet(np.zeros((40, 8, 8, 3), np.uint8), [0, 1] * 20, num_classes=2)
+        >>> Detection().rule(clean), Detection().rule(None)
+        ('excess', 'mad')
+        """
+        if self.mode != "auto":
+            return self.mode
+        return "mad" if clean is None or len(clean) < PER_CLASS * clean.num_classes else "excess"
+
+    def threshold(self, num_classes: int) -> float:
+        """Return the robust score from which a class is flagged."""
+        if self.z_threshold is not None:
+            return self.z_threshold
+        if num_classes >= MANY_CLASSES:
+            return 3.5
+        return 2.5 if self.mode == "excess" else 2.0
+
+
+class Selection(Settings):
+    """How SELECT measures and chooses."""
+
+    weight: float = Field(0.5, ge=0, le=1, description="λ: structure against features")
+    quantile: float = Field(0.8, ge=0, lt=1, description="how far from the original, among the images of a sample")
+    ssim: Literal["2d", "vol3d"] = Field(
+        "2d", description="mean over channels; or one volume of height, width and channel, as the released code has it"
+    )
+    window: int | None = Field(
+        None, ge=3, le=63, description="edge of the SSIM window; default: 7; 3 below 16 pixels and for volumes"
+    )
+
 
 LEVEL: dict[str, Any] = {"steps": 150, "of": 1000, "schedule": "linear"}  # T: noise of 66/255 relative to the image
 FULL: dict[str, Any] = {"level": LEVEL, "rounds": 5, "steps": None, "dense_below": 0}

@@ -22,84 +22,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
-from typing_extensions import Self
 
-from ...core.case import ImageSet, Index
-from ...core.settings import Settings
+from ...core.images import Index
 from ...errors import SettingsError
+from .settings import Detection
 from .votes import AMBIGUOUS, UNANIMOUS, Reference, Votes, class_pools, kept_shares
 
 Floats = NDArray[np.float64]
 COMPARED = ("mad", "excess")  # modes in which classes are judged
 FEW_CLASSES = 3  # of so many no class can stand out from the others
-MANY_CLASSES = 40  # from here on some class stands out by chance
 CAP = 50.0  # nats; stands for an infinite discrepancy, and no finite one comes near
-PER_CLASS = 20  # reserved clean images per class, on average, from which on mode auto compares with them
 MARGIN = 0.25  # a decision that such a change of the thresholds would turn is in doubt
-
-
-class Detection(Settings):
-    """How target classes are found."""
-
-    mode: Literal["auto", "mad", "excess", "all", "given"] = Field(
-        "auto",
-        description="mad: classes whose samples scatter more than those of others (paper); excess: classes whose "
-        "samples lose their label more often than reserved clean images of the class; auto: excess where there are 20 "
-        "of these per class; all: all classes (all-to-all attacks); given: those in `targets`",
-    )
-    targets: tuple[int, ...] = Field((), description="target classes, for mode given")
-    z_threshold: float | None = Field(
-        None,
-        gt=0,
-        description="robust score from which a class is flagged; default: 2, but 2.5 in mode excess and 3.5 from 40 "
-        "classes on",
-    )
-    side: Literal["upper", "both"] = Field("upper", description="both: also flag unusually consistent classes (code)")
-    smoothing: float = Field(1.0, ge=0, description="κ of guard G1; 0: off")
-    min_anomalies: int = Field(10, ge=0, description="guard G2: anomalous samples a class needs to be judged")
-    min_share: float = Field(0.005, ge=0, le=1, description="guard G2: the same, as a share of the class")
-    mad_floor: float = Field(0.02, ge=0, description="guard G3, nats; 0: off")
-    mad_eps: float = Field(1e-6, gt=0, description="added to the spread (code)")
-    min_effect: float = Field(0.25, ge=0, description="guard G4: nats above the median; 0: off")
-    absolute_cut: float = Field(1.0, gt=0, description="nats from which a class is flagged where there are at most 3")
-    min_excess: float = Field(
-        0.15, gt=0, lt=1, description="mode excess: share of votes above the median class; also the cut for 3 classes"
-    )
-    reference_per_class: int = Field(
-        100, ge=1, description="mode excess: reserved clean images to purify, per class on average"
-    )
-
-    @model_validator(mode="after")
-    def _targets_where_given(self) -> Self:
-        if (self.mode == "given") != bool(self.targets):
-            raise ValueError("`targets` belongs to mode given, e.g. mode=given, targets=[0]")
-        if len(set(self.targets)) != len(self.targets) or min(self.targets, default=0) < 0:
-            raise ValueError("`targets` must be different classes, 0 or more")
-        return self
-
-    def rule(self, clean: ImageSet | None) -> Literal["mad", "excess", "all", "given"]:
-        """Return the mode, auto decided by how many reserved clean images there are.
-
-        >>> clean = ImageSet(np.zeros((40, 8, 8, 3), np.uint8), [0, 1] * 20, num_classes=2)
-        >>> Detection().rule(clean), Detection().rule(None)
-        ('excess', 'mad')
-        """
-        if self.mode != "auto":
-            return self.mode
-        return "mad" if clean is None or len(clean) < PER_CLASS * clean.num_classes else "excess"
-
-    def threshold(self, num_classes: int) -> float:
-        """Return the robust score from which a class is flagged."""
-        if self.z_threshold is not None:
-            return self.z_threshold
-        if num_classes >= MANY_CLASSES:
-            return 3.5
-        return 2.5 if self.mode == "excess" else 2.0
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.case import Index
+from ...core.images import Index
 
 Floats = NDArray[np.float64]
 

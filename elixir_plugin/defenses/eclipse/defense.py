@@ -15,66 +15,25 @@ clean images that are suspects too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 
 from ...core.augmentation import Augmentation, augmented_once
-from ...core.case import Case, ImageSet
-from ...core.comparison import rms_changes
+from ...core.case import Case
 from ...core.context import Context
+from ...core.images import ImageSet
 from ...core.outcome import Outcome
 from ...core.panels import Panel, line_panels
-from ...core.settings import Settings
+from ...core.pixels import rms_changes
 from ...defense import Card, Defense
 from ...diffusion.denoisers.base import Denoiser
 from ...diffusion.fit import choose as choice
-from ...diffusion.fit.settings import FitSettings
 from ...diffusion.plan import Purification, plan
 from ...diffusion.purify import purify
-from ...diffusion.schedule import NoiseLevel
 from ...io.files import plain
-
-PAPER_LEVEL = {"steps": 100, "of": 4000, "schedule": "cosine"}  # t* of the released configuration: 6.37/255
-
-
-class EclipseSettings(Settings):
-    """Settings of ECLIPSE; preset ``paper`` has the released configuration, days of work on a CPU."""
-
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {
-            "fit": FitSettings.build(preset="paper").dump(),
-            "purification": {"steps": None, "precision": "float32"},
-        },
-        "fast": {"fit": FitSettings.build(preset="fast").dump(), "purification": {"steps": 25}},
-        "cpu": {"fit": FitSettings.build(preset="cpu").dump(), "purification": {"steps": 5}},
-        "demo": {
-            "fit": FitSettings.build({"iterations": 250}, preset="cpu").dump(),
-            "purification": {"steps": 5},
-        },
-    }
-
-    denoiser: str | None = Field(
-        None, description="diffusers folder, Hub name or registered name; default: train one on the reserved clean set"
-    )
-    force_denoiser: bool = Field(False, description="take a denoiser that was trained on images of the suspect set")
-    sparse: int | None = Field(
-        None, ge=2, description="clean images to train the denoiser on, drawn at random; default: all"
-    )
-    fit: FitSettings = Field(FitSettings.build(preset="fast"), description="how the denoiser is trained")
-    purify: bool = Field(True, description="module A; off only for ablation")
-    purification: Purification = Field(
-        Purification(level=NoiseLevel(**PAPER_LEVEL), steps=25),
-        description="how far images are noised, and how they come back",
-    )
-    gray_p: float = Field(0.4, ge=0, le=1, description="module B: probability of losing the colour")
-    noise_std: float = Field(0.05, ge=0, le=0.5, description="module C: noise in pixel scale")
-    mode: Literal["online", "static"] = Field(
-        "online", description="draw B and C anew whenever a model sees an image (code), or once into the set (paper)"
-    )
+from .settings import EclipseSettings
 
 
 class Eclipse(Defense):

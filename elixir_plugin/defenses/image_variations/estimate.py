@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from ...core.case import Case, ImageSet
+from ...core.case import Case
 from ...core.context import Context
+from ...core.images import ImageSet
 from ...diffusion.fit.timing import STEPS, seconds_per_answer, seconds_per_view
 from ...diffusion.generators.base import AdjustableGenerator, ImageGenerator
 from .generator import Loaded
 from .models import Trainer, asking, takes_case_model
-from .pace import Pace, evaluations, measure
 from .settings import ImageVariationsSettings
 from .strength import at_strength, possible, without_search
+from .throughput import Pace, evaluations, measure
 from .variations import Maker, already_made, as_rgb
 
 

@@ -8,11 +8,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from ...core.case import Case, ImageSet
-from ...core.classifier.classifier import Classifier
+from ...core.case import Case
+from ...core.classifier.classifier import Classifier, model_fingerprint
 from ...core.context import Context
+from ...core.images import ImageSet
 from ...training.distillation import Teacher, can_look_up, distillation, known_logits, looked_up, online
-from ...training.fit import learn, model_fingerprint, untrained
+from ...training.fit import learn, untrained
 from .settings import ImageVariationsSettings
 from .variations import as_rgb
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ...core.case import ImageSet
 from ...core.classifier.classifier import Classifier
 from ...core.context import Context
+from ...core.images import ImageSet
 from ...diffusion.generators.base import DEFAULT_STRENGTH, AdjustableGenerator, ImageGenerator
 from .settings import ImageVariationsSettings
 from .variations import Maker, make_variations

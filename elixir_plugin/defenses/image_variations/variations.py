@@ -16,15 +16,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...core.case import Images, ImageSet
 from ...core.context import Context, derive_seed
+from ...core.images import Images, ImageSet
 from ...core.settings import fingerprint
 from ...diffusion.generators.base import ImageGenerator
 from ...diffusion.store.chunks import MANIFEST, MARKS, ChunkStore
 from ...errors import InputError, PluginError
 from ...io.distributed import rank_and_world, together
 from ...io.files import read_json, refuse_unwritable, write_json
-from .colour import transfer_colour
 from .settings import ImageVariationsSettings
 
 CHUNK = 16  # variations per chunk, unless the generator says otherwise; the same on every device
@@ -219,3 +218,22 @@ def checked(made: Tensor, count: int) -> Tensor:
             "the generator broke the rules", where="vary", found=found, allowed=f"uint8 [{count}, 3, S, T]"
         )
     return made.cpu()
+
+
+LEAST = 1e-3  # spread, in grey levels, of a channel that counts as constant
+
+
+def transfer_colour(variations: Tensor, images: Tensor) -> Tensor:
+    """Return *variations* with the channel moments of *images*, in float64, rounded and clipped to uint8.
+
+    The released code truncates, which darkens by half a grey level, and divides by the spread of constant channels.
+    A constant channel becomes the constant mean of its image here.
+
+    :param variations: uint8 ``[B, C, S, T]``.
+    :param images: uint8 ``[B, C, H, W]``; the sizes may differ.
+    """
+    made, wanted = variations.double(), images.double()
+    spread, mean = torch.std_mean(made, (2, 3), correction=0, keepdim=True)
+    wanted_spread, wanted_mean = torch.std_mean(wanted, (2, 3), correction=0, keepdim=True)
+    scale = torch.where(spread < LEAST, 0.0, wanted_spread / spread.clamp(min=LEAST))
+    return ((made - mean) * scale + wanted_mean).round().clamp(0, 255).to(torch.uint8)

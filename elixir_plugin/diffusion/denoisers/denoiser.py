@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from ...core.case import ImageSet
 from ...core.classifier.weights import unwrap
-from ...core.overlap import fractions, rounded
+from ...core.images import ImageSet
+from ...core.pixels import fractions, rounded
 from ...errors import InputError, SettingsError
 from ...io.files import atomic_folder, plain, read_json, write_json
 from ...io.versions import installed

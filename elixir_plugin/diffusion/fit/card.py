@@ -6,9 +6,9 @@ import platform
 from collections.abc import Mapping
 from typing import Any
 
-from ... import __version__
-from ...core.case import ImageSet
+from ..._version import __version__
 from ...core.context import Context
+from ...core.images import ImageSet
 from ...core.settings import fingerprint
 from ...io.versions import installed
 from ..denoisers.denoiser import hexadecimal

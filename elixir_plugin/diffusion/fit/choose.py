@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...core.case import Case, ImageSet
+from ...core.case import Case
 from ...core.context import Context
-from ...core.overlap import shared_rows
+from ...core.images import ImageSet
+from ...core.pixels import shared_rows
 from ...errors import InputError, MissingNeedError, SettingsError
 from ..denoisers.base import Denoiser
 from ..denoisers.denoiser import UNetDenoiser, find_denoiser

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ...training.loop import Batch, Losses, Objective
+from ...training.batches import Batch
+from ...training.loop import Losses, Objective
 from ..schedule import Schedule
 
 HALF_BIN = 1 / 255  # half the width of a grey level, in model scale

@@ -10,10 +10,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ...core.case import ImageSet
 from ...core.classifier.classifier import Classifier
 from ...core.context import Context
-from ...training.loop import Recipe, Samples, ShuffledBatches, train
+from ...core.images import ImageSet
+from ...training.batches import Samples, ShuffledBatches
+from ...training.loop import Recipe, train
 from ..denoisers.denoiser import UNetDenoiser
 from .settings import FitSettings
 from .train import finished, fit_denoiser

@@ -14,22 +14,23 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ...core.case import ImageSet
 from ...core.classifier.classifier import to_batch
 from ...core.context import Context
+from ...core.images import ImageSet
 from ...core.settings import fingerprint
 from ...errors import InputError, RunError
 from ...io.distributed import rank_and_world, together
 from ...io.files import read_json, refuse_unwritable, remove_leftovers, write_json
 from ...io.locks import alone
+from ...training.batches import Samples
 from ...training.checkpoint import Checkpoint
-from ...training.loop import Objective, Recipe, Samples, train
+from ...training.loop import Objective, Recipe, train
 from ..denoisers.denoiser import UNetDenoiser, load_denoiser, read_card
 from ..denoisers.unet import architecture_of, build_unet
 from ..plan import padded
 from ..schedule import Schedule
-from .average import WeightAverage
 from .card import identity_of, provenance_card
+from .ema import WeightAverage
 from .objective import NoisyBatch, denoising_objective
 from .settings import FitSettings
 

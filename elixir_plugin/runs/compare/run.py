@@ -28,16 +28,18 @@ from typing import Any
 
 import yaml
 
-from ... import __version__
-from ...cli.text import shown
+from ..._version import __version__
+from ...adapter import get_adapter
 from ...core.context import resolve_device
-from ...core.settings import RunSpec, fingerprint
+from ...core.settings import fingerprint
+from ...defense import get_defense
 from ...errors import ElixirError, RunError, SettingsError, reason_of
 from ...io.distributed import rank_and_world
 from ...io.files import atomic_file, plain, read_json, remove_leftovers, write_json
-from ...plugins import get_adapter, get_defense
+from ...io.text import shown
 from ..folder import holds_something, logged
 from ..run import resolved, retraining_of, run_defense
+from ..spec import RunSpec
 from .page import PageAlong
 from .spec import CompareSpec
 from .table import csv_text, markdown, summarise

@@ -9,7 +9,9 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
 
-from ...core.settings import RunSpec, Settings, Source, load_yaml
+from ...adapter import Source
+from ...core.settings import Settings, load_yaml
+from ..spec import RunSpec
 
 Seed = Annotated[int, Field(ge=0)]
 

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ...cli.text import shown
+from ...io.text import shown
 
 UNDEFENDED = "no defense"
 COLUMNS = {  # metric -> title, and which way is better

@@ -10,23 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
-from ..core.case import Case
+from .._version import __version__
+from ..adapter import Source
+from ..core.case import Case, describe
 from ..core.context import Context
-from ..core.settings import RunSpec, Source
+from ..core.metrics import Evaluation
 from ..defense import Defense
 from ..errors import ElixirError, MissingNeedError, reason_of
-from ..evaluation.metrics import Evaluation
+from ..evaluation.measure import execute
 from ..evaluation.retraining import Retraining
 from ..io.files import plain, write_json
 from ..plugins import plugins
 from ..report.single import write_pages
-from ..testbed.cases import poisoned_case
+from ..runs.report_data import make_report, versions
+from ..runs.spec import RunSpec
+from ..testbed.adapter import SuspectRecipe, poisoned_case, train_suspect
 from ..testbed.digits import digits
 from ..testbed.poisons import Poison
-from ..testbed.suspect import SuspectRecipe, train_suspect
-from .report_data import describe, make_report, versions
-from .run import execute
 
 RETRAINING = Retraining(**SuspectRecipe().dump())
 

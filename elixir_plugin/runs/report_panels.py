@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..core.case import Case, ImageSet, Index
-from ..core.comparison import label_moves, rms_changes
+from ..core.case import Case
 from ..core.context import derive_seed
+from ..core.images import ImageSet, Index
 from ..core.outcome import Outcome
 from ..core.panels import Matrix, Panel, Table, dump_panels
-from ..core.pixels import to_bytes
+from ..core.pixels import label_moves, rms_changes, to_bytes
 from ..defense import Defense
-from ..evaluation.metrics import poison_per_class, score_panels, triggered_examples, truth_of_samples
+from ..evaluation.panels import poison_per_class, score_panels, triggered_examples, truth_of_samples
 
 SHOWN = 6  # samples per group
 PIXEL_BUDGET = 420_000  # bytes of all pictures before they are packed; larger images are reduced

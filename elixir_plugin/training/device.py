@@ -1,4 +1,4 @@
-"""Convolutions over maps of one pixel, without the part of the kernel that only ever meets padding."""
+"""What the device can do: bf16, memory that ran out, and convolutions over one pixel made cheap."""
 
 from __future__ import annotations
 
@@ -7,6 +7,29 @@ from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
+
+_OUT_OF_MEMORY: type[Exception] = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
+_MESSAGES = (
+    "can't allocate memory",
+    "not enough memory",
+    "error: out of memory",  # of CUDA itself, outside of torch's allocator
+    "_ALLOC_FAILED",  # of cuBLAS, cuDNN and their kin
+    "_ALLOCATION_FAILED",
+)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether *error* says that memory ran out, on the device or on the CPU."""
+    return isinstance(error, (_OUT_OF_MEMORY, MemoryError)) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in _MESSAGES)
+    )
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether *device* is a GPU that computes in bf16; NVIDIA's from before Ampere (8.0) only imitate it, slowly."""
+    if device.type != "cuda":
+        return False
+    return bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 class CentreTaps(TorchFunctionMode):

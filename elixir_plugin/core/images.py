@@ -1,0 +1,243 @@
+"""Images with labels: in memory, memory-mapped, or read file by file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+
+Images = NDArray[Any]  # [n, H, W, C], uint8 or float32
+Index = NDArray[np.int64]
+CHUNK = 1024
+
+
+class ImageBacking(Protocol):
+    """What can stand behind an :class:`ImageSet`: an array, a memory map, or a lazy reader."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(N, H, W, C)``."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """uint8, or float32 in [0, 1]."""
+        ...
+
+    def __getitem__(self, index: Any, /) -> Any: ...
+
+
+class LazyImages:
+    """Images read one by one when they are asked for, e.g. from files.
+
+    :param read: position -> image ``[H, W, C]``.
+    :param length: number of images.
+    :param shape: ``(H, W, C)`` that every image must have.
+    :param dtype: ``uint8`` or ``float32``.
+    :ivar hashes: what :meth:`ImageSet.content_hashes` found, kept because it takes decoding all images.
+    """
+
+    hashes: NDArray[np.bytes_] | None = None
+
+    def __init__(self, read: Callable[[int], Images], length: int, shape: Sequence[int], dtype: Any = np.uint8) -> None:
+        self._read = read
+        self.shape: tuple[int, ...] = (length, *shape)
+        self.dtype: np.dtype[Any] = np.dtype(dtype)
+
+    def __getitem__(self, index: slice | Index) -> Images:
+        positions = np.arange(len(self))[index]
+        out = np.empty((len(positions), *self.shape[1:]), self.dtype)
+        for row, position in enumerate(positions):
+            image = self._read(int(position))
+            if image.shape != self.shape[1:]:
+                raise InputError(
+                    "images of mixed size", where=f"image {position}", found=image.shape, allowed=self.shape[1:]
+                )
+            out[row] = image
+        return out
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+
+class ImageSet:
+    """Labelled images in a fixed order.
+
+    :param images: ``[N, H, W, C]`` uint8 or float32 in [0, 1]; an array, a memory map or a :class:`LazyImages`.
+    :param labels: ``[N]`` integers in ``0..num_classes-1``.
+    :param num_classes: number of classes, also of those without a sample.
+    :param names: optional ``[N]`` file names, for messages and result files.
+    :param ids: optional ``[N]`` unique integers that follow a sample through :meth:`subset`; default ``0..N-1``.
+    :raises InputError: when shapes, types, label range or ids break these rules.
+
+    >>> s = ImageSet(np.zeros((3, 8, 8, 3), np.uint8), [0, 1, 1], num_classes=2)
+    >>> len(s), s.image_shape, s.subset([2, 0]).ids.tolist()
+    (3, (8, 8, 3), [2, 0])
+    """
+
+    def __init__(
+        self,
+        images: ImageBacking,
+        labels: Any,
+        num_classes: int,
+        names: Sequence[str] | None = None,
+        ids: Any = None,
+    ) -> None:
+        self.images = _checked_images(images)
+        n = images.shape[0]
+        self.num_classes = int(num_classes)
+        self.labels: Index = checked_labels(labels, n, self.num_classes)
+        self.names = None if names is None else tuple(names)
+        self.ids: Index = frozen(np.arange(n) if ids is None else np.array(ids, np.int64))
+        if self.names is not None and len(self.names) != n:
+            raise InputError("one name per image", where="names", found=len(self.names), allowed=n)
+        if self.ids.shape != (n,) or len(np.unique(self.ids)) != n:
+            raise InputError("ids must be unique, one per image", where="ids", found=self.ids.shape, allowed=(n,))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        return f"ImageSet({len(self)} × {self.image_shape}, {self.images.dtype}, {self.num_classes} classes)"
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(H, W, C)``."""
+        height, width, channels = self.images.shape[1:]
+        return height, width, channels
+
+    def read(self, index: slice | Index) -> Images:
+        """Return the images at *index* as a new array ``[n, H, W, C]``.
+
+        :raises InputError: when float pixels leave [0, 1] or are not finite.
+        """
+        out = np.array(self.images[index])
+        if out.dtype == np.float32 and out.size and not (out.min() >= 0 and out.max() <= 1):  # NaN fails both
+            raise InputError(
+                "pixel value out of range", where="images", found=f"{out.min()}..{out.max()}", allowed="[0, 1]"
+            )
+        return out
+
+    def chunks(self, size: int = CHUNK) -> Iterator[tuple[slice, Images]]:
+        """Yield ``(slice, images)`` in order; works the same for sets larger than memory."""
+        for start in range(0, len(self), size):
+            part = slice(start, min(start + size, len(self)))
+            yield part, self.read(part)
+
+    def load(self) -> ImageSet:
+        """Return the same set with all images in one array, decoded once."""
+        if isinstance(self.images, np.ndarray) and not isinstance(self.images, np.memmap):
+            return self
+        return self.replace(images=self.read(slice(0, len(self))))
+
+    def subset(self, index: Any) -> ImageSet:
+        """Return the samples at *index* in that order; ids and names go with them. Lazy sets stay lazy.
+
+        :param index: ``[n]`` positions without repetition, or a bool mask ``[N]``.
+        """
+        rows = _positions(index, len(self))
+        images: ImageBacking
+        if isinstance(self.images, np.ndarray) and not isinstance(self.images, np.memmap):
+            images = self.images[rows]
+        else:
+            backing = self.images
+            images = LazyImages(lambda i: backing[rows[i : i + 1]][0], len(rows), self.image_shape, backing.dtype)
+        names = None if self.names is None else [self.names[i] for i in rows]
+        return ImageSet(images, self.labels[rows], self.num_classes, names, self.ids[rows])
+
+    def replace(self, *, images: ImageBacking | None = None, labels: Any = None) -> ImageSet:
+        """Return the same samples with other images or labels."""
+        return ImageSet(
+            self.images if images is None else images,
+            self.labels if labels is None else labels,
+            self.num_classes,
+            self.names,
+            self.ids,
+        )
+
+    def class_counts(self) -> Index:
+        """Number of samples per class, ``[num_classes]``."""
+        return np.bincount(self.labels, minlength=self.num_classes)
+
+    def content_hashes(self) -> NDArray[np.bytes_]:
+        """Return ``[N]`` 16-byte hashes of shape, type and pixels; equal images have equal hashes."""
+        if isinstance(self.images, LazyImages):
+            if self.images.hashes is None:
+                self.images.hashes = frozen(self._hashed())
+            return self.images.hashes
+        return self._hashed()
+
+    def _hashed(self) -> NDArray[np.bytes_]:
+        head = repr((self.image_shape, self.images.dtype.str)).encode()
+        rows = [
+            hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=16, key=head[:64]).digest()
+            for _, images in self.chunks()
+            for image in images
+        ]
+        return np.array(rows, dtype="V16").view("S16") if rows else np.empty(0, "S16")
+
+    def fingerprint(self) -> str:
+        """Return 12 hex digits over all pixels and labels, in order."""
+        digest = hashlib.sha256(repr((self.image_shape, self.images.dtype.str, self.num_classes)).encode())
+        for _, images in self.chunks():
+            digest.update(np.ascontiguousarray(images).tobytes())
+        digest.update(self.labels.tobytes())
+        return digest.hexdigest()[:12]
+
+
+def checked_labels(labels: Any, n: int, num_classes: int, where: str = "labels") -> Index:
+    """Return *labels* as a read-only int64 array ``[n]`` with values in ``0..num_classes-1``.
+
+    :raises InputError: otherwise, naming the first offender.
+    """
+    array = np.asarray(labels)
+    if array.shape != (n,):
+        raise InputError("one label per image", where=where, found=array.shape, allowed=(n,))
+    if array.dtype.kind not in "iu" and n:
+        raise InputError("labels must be integers", where=where, found=array.dtype)
+    array = array.astype(np.int64)
+    bad = np.flatnonzero((array < 0) | (array >= num_classes))
+    if len(bad):
+        raise InputError(
+            "label out of range",
+            where=f"{where}[{bad[0]}]",
+            found=f"{array[bad[0]]} ({len(bad)} such labels)",
+            allowed=f"0..{num_classes - 1}",
+            hint="correct the labels, or the number of classes",
+        )
+    return frozen(array)
+
+
+def _positions(index: Any, n: int) -> Index:
+    """Turn positions or a bool mask ``[n]`` into positions; a mask taken for positions would pick wrong samples."""
+    rows = np.asarray(index)
+    if rows.dtype == bool and rows.shape == (n,):
+        return np.flatnonzero(rows)
+    if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
+        raise InputError(
+            "not an index", where="index", found=f"{rows.dtype} {rows.shape}", allowed=f"[n] integers or [{n}] bools"
+        )
+    return rows.astype(np.int64)
+
+
+def _checked_images(images: ImageBacking) -> ImageBacking:
+    shape, dtype = tuple(images.shape), images.dtype
+    if len(shape) != 4 or shape[3] not in (1, 3) or 0 in shape[1:]:
+        raise InputError("images must be [N, H, W, C] with 1 or 3 channels", where="images", found=shape)
+    if dtype not in (np.uint8, np.float32):
+        raise InputError("images must be uint8, or float32 in [0, 1]", where="images", found=dtype)
+    if isinstance(images, np.ndarray):
+        return frozen(images)
+    return images
+
+
+def frozen(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a read-only view; the caller's own array stays as it is."""
+    view = array.view()
+    view.flags.writeable = False
+    return view

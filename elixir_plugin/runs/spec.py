@@ -1,0 +1,40 @@
+"""What a run is asked for: a defense, a source, settings, and where the results go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from ..adapter import Source
+from ..core.settings import Settings, fingerprint, load_yaml
+
+
+class RunSpec(Settings):
+    """Everything that defines a run; the content of a run file and of ``run.yaml`` in a run folder."""
+
+    defense: str = Field(description="name of the defense")
+    source: Source = Field(description="where the case is; ADAPTER:PATH is the short form")
+    preset: str | None = Field(None, description="named settings below `settings`")
+    settings: dict[str, Any] = Field({}, description="settings of the defense")
+    retrain: dict[str, Any] | None = Field(None, description="train a model on the sanitised set; see Retraining")
+    controls: bool = Field(False, description="also train models without the denoiser, and on the clean set alone")
+    seed: int = Field(0, ge=0, description="the one seed of the run")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
+    out: str | None = Field(None, description="run folder; default: runs/DEFENSE-CASE-HASH")
+    write_back: bool = Field(True, description="also write files in the toolkit's own format, where it looks for them")
+    write_to: str | None = Field(None, description="write them there instead")
+
+    @classmethod
+    def from_yaml(cls, path: Path) -> RunSpec:
+        """Read a run file. ``source`` may be written short, as ``ADAPTER:PATH``."""
+        values = load_yaml(path)
+        values.pop("identity", None)  # noted in the run.yaml of a run folder
+        if isinstance(values.get("source"), str):
+            values["source"] = Source.parse(values["source"], where=f"{path}: source").dump()
+        return cls.build(values, where=str(path))
+
+    def identity(self) -> str:
+        """Hash of what decides the result: where the output goes does not."""
+        return fingerprint(self.model_dump(mode="json", exclude={"out", "write_back", "write_to"}))
