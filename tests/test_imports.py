@@ -4,6 +4,7 @@ import ast
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,11 +22,18 @@ def module_name(path):
     return ".".join(parts).removesuffix(".__init__")
 
 
+@cache
+def nodes(path):
+    """Return every node of *path*'s syntax tree."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+@cache
 def imports(path):
     """Return every dotted name that *path* imports, anywhere in it; of ``from a import b`` both ``a`` and ``a.b``."""
     package = module_name(path) if path.name == "__init__.py" else module_name(path).rpartition(".")[0]
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -35,8 +43,9 @@ def imports(path):
     return found
 
 
+@cache
 def defines_a_defense(path):
-    classes = (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ClassDef))
+    classes = (node for node in nodes(path) if isinstance(node, ast.ClassDef))
     return any(ast.unparse(base).split(".")[-1] == "Defense" for each in classes for base in each.bases)
 
 
@@ -44,8 +53,9 @@ def starts(names, *packages):
     return {name for name in names if any(name == each or name.startswith(f"{each}.") for each in packages)}
 
 
-def ids(paths):
-    return [str(path.relative_to(ROOT)) for path in paths]
+def breaches(paths, forbidden):
+    """Return what each of *paths* imports that *forbidden* picks from its imports; nothing where all is well."""
+    return {module_name(path): found for path in paths if (found := forbidden(imports(path)))}
 
 
 SOURCES = sorted([*(ROOT / PACKAGE).rglob("*.py"), *(ROOT / "adapters").rglob("*.py")])
@@ -60,21 +70,24 @@ def test_the_reader_of_imports_works():
     assert {f"{PACKAGE}.hookspecs", f"{PACKAGE}.hookspecs.Entry"} <= found
     assert f"{PACKAGE}.case.ImageSet" in imports(ROOT / PACKAGE / "testbed" / "poisons.py")
     assert f"{PACKAGE}.hookspecs.hookimpl" in imports(ROOT / "adapters" / "__init__.py")
+    assert breaches(ADAPTERS, lambda names: starts(names, f"{PACKAGE}.hookspecs"))[f"{PACKAGE}.adapters"]
+    assert all((CORE, INNER, DEFENSES, ADAPTERS)) and any(map(defines_a_defense, DEFENSES))
 
 
-@pytest.mark.parametrize("path", [*CORE, *INNER], ids=ids([*CORE, *INNER]))
-def test_core_imports_neither_adapters_nor_defenses_nor_toolkits(path):
-    names = imports(path)
-    assert not starts(names, f"{PACKAGE}.adapters", f"{PACKAGE}.defenses", "adapters")
-    assert not {name for name in names if set(name.lower().split(".")) & set(TOOLKITS)}
+def test_core_imports_neither_adapters_nor_defenses_nor_toolkits():
+    def toolkits(names):
+        return {name for name in names if set(name.lower().split(".")) & set(TOOLKITS)}
+
+    paths = [*CORE, *INNER]
+    assert not breaches(paths, lambda names: starts(names, f"{PACKAGE}.adapters", f"{PACKAGE}.defenses", "adapters"))
+    assert not breaches(paths, toolkits)
 
 
-@pytest.mark.parametrize("path", DEFENSES, ids=ids(DEFENSES))
-def test_defenses_import_neither_each_other_nor_adapters(path):
-    names = imports(path)
-    assert not starts(names, f"{PACKAGE}.adapters", f"{PACKAGE}.testbed", "adapters")
-    others = {module_name(each) for each in DEFENSES if each != path and defines_a_defense(each)}
-    assert not starts(names, *others)
+def test_defenses_import_neither_each_other_nor_adapters():
+    assert not breaches(DEFENSES, lambda names: starts(names, f"{PACKAGE}.adapters", f"{PACKAGE}.testbed", "adapters"))
+    for path in DEFENSES:
+        others = {module_name(each) for each in DEFENSES if each != path and defines_a_defense(each)}
+        assert not starts(imports(path), *others), module_name(path)
 
 
 def test_helpers_beside_the_defenses_serve_one_defense_each():
@@ -84,42 +97,37 @@ def test_helpers_beside_the_defenses_serve_one_defense_each():
             assert len(users) <= 1, f"{module_name(helper)} is shared: move it to the core"
 
 
-@pytest.mark.parametrize("path", ADAPTERS, ids=ids(ADAPTERS))
-def test_adapters_import_neither_defenses_nor_testbed(path):
-    assert not starts(imports(path), f"{PACKAGE}.defenses", f"{PACKAGE}.testbed", f"{PACKAGE}.builtin")
+def test_adapters_import_neither_defenses_nor_testbed():
+    forbidden = (f"{PACKAGE}.defenses", f"{PACKAGE}.testbed", f"{PACKAGE}.builtin")
+    assert not breaches(ADAPTERS, lambda names: starts(names, *forbidden))
 
 
-@pytest.mark.parametrize("path", ADAPTERS, ids=ids(ADAPTERS))
-def test_adapters_import_by_relative_names(path):
-    absolute = [
-        node.module or ""
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.ImportFrom) and node.level == 0
-    ]
-    assert not starts(set(absolute), PACKAGE, "adapters")  # "adapters" would be a second copy of every class
+def test_adapters_import_by_relative_names():
+    for path in ADAPTERS:
+        absolute = {node.module or "" for node in nodes(path) if isinstance(node, ast.ImportFrom) and node.level == 0}
+        assert not starts(absolute, PACKAGE, "adapters"), path  # "adapters" would be a second copy of every class
 
 
 HOSTS = {"art": "art", "trojanvision": "trojanvision", "trojanzoo": "trojanvision"}  # package -> its adapter
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=ids(SOURCES))
-def test_a_toolkit_is_imported_by_its_own_adapter_alone_and_late(path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    late = {id(node) for each in ast.walk(tree) if isinstance(each, ast.FunctionDef) for node in ast.walk(each)}
-    for node in ast.walk(tree):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom) and node.level == 0:
-            names = [node.module]
-        for name in {each.split(".")[0] for each in names} & set(HOSTS):
-            assert path in ADAPTERS and path.stem.lstrip("_").startswith(HOSTS[name])
-            assert id(node) in late, f"{name} is imported before it is needed"
-        assert not {each.split(".")[0] for each in names} & {"core", "backdoorbox"}  # read by what its objects have
+def test_a_toolkit_is_imported_by_its_own_adapter_alone_and_late():
+    for path in SOURCES:
+        late = {id(node) for each in nodes(path) if isinstance(each, ast.FunctionDef) for node in ast.walk(each)}
+        for node in nodes(path):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module]
+            for name in {each.split(".")[0] for each in names} & set(HOSTS):
+                assert path in ADAPTERS and path.stem.lstrip("_").startswith(HOSTS[name]), path
+                assert id(node) in late, f"{path}: {name} is imported before it is needed"
+            read = {each.split(".")[0] for each in names} & {"core", "backdoorbox"}
+            assert not read, path  # they are read by what their objects have
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=ids(SOURCES))
-def test_nobody_imports_the_command_line(path):
-    if path.name != "__main__.py":
-        assert not starts(imports(path), f"{PACKAGE}.cli", f"{PACKAGE}.__main__")
+def test_nobody_imports_the_command_line():
+    paths = [path for path in SOURCES if path.name != "__main__.py"]
+    assert not breaches(paths, lambda names: starts(names, f"{PACKAGE}.cli", f"{PACKAGE}.__main__"))
 
 
 HEAVY = ("torch", "torchvision", "numpy", "pydantic", "sklearn", "diffusers", "matplotlib", "PIL", "safetensors")
