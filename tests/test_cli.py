@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import pty
+import re
 import signal
 import struct
 import subprocess
@@ -21,11 +22,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from elixir_plugin import environment
 from elixir_plugin.case import ImageSet
 from elixir_plugin.classifier import Classifier
 from elixir_plugin.cli import program, shown
 from elixir_plugin.testing import tiny_case
 
+pytestmark = pytest.mark.usefixtures("no_figures")
 PROGRAM = [sys.executable, "-m", "elixir_plugin"]
 
 
@@ -106,11 +109,19 @@ def test_show_tells_needs_settings_and_presets() -> None:
         assert text in done.stdout
 
 
-def test_plugins_and_env_speak_json() -> None:
+def test_plugins_speak_json() -> None:
     infos = json.loads(call("plugins", "--json").stdout)
     assert {"elixir_plugin:builtin", "elixir_plugin:adapters"} <= {info["name"] for info in infos}
-    env = call("env", "--json")
-    assert env.exit_code == 0 and json.loads(env.stdout)["faults"] == []
+
+
+@pytest.mark.parametrize("faults", [[], ["torch and torchvision do not fit together"]])
+def test_env_speaks_json_and_exits_with_1_for_a_fault(faults: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "inspect_environment", lambda: environment.Report({"torch": "2.6"}, faults))
+    as_json, as_text = call("env", "--json"), call("env")
+    assert as_json.exit_code == as_text.exit_code == bool(faults)
+    assert json.loads(as_json.stdout) == {"facts": {"torch": "2.6"}, "faults": faults}
+    assert re.search(r"^torch +2\.6$", as_text.stdout, re.MULTILINE)
+    assert as_text.stderr.split("problem: ")[1:] == [f"{fault}\n" for fault in faults]
 
 
 def test_run_prints_before_and_after_and_writes_where_told(case_file: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from elixir_plugin.hookspecs import Entry, hookimpl
 from elixir_plugin.plugins import Plugins
 from elixir_plugin.testing import tiny_case
 
+pytestmark = pytest.mark.usefixtures("no_figures")
 ROOT = Path(__file__).resolve().parents[1]
 
 

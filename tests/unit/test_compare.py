@@ -29,10 +29,12 @@ from elixir_plugin.errors import InputError, RunError, SettingsError
 from elixir_plugin.hookspecs import Entry, hookimpl
 from elixir_plugin.outcome import Outcome
 from elixir_plugin.plugins import plugins
+from elixir_plugin.report import page as drawing_page
 from elixir_plugin.testing import tiny_case
 from elixir_plugin.undefended import STAGE as SHARED_STAGE
 
-DRAW = compare_page.prepare
+pytestmark = pytest.mark.usefixtures("no_figures")
+DRAW = drawing_page.draw
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -89,7 +91,6 @@ def stubs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     plugins().register(Plugin(), "stubs")
     monkeypatch.setattr(Scorer, "failures", {})
     monkeypatch.setattr(Scorer, "runs", [])
-    monkeypatch.setattr(compare_page, "prepare", lambda panels, prefix: [])  # drawing takes most of the time
     monkeypatch.chdir(tmp_path)
     yield
     plugins.cache_clear()
@@ -464,7 +465,7 @@ def test_time_is_drawn_on_a_scale_that_shows_the_fast_and_the_slow() -> None:
 
 
 def test_the_page_holds_table_and_figures_and_loads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare_page, "prepare", DRAW)
+    monkeypatch.setattr(drawing_page, "draw", DRAW)
     results, timings = numbers()
     written = write_compare_page(Path(), results, timings)
     assert [path.suffix for path in written] == [".html", ".png", ".png"] and all(path.is_file() for path in written)

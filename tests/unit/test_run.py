@@ -40,6 +40,7 @@ from elixir_plugin.run_folder import folder_for_case, logged, opened
 from elixir_plugin.storage import plain
 from elixir_plugin.testing import tiny_case
 
+pytestmark = pytest.mark.usefixtures("no_figures")
 NOT_OF_THE_SPEC = ("target", "force", "dry_run", "quiet", "as_json")
 
 
