@@ -194,6 +194,16 @@ def _text_of(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
+def test_an_interruption_is_a_sentence_and_exits_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(environment, "inspect_environment", interrupt)
+    done = call("env")
+    assert done.exit_code == 1 and "interrupted" in done.stderr and not done.stdout
+
+
+@pytest.mark.e2e
 def test_ctrl_c_leaves_no_result_and_the_next_run_goes_on(case_file: Path, tmp_path: Path) -> None:
     arguments = run_arguments(case_file, "--out", "run", "--write-to", "native", "--set", "epochs=100000")
     with subprocess.Popen(
@@ -216,6 +226,7 @@ def test_ctrl_c_leaves_no_result_and_the_next_run_goes_on(case_file: Path, tmp_p
     assert not (tmp_path / "run/report.json").exists() and not (tmp_path / "native").exists()
 
 
+@pytest.mark.e2e
 def test_a_terminal_gets_a_progress_bar(case_file: Path, tmp_path: Path) -> None:
     primary, secondary = pty.openpty()
     fcntl.ioctl(secondary, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
@@ -234,6 +245,7 @@ def test_control_characters_are_shown_as_text() -> None:
     assert shown("ok \x1b[31mred\x07\n") == "ok \\x1b[31mred\\x07\n"
 
 
+@pytest.mark.e2e
 def test_the_demo_shows_a_backdoor_and_its_removal(tmp_path: Path) -> None:
     done = call("demo", "--size", "8", "--only", "d3", "--out", "demo")
     assert done.exit_code == 0, done.stderr
