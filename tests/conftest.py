@@ -33,3 +33,11 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
     empty = Drawn("<svg></svg>", b"\x89PNG")
     monkeypatch.setattr(page, "draw", lambda panel, name, *, png=True: empty if png else Drawn(empty.svg, b""))
+
+
+@pytest.fixture
+def brief_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure every cost on one call, not on a second of calls, where a test does not look at how long it took."""
+    from elixir_plugin import costs
+
+    monkeypatch.setattr(costs, "CALLS", 1)

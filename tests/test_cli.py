@@ -264,6 +264,7 @@ SHORT_ELIXIR = [
 ]
 
 
+@pytest.mark.usefixtures("brief_measurements")
 def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(
     case_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -156,6 +156,7 @@ def test_the_script_runs_and_leaves_what_the_toolkit_leaves(bench: Workspace) ->
     assert {name: digest for name, digest in snapshot(bench.root).items() if name in given} == given
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_two_settings_one_after_the_other_and_back(bench: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--result_file", "fake", "--dataset", "cifar10", *SMALL]
     result = bench.record / "defense" / "d3" / "defense_result.pt"

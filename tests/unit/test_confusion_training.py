@@ -42,7 +42,7 @@ from elixir_plugin.defenses.confusion_scoring import (
 from elixir_plugin.defenses.confusion_training import ConfusionTraining
 from elixir_plugin.errors import InputError, SettingsError
 from elixir_plugin.outcome import same_outcome
-from elixir_plugin.testing import check_defense, tiny_case
+from elixir_plugin.testing import tiny_case
 from elixir_plugin.training import Samples
 
 TINY = {
@@ -521,10 +521,6 @@ def test_settings_out_of_range_are_refused(values):
 
 def run(case, folder=None, **values):
     return ConfusionTraining(**{**TINY, **values}).run(case, Context(seed=7, work_dir=folder))
-
-
-def test_conformance():
-    check_defense(ConfusionTraining, **TINY)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ from elixir_plugin.evaluation import Evaluation, detection_metrics
 from elixir_plugin.intake import as_image_set
 from elixir_plugin.outcome import Outcome, same_outcome
 from elixir_plugin.overlap import fractions
-from elixir_plugin.testing import check_defense, tiny_case
+from elixir_plugin.testing import tiny_case
 from elixir_plugin.training import Batch, Recipe, Samples, ShuffledBatches, train
 
 CHAIN = Schedule("linear", 1000)
@@ -155,14 +155,6 @@ def samples(outcome: Outcome) -> dict[str, np.ndarray[Any, Any]]:
 def walker(settings: Mapping[str, Any], images: ImageSet, denoiser: Denoiser, seed: int = 5) -> Walker:
     made = DataElixirSettings.build({**SHORT, **settings})
     return Walker(denoiser, plan_walk(denoiser, made, images), made, images, seed)
-
-
-def test_it_conforms() -> None:
-    class Ready(DataElixir):  # which refuses a case without a denoiser as it is
-        def prepare_denoiser(self, case: Case, context: Context) -> Denoiser:
-            return Counting()
-
-    check_defense(Ready, **{**SHORT, "detection": TARGET})
 
 
 # candidates
@@ -873,6 +865,7 @@ def forked(action: Callable[[], object]) -> int:
     return os.waitpid(pid, 0)[1]
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 def test_a_run_killed_while_it_purifies_goes_on_and_ends_with_the_same_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -1074,6 +1067,7 @@ def test_every_parameter_can_be_set_by_name() -> None:
     assert (settings.slots, settings.purification.steps, settings.selection.quantile) == (13, 10, 0.8)
 
 
+@pytest.mark.usefixtures("brief_measurements")
 def test_the_estimate_counts_what_the_run_would_cost() -> None:
     defense = DataElixir(SHORT, detect_per_class=10)
     found = defense.estimate(tiny_case(), Context())
