@@ -191,23 +191,23 @@ def told(report: Any, **changes: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("changes", "headline", "mood"),
+    ("changes", "facts", "mood"),
     [
-        ({"verdict": {"poisoned": True}, "flagged": 3}, "Looks poisoned: 3 of 16 samples are suspicious", "bad"),
-        ({"verdict": {"poisoned": False}, "flagged": 0}, "No evidence of poison in 16 samples", "good"),
-        ({"flagged": 2}, "2 of 16 samples are suspicious", ""),
+        ({"verdict": {"poisoned": True}, "flagged": 3}, r"poisoned.* 3 of 16\b", "bad"),
+        ({"verdict": {"poisoned": False}, "flagged": 0}, r"(?i)no evidence.* 16\b", "good"),
+        ({"flagged": 2}, r"^2 of 16\b.*suspicious", ""),
         (
             {"kind": "repair", "metrics": {"before": MODEL, "after": {**MODEL, "asr": 0.02, "acc": 0.85}}},
-            "Attack success went from 100.0 % to 2.0 %, accuracy from 90.0 % to 85.0 %",
+            r"(?i)attack.* 100\.0 % .* 2\.0 %.*accuracy.* 90\.0 % .* 85\.0 %",
             "",
         ),
-        ({"kind": "repair"}, "Repaired the model", ""),
-        ({"kind": "purify", "summary": {"images_changed": 16}}, "Changed all 16 images", ""),
+        ({"kind": "repair"}, r"^Repaired\b.*model", ""),
+        ({"kind": "purify", "summary": {"images_changed": 16}}, r"^Changed all 16\b", ""),
     ],
 )
-def test_the_headline_says_what_came_out(report: Any, changes: dict[str, Any], headline: str, mood: str) -> None:
+def test_the_headline_says_what_came_out(report: Any, changes: dict[str, Any], facts: str, mood: str) -> None:
     made = told(report, **changes)
-    assert (made.headline.replace("\xa0", " "), made.mood) == (headline, mood)
+    assert re.search(facts, made.headline.replace("\xa0", " ")) and made.mood == mood, made.headline
 
 
 def test_the_cost_names_the_accuracy_lost(report: Any) -> None:
@@ -263,9 +263,9 @@ def numbers_of(report: Any) -> str:
 def test_a_repair_is_held_against_the_truth(report: Any) -> None:
     report["metrics"]["repair"] = REPAIR
     text = numbers_of(report)
-    assert "Of 216 samples that are kept." in text
+    assert re.search(r"\b216\b.* kept", text)
     assert "poison 16 87.5 % 81.2 % 61.3 % 12.5 % all others 200 2.5 % 1.5 %" in text
-    assert "Right labels: 90.0 % before, 93.8 % after." in text
+    assert re.search(r"Right labels: [^.]*90\.0 %[^.]* before[^.]* 93\.8 %[^.]* after", text)
     assert f"Poison by status: 2 stable, 14 {TAG}." in text
 
 
@@ -287,10 +287,11 @@ def test_a_terminal_shows_the_repair_in_one_line(report: Any) -> None:
         return [line for line in result_lines(RunResult(report, Path("run"))) if line.startswith("repair")]
 
     report["metrics"]["repair"] = {**REPAIR, "relabelled_right": None}
-    assert lines() == [
-        "repair: poison changed 87.5 %, relabelled 81.2 % (right –), stable 12.5 %; "
-        "others changed 2.5 %, relabelled 1.5 %; right labels 90.0 % before, 93.8 % after"
-    ]
+    (line,) = lines()
+    poison, others, labels = line.split(";")
+    assert re.search(r"changed 87\.5 %.*relabelled 81\.2 %.*right –.*stable 12\.5 %", poison)
+    assert re.search(r"changed 2\.5 %.*relabelled 1\.5 %", others)
+    assert re.search(r"90\.0 % before.*93\.8 % after", labels)
     del report["metrics"]["repair"]
     assert lines() == []
 
