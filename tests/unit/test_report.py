@@ -217,6 +217,7 @@ def test_the_cost_names_the_accuracy_lost(report: Any) -> None:
     assert "no accuracy" in told(report, kind="repair", metrics=metrics).answers[2].short
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_run_that_was_interrupted_says_so_beside_its_seconds(report: Any) -> None:
     once, thrice = (" ".join(page_of({**report, "goes": goes}).text) for goes in (1, 3))
     assert "goes;" not in once and "The run took 3 goes;" in thrice
@@ -230,6 +231,7 @@ def test_a_verdict_is_held_against_the_truth_where_that_is_known(report: Any) ->
     assert told(report, flagged=1).answers[3].short == "Nothing to check it against"
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_better_and_worse_are_told_apart(report: Any) -> None:
     report["metrics"] |= {"before": MODEL, "after": {"acc": 0.85, "asr": 0.02, "ra": 0.1}, "der": 0.965}
     html = make_page(facts_of(report), png=False)[0]
@@ -260,6 +262,7 @@ def numbers_of(report: Any) -> str:
     return " ".join(" ".join(Page(section).text).split())
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_repair_is_held_against_the_truth(report: Any) -> None:
     report["metrics"]["repair"] = REPAIR
     text = numbers_of(report)
@@ -269,6 +272,7 @@ def test_a_repair_is_held_against_the_truth(report: Any) -> None:
     assert f"Poison by status: 2 stable, 14 {TAG}." in text
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_what_is_not_known_of_a_repair_is_left_out(report: Any) -> None:
     report["metrics"]["repair"] = {"change_fpr": 0.0, "relabel_fpr": 0.0, "poison": 0, "kept": 16}
     text = numbers_of(report)
@@ -276,6 +280,7 @@ def test_what_is_not_known_of_a_repair_is_left_out(report: Any) -> None:
     assert not any(words in text for words in ("Right labels", "Poison by status", "stable"))
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_without_a_repair_the_page_says_nothing_of_one(report: Any) -> None:
     """Reports of before repairs were measured lack the key."""
     assert report["metrics"].pop("repair") is None
@@ -384,12 +389,14 @@ def looked_at(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Vie
     return look_at(run_folder / "report.html", 390, tmp_path_factory.mktemp("browser"))
 
 
+@pytest.mark.e2e
 def test_a_browser_finds_the_whole_page(looked_at: View, run_folder: Path) -> None:
     seen, sent = check_page(looked_at.html), check_page((run_folder / "report.html").read_text())
     for tag in ("img", "svg", "table", "section", "h2", "h3", "li", "path", "text"):
         assert seen.tags[tag] == sent.tags[tag] > 0, tag
 
 
+@pytest.mark.e2e
 def test_a_browser_has_nothing_to_complain_about(looked_at: View) -> None:
     check_view(looked_at, 390)
 
@@ -448,6 +455,7 @@ def test_the_page_of_a_comparison_shows_every_name_as_text(comparison: Path) -> 
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", html)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("width", [390, 1280])
 def test_a_browser_shows_a_whole_comparison_without_scrolling_sideways(
     comparison: Path, width: int, tmp_path: Path
