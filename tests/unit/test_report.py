@@ -326,6 +326,15 @@ def test_figures_follow_the_theme_of_the_page(panel: Any) -> None:
     assert set(re.findall(r"(?:url\(|href=\")#([^)\"]*)", drawn.svg)) <= set(re.findall(r'\bid="([^"]*)', drawn.svg))
 
 
+def test_marks_are_dots_that_no_line_joins_and_their_axis_has_the_numbers_it_needs() -> None:
+    def drawn(x: list[float], **more: Any) -> str:
+        return draw(Lines(title="m", series=[Series(name="a", x=x, y=[100, 200], **more)]), "n", png=False).svg
+
+    line, marks, whole = drawn([0.5, 1.5]), drawn([0.5, 1.5], mark=True), drawn([1, 2])
+    assert marks.count("<use ") == line.count("<use ") + 2
+    assert all(re.search(r">\d+\.\d+<", each) for each in (line, marks)) and not re.search(r">\d+\.\d+<", whole)
+
+
 def test_both_themes_know_every_colour_of_the_figures() -> None:
     light, dark = (TEMPLATES / "style.css").read_text().split("@media (prefers-color-scheme: dark)")[:2]
     for name, colour in COLOURS.items():
