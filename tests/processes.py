@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import runpy
@@ -46,3 +47,5 @@ def _main(arguments: list[str], cwd: str, streams: list[str]) -> None:
     except BaseException:
         traceback.print_exc()
         sys.exit(1)
+    finally:
+        atexit._run_exitfuncs()  # which a fork would leave out
