@@ -11,8 +11,9 @@ from hypothesis import settings
 # The models here are tiny. On a busy machine, threads that wait for each other make them a hundred times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-settings.register_profile("patient", deadline=None)  # a busy machine is no failure
-settings.load_profile("patient")
+settings.register_profile("quick", deadline=None, max_examples=20)  # no deadline: a busy machine is no failure
+settings.register_profile("thorough", deadline=None, max_examples=100)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +23,21 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("no folder 'shared' next to the checkout")
     return folder
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the drawing of figures, most of the time of a short run, where a test does not look at them."""
+    from elixir_plugin.report import page
+    from elixir_plugin.report.figures import Drawn
+
+    empty = Drawn("<svg></svg>", b"\x89PNG")
+    monkeypatch.setattr(page, "draw", lambda panel, name, *, png=True: empty if png else Drawn(empty.svg, b""))
+
+
+@pytest.fixture
+def brief_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure every cost on one call, not on a second of calls, where a test does not look at how long it took."""
+    from elixir_plugin.diffusion.fit import timing as costs
+
+    monkeypatch.setattr(costs, "CALLS", 1)

@@ -17,13 +17,18 @@ import elixir_plugin.plugins
 from elixir_plugin import Case, Context, Defense, Outcome, builtin
 from elixir_plugin.cli import demo
 from elixir_plugin.cli.app import program
+from elixir_plugin.core.case import describe
 from elixir_plugin.defense import Card
 from elixir_plugin.errors import InputError, MissingNeedError
 from elixir_plugin.hookspecs import Entry, hookimpl
 from elixir_plugin.plugins import Plugins
+from elixir_plugin.testbed.adapter import SuspectRecipe
+from elixir_plugin.testbed.poisons import BadNets
 from elixir_plugin.testing.defenses import tiny_case
 
+pytestmark = pytest.mark.usefixtures("no_figures")
 ROOT = Path(__file__).resolve().parents[1]
+SUSPECT_CASE = demo.suspect_case
 
 
 class Fake(Defense):
@@ -74,6 +79,15 @@ def only_fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (elixir_plugin.plugins, elixir_plugin.defense, demo):
         monkeypatch.setattr(module, "plugins", lambda: loaded)
     monkeypatch.setattr(demo, "suspect_case", lambda poison, size, context: tiny_case())
+
+
+def test_the_suspect_is_trained_on_poisoned_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "SuspectRecipe", lambda: SuspectRecipe(epochs=1))
+    case = SUSPECT_CASE(BadNets(), 8, Context(3))
+    assert case.train is not None and case.truth is not None and case.model is not None
+    assert case.train.image_shape[:2] == (8, 8) and 0 < case.truth.poison.mean() < 0.2
+    again, other = (SUSPECT_CASE(BadNets(), 8, Context(seed)) for seed in (3, 4))
+    assert describe(again) == describe(case) != describe(other)
 
 
 def run_demo(tmp_path: Path, *names: str) -> tuple[Result, dict[str, Any]]:

@@ -14,6 +14,7 @@ from elixir_plugin.cli.app import program
 from elixir_plugin.evaluation.retraining import CONTROLS, RETRAINED
 from elixir_plugin.testing.defenses import tiny_case
 
+pytestmark = pytest.mark.usefixtures("no_figures")
 FIT = ("size=tiny", "iterations=2", "batch_size=4")
 WALK = ("purification.steps=2", "purification.batch_size=96")
 ECLIPSE = ("run", "eclipse", "-s", "purification.level.steps=4", "-s", "purification.level.of=100")

@@ -63,6 +63,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.e2e
 def test_it_is_listed_and_the_broken_one_is_reported(python: Path, tmp_path: Path) -> None:
     done = run(python, "-m", "elixir_plugin", "plugins", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -74,6 +75,7 @@ def test_it_is_listed_and_the_broken_one_is_reported(python: Path, tmp_path: Pat
     assert not infos["elixir_plugin:builtin"]["broken"]
 
 
+@pytest.mark.e2e
 def test_it_runs_from_the_command_line(python: Path, tables: Path, tmp_path: Path) -> None:
     command = ["run", "finetune", "--from", f"pixel_tables:{tables}", "--set", "epochs=1", "--write-to", "result"]
     done = run(python, "-m", "elixir_plugin", *command, "--out", "here", cwd=tmp_path)

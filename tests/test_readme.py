@@ -24,7 +24,7 @@ def blocks(language: str) -> list[str]:
 def test_it_starts_with_the_two_commands() -> None:
     demo, tests = blocks("sh")[:2]
     assert all(command.startswith("python3 -m venv .venv && ") for command in (demo, tests))
-    assert demo.strip().endswith("elixir-plugin demo") and tests.strip().endswith("pytest -n 2 --dist loadfile")
+    assert demo.strip().endswith("elixir-plugin demo") and tests.strip().endswith("pytest -n 2 --dist worksteal")
     assert README.index(demo) < README.index(tests) < README.index("## ")
 
 

@@ -60,6 +60,7 @@ def median(defend: Callable[[str, int], Defended], record: str, key: str) -> flo
     return sorted(defend(record, seed).after[key] for seed in range(3))[1]
 
 
+@pytest.mark.e2e
 def test_badnet_record_end_to_end(defend: Callable[[str, int], Defended]) -> None:
     """One seed, with room for the spread between seeds and machines; the gate itself is the slow tests below."""
     done = defend("badnet_0_1", 0)

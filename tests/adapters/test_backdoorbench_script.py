@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import torch
 from elixir_plugin.adapters.backdoorbench.flags import Request, read_request, to_spec
 from elixir_plugin.adapters.backdoorbench.script import main
 from fake_records import Workspace, snapshot
+from processes import python
 from test_checkouts import fake_bench
 
 from elixir_plugin import get_adapter, get_defense
@@ -144,17 +143,8 @@ SMALL = ["--model", "small_resnet", "--ratio", "0.5", "--epochs", "1"]
 
 def test_the_script_runs_and_leaves_what_the_toolkit_leaves(bench: Workspace) -> None:
     given = snapshot(bench.root)
-    command = [
-        sys.executable,
-        "defense/d3.py",
-        "--result_file",
-        "fake",
-        "--yaml_path",
-        "config/defense/d3/cifar10.yaml",
-    ]
-    done = subprocess.run(
-        [*command, "--dataset", "cifar10", *SMALL], cwd=bench.root, capture_output=True, text=True, check=False
-    )
+    command = ["defense/d3.py", "--result_file", "fake", "--yaml_path", "config/defense/d3/cifar10.yaml"]
+    done = python(*command, "--dataset", "cifar10", *SMALL, cwd=bench.root)
     assert done.returncode == 0, done.stderr
     home = bench.record / "defense" / "d3"
     assert sorted(path.name for path in home.iterdir()) == [
@@ -166,6 +156,7 @@ def test_the_script_runs_and_leaves_what_the_toolkit_leaves(bench: Workspace) ->
     assert {name: digest for name, digest in snapshot(bench.root).items() if name in given} == given
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_two_settings_one_after_the_other_and_back(bench: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--result_file", "fake", "--dataset", "cifar10", *SMALL]
     result = bench.record / "defense" / "d3" / "defense_result.pt"

@@ -173,6 +173,7 @@ class TestSanitised:
         assert outcome.train is not None and again.train is not None and again.clean is not None
         assert again.train.fingerprint() == outcome.train.fingerprint() and again.train.images.dtype == dtype
 
+    @pytest.mark.usefixtures("no_figures")
     def test_the_folder_of_a_run(self, workspace: Workspace, tmp_path: Path) -> None:
         spec = RunSpec.build(
             {

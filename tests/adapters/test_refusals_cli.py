@@ -97,6 +97,7 @@ def test_bad_input_gets_one_clear_error(
     assert snapshot(tmp_path) == before and sorted(tmp_path.rglob("*")) == folders
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_the_same_record_unspoilt_is_defended_and_written_back(workspace: Workspace, tmp_path: Path) -> None:
     arguments = ["-o", "architecture=small_resnet", "-o", "clean_ratio=0.5", "--set", "epochs=2", "--out"]
     done = CliRunner().invoke(

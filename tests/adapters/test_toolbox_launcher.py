@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import python
 from test_checkouts import fake_toolbox
 
 from elixir_plugin import Classifier, get_adapter
@@ -84,8 +85,7 @@ def box(tmp_path: Path) -> Path:
 
 
 def run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "elixir.py", "-o", "architecture=small_resnet", *arguments]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    return python("elixir.py", "-o", "architecture=small_resnet", *arguments, cwd=root)
 
 
 def test_a_repair_and_the_test_of_its_model(box: Path) -> None:

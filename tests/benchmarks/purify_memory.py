@@ -29,7 +29,8 @@ from elixir_plugin.core.context import Context
 from elixir_plugin.core.images import ImageSet, LazyImages
 from elixir_plugin.diffusion.denoisers.denoiser import UNetDenoiser
 from elixir_plugin.diffusion.denoisers.unet import SIZES, Architecture, build_unet
-from elixir_plugin.diffusion.purify import Purification, purify
+from elixir_plugin.diffusion.plan import Purification
+from elixir_plugin.diffusion.purify import purify
 from elixir_plugin.diffusion.schedule import Schedule
 
 MIB = 1 << 20

@@ -34,7 +34,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from elixir_plugin.diffusion.denoisers.base import Denoiser
 from elixir_plugin.diffusion.denoisers.denoiser import UNetDenoiser
 from elixir_plugin.diffusion.denoisers.unet import SIZES, build_unet
-from elixir_plugin.diffusion.purify import Purification, plan, purify_batch
+from elixir_plugin.diffusion.plan import Purification, plan
+from elixir_plugin.diffusion.purify import purify_batch
 from elixir_plugin.diffusion.schedule import NoiseLevel, Schedule
 
 SCHEDULE = Schedule("linear", 1000)

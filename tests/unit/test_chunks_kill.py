@@ -233,7 +233,8 @@ def random_denoiser() -> Any:
 
 
 def purified(store: Path | None, count: int = IMAGES, batch_size: int | None = None) -> ImageSet:
-    from elixir_plugin.diffusion.purify import Purification, purify
+    from elixir_plugin.diffusion.plan import Purification
+    from elixir_plugin.diffusion.purify import purify
 
     pixels = np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)
     settings = Purification.build({"level": {"steps": 3, "of": 1000}, "steps": 3, "batch_size": batch_size})

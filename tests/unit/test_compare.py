@@ -26,6 +26,7 @@ from elixir_plugin.evaluation import retraining
 from elixir_plugin.evaluation.retraining import UNDEFENDED as SHARED_STAGE
 from elixir_plugin.hookspecs import Entry, hookimpl
 from elixir_plugin.plugins import plugins
+from elixir_plugin.report import page as drawing_page
 from elixir_plugin.runs.compare import page as compare_page
 from elixir_plugin.runs.compare.page import page, panels, write_compare_page
 from elixir_plugin.runs.compare.run import Comparison, plan_cells, run_compare
@@ -33,7 +34,8 @@ from elixir_plugin.runs.compare.spec import CompareSpec
 from elixir_plugin.runs.compare.table import cell_text, csv_text, markdown, remark, summarise, table_lines
 from elixir_plugin.testing.defenses import tiny_case
 
-DRAW = compare_page.prepare
+pytestmark = pytest.mark.usefixtures("no_figures")
+DRAW = drawing_page.draw
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -90,7 +92,6 @@ def stubs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     plugins().register(Plugin(), "stubs")
     monkeypatch.setattr(Scorer, "failures", {})
     monkeypatch.setattr(Scorer, "runs", [])
-    monkeypatch.setattr(compare_page, "prepare", lambda panels, prefix: [])  # drawing takes most of the time
     monkeypatch.chdir(tmp_path)
     yield
     plugins.cache_clear()
@@ -465,7 +466,7 @@ def test_time_is_drawn_on_a_scale_that_shows_the_fast_and_the_slow() -> None:
 
 
 def test_the_page_holds_table_and_figures_and_loads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare_page, "prepare", DRAW)
+    monkeypatch.setattr(drawing_page, "draw", DRAW)
     results, timings = numbers()
     written = write_compare_page(Path(), results, timings)
     assert [path.suffix for path in written] == [".html", ".png", ".png"] and all(path.is_file() for path in written)

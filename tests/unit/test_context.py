@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
+import re
 import time
 
 import pytest
@@ -61,6 +64,25 @@ def test_what_is_quick_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, LOGGER):
         list(Context(quiet=False).progress(range(100), "quick"))
     assert not lines(caplog) and module.EVERY == 60
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    monkeypatch.setenv("COLUMNS", "60")
+    assert list(Context(quiet=False).progress(range(20), "d3")) == list(range(20))
+    assert list(Context(quiet=False).progress(iter("ab"), "blocks", total=2)) == ["a", "b"]
+    frames = terminal.getvalue().split("\r")
+    assert any(re.match(r"d3: .* 0/20 ", frame) for frame in frames)
+    assert any(re.match(r"blocks: .* 0/2 ", frame) for frame in frames)
+    assert max(map(len, frames)) <= 60 and not frames[-1].strip()  # nothing is left of it
+    with contextlib.redirect_stderr(Terminal()) as silent:
+        list(Context(quiet=True).progress(range(20), "d3"))
+    assert silent.getvalue() == ""
 
 
 def test_quiet_is_quiet(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:

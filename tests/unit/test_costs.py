@@ -78,6 +78,7 @@ def test_training_a_denoiser_is_extrapolated_from_a_few_iterations(
     assert sum(each.iterations for each in asked) == 3 + STEPS
 
 
+@pytest.mark.usefixtures("brief_measurements")
 def test_a_denoiser_to_time_says_what_the_trained_one_will_have_seen(tmp_path: Path) -> None:
     found = denoiser_to_time(None, clean(), FIT, Context(work_dir=tmp_path), name="d")
     assert found is not None
@@ -86,6 +87,7 @@ def test_a_denoiser_to_time_says_what_the_trained_one_will_have_seen(tmp_path: P
     assert denoiser.trained_steps == 100 and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("brief_measurements")
 def test_nothing_is_trained_where_there_is_a_denoiser(tmp_path: Path) -> None:
     assert denoiser_to_time("folder", None, FIT, Context(), name="d") is None
     short, context = FIT.model_copy(update={"iterations": 1}), Context(work_dir=tmp_path)

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from elixir_plugin.core.augmentation import Augmentation
 from elixir_plugin.core.case import Case, TriggeredSet
 from elixir_plugin.core.classifier.classifier import Classifier
 from elixir_plugin.core.context import Context
@@ -26,7 +27,6 @@ from elixir_plugin.defenses.d3.defense import D3, Selected
 from elixir_plugin.defenses.d3.settings import D3Settings
 from elixir_plugin.errors import InputError
 from elixir_plugin.training.batches import Batch, Samples, ShuffledBatches
-from elixir_plugin.training.loop import Augmentation
 
 CLASSES = 10
 HEAD = "fc.weight"

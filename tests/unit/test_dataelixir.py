@@ -39,7 +39,7 @@ from elixir_plugin.defenses.dataelixir import models as dataelixir_models
 from elixir_plugin.defenses.dataelixir import purify as dataelixir_candidates
 from elixir_plugin.defenses.dataelixir import repair as dataelixir_repair
 from elixir_plugin.defenses.dataelixir.defense import DataElixir, some_per_class
-from elixir_plugin.defenses.dataelixir.denoiser import plan_walk, refuse_seen
+from elixir_plugin.defenses.dataelixir.denoiser import plan_walk
 from elixir_plugin.defenses.dataelixir.models import Trainer
 from elixir_plugin.defenses.dataelixir.purify import Candidates, Walker, make_copies, truncated
 from elixir_plugin.defenses.dataelixir.repair import Repairer
@@ -52,12 +52,13 @@ from elixir_plugin.diffusion.denoisers.gaussian import GaussianDenoiser, OracleD
 from elixir_plugin.diffusion.denoisers.unet import Architecture, build_unet
 from elixir_plugin.diffusion.fit import choose as choice
 from elixir_plugin.diffusion.fit import timing as costs
+from elixir_plugin.diffusion.fit.choose import refuse_seen
 from elixir_plugin.diffusion.noise import normal_noise
 from elixir_plugin.diffusion.sampler import jump, predicted_image, reverse
 from elixir_plugin.diffusion.schedule import Schedule
 from elixir_plugin.errors import InputError, MissingNeedError, SettingsError
 from elixir_plugin.evaluation.metrics import detection_metrics
-from elixir_plugin.testing.defenses import check_defense, tiny_case
+from elixir_plugin.testing.defenses import tiny_case
 from elixir_plugin.training import checkpoint
 from elixir_plugin.training.batches import Batch, Samples, ShuffledBatches
 from elixir_plugin.training.loop import Recipe, train
@@ -157,14 +158,6 @@ def samples(outcome: Outcome) -> dict[str, np.ndarray[Any, Any]]:
 def walker(settings: Mapping[str, Any], images: ImageSet, denoiser: Denoiser, seed: int = 5) -> Walker:
     made = DataElixirSettings.build({**SHORT, **settings})
     return Walker(denoiser, plan_walk(denoiser, made, images), made, images, seed)
-
-
-def test_it_conforms() -> None:
-    class Ready(DataElixir):  # which refuses a case without a denoiser as it is
-        def prepare_denoiser(self, case: Case, context: Context) -> Denoiser:
-            return Counting()
-
-    check_defense(Ready, **{**SHORT, "detection": TARGET})
 
 
 # candidates
@@ -875,6 +868,7 @@ def forked(action: Callable[[], object]) -> int:
     return os.waitpid(pid, 0)[1]
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 def test_a_run_killed_while_it_purifies_goes_on_and_ends_with_the_same_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -1076,6 +1070,7 @@ def test_every_parameter_can_be_set_by_name() -> None:
     assert (settings.slots, settings.purification.steps, settings.selection.quantile) == (13, 10, 0.8)
 
 
+@pytest.mark.usefixtures("brief_measurements")
 def test_the_estimate_counts_what_the_run_would_cost() -> None:
     defense = DataElixir(SHORT, detect_per_class=10)
     found = defense.estimate(tiny_case(), Context())

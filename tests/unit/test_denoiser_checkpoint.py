@@ -12,13 +12,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from elixir_plugin.core.augmentation import Augmentation
 from elixir_plugin.core.context import Context
 from elixir_plugin.core.images import ImageSet
 from elixir_plugin.errors import ElixirError, InputError, RunError
 from elixir_plugin.training import checkpoint as module
 from elixir_plugin.training.batches import Batch, Samples, ShuffledBatches
 from elixir_plugin.training.checkpoint import Checkpoint, TrainingState
-from elixir_plugin.training.loop import Augmentation, Recipe, make_optimizer, make_schedule, train
+from elixir_plugin.training.loop import Recipe, make_optimizer, make_schedule, train
 
 
 class Killed(Exception):

@@ -13,7 +13,8 @@ from elixir_plugin.diffusion import batches
 from elixir_plugin.diffusion import purify as purifying
 from elixir_plugin.diffusion.denoisers.base import Denoiser, Prediction
 from elixir_plugin.diffusion.denoisers.gaussian import GaussianDenoiser, OracleDenoiser
-from elixir_plugin.diffusion.purify import Purification, plan, purify, purify_batch
+from elixir_plugin.diffusion.plan import Purification, plan
+from elixir_plugin.diffusion.purify import purify, purify_batch
 from elixir_plugin.diffusion.schedule import NoiseLevel, Schedule
 from elixir_plugin.errors import InputError, RunError, SettingsError
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from elixir_plugin.diffusion.denoisers.base import Prediction
 from elixir_plugin.diffusion.denoisers.gaussian import GaussianDenoiser, OracleDenoiser
 from elixir_plugin.diffusion.noise import normal_noise
-from elixir_plugin.diffusion.purify import Purification, plan, purify_batch
+from elixir_plugin.diffusion.plan import Purification, plan
+from elixir_plugin.diffusion.purify import purify_batch
 from elixir_plugin.diffusion.sampler import chain, even_grid, jump, noise_scale, predicted_image, reverse
 from elixir_plugin.diffusion.schedule import NoiseLevel, Schedule
 from elixir_plugin.errors import InputError, RunError, SettingsError

@@ -565,6 +565,7 @@ def test_a_preview_shows_the_variations_of_the_run() -> None:
     assert all(row.shape == (3, 3, 8, 8) for row in candidates)
 
 
+@pytest.mark.usefixtures("brief_measurements", "no_figures")
 def test_the_preview_is_written_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     case = tiny_case()
     assert case.train is not None and case.clean is not None

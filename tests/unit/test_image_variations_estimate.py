@@ -321,6 +321,7 @@ def test_the_teacher_is_asked_as_often_as_it_must_be(values: dict[str, Any], how
 # a denoiser of its own, refusals, traces
 
 
+@pytest.mark.usefixtures("brief_measurements")
 def test_a_denoiser_is_not_trained_for_an_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     real = costs.fit_denoiser
@@ -337,6 +338,7 @@ def test_a_denoiser_is_not_trained_for_an_estimate(monkeypatch: pytest.MonkeyPat
     assert any("nfe total:" in line and "288" in line for line in estimate_lines(found))
 
 
+@pytest.mark.usefixtures("brief_measurements")
 def test_a_denoiser_that_is_named_costs_no_training(tmp_path: Path) -> None:
     case = tiny_case()
     assert case.clean is not None
@@ -379,6 +381,7 @@ def test_a_denoiser_that_has_seen_suspects_is_refused_as_in_a_run(tmp_path: Path
         informed.estimate(tiny_case(), Context())
 
 
+@pytest.mark.usefixtures("brief_measurements", "no_figures")
 def test_an_estimate_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     case = tiny_case()
     assert case.train is not None and case.clean is not None
@@ -407,6 +410,7 @@ def test_an_estimate_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert again["variations_kept"] == 96 and "denoiser" in again["kept_if"]
 
 
+@pytest.mark.usefixtures("brief_measurements")
 def test_an_estimate_changes_nothing_for_the_run_after_it() -> None:
     case, state = tiny_case(), torch.random.get_rng_state()
     assert case.model is not None

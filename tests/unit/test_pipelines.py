@@ -228,14 +228,25 @@ def test_the_fingerprint_is_that_of_weights_and_choices(name: str, folders: dict
     assert first.fingerprint() != other
 
 
-@pytest.mark.parametrize(
-    ("name", "scale"), [("image_variation", 3), ("versatile", 7.5), ("unclip", 10), ("img2img", 1)]
-)
+@pytest.mark.parametrize(("name", "scale"), [("image_variation", 3), ("versatile", 7.5), ("unclip", 10)])
 def test_guidance_is_the_pipelines_own_unless_it_is_set(name: str, scale: float, folders: dict[str, Path]) -> None:
     assert load(name, folders).scale == scale
-    plain, led = (load(name, folders, guidance_scale=value, strength=1.0) for value in (1.0, 20.0))
+    plain, led = (load(name, folders, guidance_scale=value) for value in (1.0, 20.0))
     seeds = torch.arange(3)
-    assert (plain.vary(images(), seeds) != led.vary(images(), seeds)).any()
+    difference = (plain.vary(images(), seeds).int() - led.vary(images(), seeds).int()).abs()
+    assert difference.max() > 2  # more than rounding
+
+
+def test_img2img_refuses_guidance_before_it_loads_anything(folders: dict[str, Path]) -> None:
+    settings = GeneratorSettings.build({"weights": "no such folder", "guidance_scale": 7.5})
+    with pytest.raises(SettingsError, match="no prompt") as refusal:
+        find_generator("img2img", settings, (8, 8, 3), CPU)
+    assert refusal.value.where == "guidance_scale" and refusal.value.found == "7.5"
+    assert "guidance_scale=null" in str(refusal.value)
+    for value in (None, 0.0, 1.0):  # unset, or off
+        settings = GeneratorSettings.build({"weights": str(folders["img2img"]), "guidance_scale": value, **SHORT})
+        assert evaluations(find_generator("img2img", settings, (8, 8, 3), CPU)) == 1
+    assert load("img2img", folders).scale == 1
 
 
 def test_native_size_is_that_of_the_network(folders: dict[str, Path]) -> None:

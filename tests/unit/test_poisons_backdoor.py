@@ -9,8 +9,9 @@ from elixir_plugin.core.images import ImageSet
 from elixir_plugin.errors import SettingsError
 from elixir_plugin.plugins import plugins
 from elixir_plugin.testbed.adapter import poisoned_case
+from elixir_plugin.testbed.base import Poison
 from elixir_plugin.testbed.digits import digits
-from elixir_plugin.testbed.poisons import BadNets, Poison, TaCT, Trojan
+from elixir_plugin.testbed.poisons import BadNets, TaCT, Trojan
 from elixir_plugin.testbed.wanet import WaNet
 
 POISONS = (WaNet, Trojan, TaCT)

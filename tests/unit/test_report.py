@@ -31,8 +31,9 @@ from elixir_plugin.hookspecs import Entry, hookimpl
 from elixir_plugin.io.text import shown
 from elixir_plugin.plugins import plugins
 from elixir_plugin.report.facts import facts_of
-from elixir_plugin.report.figures import COLOURS, draw
+from elixir_plugin.report.figures import draw
 from elixir_plugin.report.page import TEMPLATES
+from elixir_plugin.report.palette import COLOURS
 from elixir_plugin.report.scatter import add_frames, draw_points
 from elixir_plugin.report.single import make_page, write_report
 from elixir_plugin.report.words import story
@@ -193,23 +194,23 @@ def told(report: Any, **changes: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("changes", "headline", "mood"),
+    ("changes", "facts", "mood"),
     [
-        ({"verdict": {"poisoned": True}, "flagged": 3}, "Looks poisoned: 3 of 16 samples are suspicious", "bad"),
-        ({"verdict": {"poisoned": False}, "flagged": 0}, "No evidence of poison in 16 samples", "good"),
-        ({"flagged": 2}, "2 of 16 samples are suspicious", ""),
+        ({"verdict": {"poisoned": True}, "flagged": 3}, r"poisoned.* 3 of 16\b", "bad"),
+        ({"verdict": {"poisoned": False}, "flagged": 0}, r"(?i)no evidence.* 16\b", "good"),
+        ({"flagged": 2}, r"^2 of 16\b.*suspicious", ""),
         (
             {"kind": "repair", "metrics": {"before": MODEL, "after": {**MODEL, "asr": 0.02, "acc": 0.85}}},
-            "Attack success went from 100.0 % to 2.0 %, accuracy from 90.0 % to 85.0 %",
+            r"(?i)attack.* 100\.0 % .* 2\.0 %.*accuracy.* 90\.0 % .* 85\.0 %",
             "",
         ),
-        ({"kind": "repair"}, "Repaired the model", ""),
-        ({"kind": "purify", "summary": {"images_changed": 16}}, "Changed all 16 images", ""),
+        ({"kind": "repair"}, r"^Repaired\b.*model", ""),
+        ({"kind": "purify", "summary": {"images_changed": 16}}, r"^Changed all 16\b", ""),
     ],
 )
-def test_the_headline_says_what_came_out(report: Any, changes: dict[str, Any], headline: str, mood: str) -> None:
+def test_the_headline_says_what_came_out(report: Any, changes: dict[str, Any], facts: str, mood: str) -> None:
     made = told(report, **changes)
-    assert (made.headline.replace("\xa0", " "), made.mood) == (headline, mood)
+    assert re.search(facts, made.headline.replace("\xa0", " ")) and made.mood == mood, made.headline
 
 
 def test_the_cost_names_the_accuracy_lost(report: Any) -> None:
@@ -219,6 +220,7 @@ def test_the_cost_names_the_accuracy_lost(report: Any) -> None:
     assert "no accuracy" in told(report, kind="repair", metrics=metrics).answers[2].short
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_run_that_was_interrupted_says_so_beside_its_seconds(report: Any) -> None:
     once, thrice = (" ".join(page_of({**report, "goes": goes}).text) for goes in (1, 3))
     assert "goes;" not in once and "The run took 3 goes;" in thrice
@@ -232,6 +234,7 @@ def test_a_verdict_is_held_against_the_truth_where_that_is_known(report: Any) ->
     assert told(report, flagged=1).answers[3].short == "Nothing to check it against"
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_better_and_worse_are_told_apart(report: Any) -> None:
     report["metrics"] |= {"before": MODEL, "after": {"acc": 0.85, "asr": 0.02, "ra": 0.1}, "der": 0.965}
     html = make_page(facts_of(report), png=False)[0]
@@ -262,15 +265,17 @@ def numbers_of(report: Any) -> str:
     return " ".join(" ".join(Page(section).text).split())
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_repair_is_held_against_the_truth(report: Any) -> None:
     report["metrics"]["repair"] = REPAIR
     text = numbers_of(report)
-    assert "Of 216 samples that are kept." in text
+    assert re.search(r"\b216\b.* kept", text)
     assert "poison 16 87.5 % 81.2 % 61.3 % 12.5 % all others 200 2.5 % 1.5 %" in text
-    assert "Right labels: 90.0 % before, 93.8 % after." in text
+    assert re.search(r"Right labels: [^.]*90\.0 %[^.]* before[^.]* 93\.8 %[^.]* after", text)
     assert f"Poison by status: 2 stable, 14 {TAG}." in text
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_what_is_not_known_of_a_repair_is_left_out(report: Any) -> None:
     report["metrics"]["repair"] = {"change_fpr": 0.0, "relabel_fpr": 0.0, "poison": 0, "kept": 16}
     text = numbers_of(report)
@@ -278,6 +283,7 @@ def test_what_is_not_known_of_a_repair_is_left_out(report: Any) -> None:
     assert not any(words in text for words in ("Right labels", "Poison by status", "stable"))
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_without_a_repair_the_page_says_nothing_of_one(report: Any) -> None:
     """Reports of before repairs were measured lack the key."""
     assert report["metrics"].pop("repair") is None
@@ -289,10 +295,11 @@ def test_a_terminal_shows_the_repair_in_one_line(report: Any) -> None:
         return [line for line in RunResult(report, Path("run")).lines() if line.startswith("repair")]
 
     report["metrics"]["repair"] = {**REPAIR, "relabelled_right": None}
-    assert lines() == [
-        "repair: poison changed 87.5 %, relabelled 81.2 % (right –), stable 12.5 %; "
-        "others changed 2.5 %, relabelled 1.5 %; right labels 90.0 % before, 93.8 % after"
-    ]
+    (line,) = lines()
+    poison, others, labels = line.split(";")
+    assert re.search(r"changed 87\.5 %.*relabelled 81\.2 %.*right –.*stable 12\.5 %", poison)
+    assert re.search(r"changed 2\.5 %.*relabelled 1\.5 %", others)
+    assert re.search(r"90\.0 % before.*93\.8 % after", labels)
     del report["metrics"]["repair"]
     assert lines() == []
 
@@ -320,6 +327,15 @@ def test_figures_follow_the_theme_of_the_page(panel: Any) -> None:
     assert not re.search(r"(fill|stroke): ?#|font-family|<style|<metadata|<\?xml|mathdefault", drawn.svg)
     assert all(name.startswith("name-") for name in re.findall(r'\bid="([^"]*)', drawn.svg))
     assert set(re.findall(r"(?:url\(|href=\")#([^)\"]*)", drawn.svg)) <= set(re.findall(r'\bid="([^"]*)', drawn.svg))
+
+
+def test_marks_are_dots_that_no_line_joins_and_their_axis_has_the_numbers_it_needs() -> None:
+    def drawn(x: list[float], **more: Any) -> str:
+        return draw(Lines(title="m", series=[Series(name="a", x=x, y=[100, 200], **more)]), "n", png=False).svg
+
+    line, marks, whole = drawn([0.5, 1.5]), drawn([0.5, 1.5], mark=True), drawn([1, 2])
+    assert marks.count("<use ") == line.count("<use ") + 2
+    assert all(re.search(r">\d+\.\d+<", each) for each in (line, marks)) and not re.search(r">\d+\.\d+<", whole)
 
 
 def test_both_themes_know_every_colour_of_the_figures() -> None:
@@ -385,12 +401,14 @@ def looked_at(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Vie
     return look_at(run_folder / "report.html", 390, tmp_path_factory.mktemp("browser"))
 
 
+@pytest.mark.e2e
 def test_a_browser_finds_the_whole_page(looked_at: View, run_folder: Path) -> None:
     seen, sent = check_page(looked_at.html), check_page((run_folder / "report.html").read_text())
     for tag in ("img", "svg", "table", "section", "h2", "h3", "li", "path", "text"):
         assert seen.tags[tag] == sent.tags[tag] > 0, tag
 
 
+@pytest.mark.e2e
 def test_a_browser_has_nothing_to_complain_about(looked_at: View) -> None:
     check_view(looked_at, 390)
 
@@ -449,6 +467,7 @@ def test_the_page_of_a_comparison_shows_every_name_as_text(comparison: Path) -> 
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", html)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("width", [390, 1280])
 def test_a_browser_shows_a_whole_comparison_without_scrolling_sideways(
     comparison: Path, width: int, tmp_path: Path

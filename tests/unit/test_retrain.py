@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from elixir_plugin import Context
+from elixir_plugin.core.augmentation import Augmentation
 from elixir_plugin.core.case import Case
 from elixir_plugin.core.classifier.classifier import Classifier
 from elixir_plugin.core.metrics import ModelMetrics
@@ -26,7 +27,6 @@ from elixir_plugin.evaluation.retraining import (
 )
 from elixir_plugin.testbed.poisons import BadNets
 from elixir_plugin.testing.defenses import tiny_case
-from elixir_plugin.training.loop import Augmentation
 
 PLAN = Retraining(
     epochs=12,

@@ -40,6 +40,7 @@ from elixir_plugin.runs.run import estimate_run, run_defense
 from elixir_plugin.runs.spec import RunSpec
 from elixir_plugin.testing.defenses import tiny_case
 
+pytestmark = pytest.mark.usefixtures("no_figures")
 NOT_OF_THE_SPEC = ("target", "force", "dry_run", "quiet", "as_json")
 
 

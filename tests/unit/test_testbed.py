@@ -7,8 +7,9 @@ from hypothesis.extra import numpy as hnp
 from elixir_plugin.core.images import ImageSet, LazyImages
 from elixir_plugin.errors import SettingsError
 from elixir_plugin.testbed.adapter import poisoned_case
+from elixir_plugin.testbed.base import BackdoorSettings, Poison
 from elixir_plugin.testbed.digits import digits
-from elixir_plugin.testbed.poisons import BackdoorSettings, BadNets, Blended, Poison, Sig
+from elixir_plugin.testbed.poisons import BadNets, Blended, Sig
 
 POISONS = (BadNets, Blended, Sig)
 LABELS = ("all_to_one", "all_to_all", "clean_label")

@@ -19,6 +19,7 @@ from elixir_plugin.testbed import adapter as module
 from elixir_plugin.testbed.adapter import Testbed
 from elixir_plugin.testing.defenses import check_settings
 
+pytestmark = pytest.mark.usefixtures("no_figures")
 SMALL: dict[str, Any] = {"size": 8, "clean": 40, "test": 1600, "recipe": {"epochs": 1}}
 
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from elixir_plugin.core.augmentation import draw_augmentation
+from elixir_plugin.core.augmentation import Augmentation, augment, draw_augmentation
 from elixir_plugin.core.classifier.classifier import to_batch
 from elixir_plugin.core.context import Context
 from elixir_plugin.core.images import ImageSet, LazyImages
@@ -23,16 +23,7 @@ from elixir_plugin.errors import RunError
 from elixir_plugin.training import batches as batch_module
 from elixir_plugin.training import loop as training
 from elixir_plugin.training.batches import Batch, Samples, ShuffledBatches
-from elixir_plugin.training.loop import (
-    Augmentation,
-    Losses,
-    Recipe,
-    augment,
-    cross_entropy,
-    make_optimizer,
-    make_schedule,
-    train,
-)
+from elixir_plugin.training.loop import Losses, Recipe, cross_entropy, make_optimizer, make_schedule, train
 
 CPU = torch.device("cpu")
 ALL = Augmentation(crop=2, flip=True, rotation=20)

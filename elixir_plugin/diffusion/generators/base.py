@@ -88,7 +88,11 @@ class GeneratorSettings(Settings):
         50, ge=1, le=1000, description="over the whole chain; sdedit and img2img walk `strength` of them"
     )
     guidance_scale: float | None = Field(
-        None, ge=0, le=50, description="up to 1: off; default: versatile 7.5, image_variation 3, unclip 10, img2img 1"
+        None,
+        ge=0,
+        le=50,
+        description="of image_variation, versatile and unclip; up to 1: off; default: versatile 7.5, "
+        "image_variation 3, unclip 10",
     )
     gen_size: int | None = Field(None, ge=8, le=2048, description="of pipelines, multiple of 8; default: native size")
     strength: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(

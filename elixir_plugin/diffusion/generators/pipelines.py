@@ -195,6 +195,23 @@ class Img2Img(PipelineGenerator):
     default = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     guidance = 1.0
 
+    @classmethod
+    def make(cls, settings: GeneratorSettings, image_shape: tuple[int, int, int], device: torch.device) -> Self:
+        """Load the pipeline; the factory behind its name.
+
+        :raises SettingsError: for guidance. It leads away from what an empty prompt gives, which is what is asked for:
+            the images would stay the same, and take twice as long.
+        """
+        if settings.guidance_scale is not None and settings.guidance_scale > 1:
+            raise SettingsError(
+                "img2img has no prompt to be guided by",
+                where="guidance_scale",
+                found=f"{settings.guidance_scale:g}",
+                allowed="null, or up to 1 (off)",
+                hint="leave it out, or --set guidance_scale=null where a preset sets it",
+            )
+        return super().make(settings, image_shape, device)
+
     def __init__(self, pipe: Any, settings: GeneratorSettings, source: str) -> None:
         super().__init__(pipe, settings, source)
         self.strengths = (least_strength(self.steps), 1.0)
