@@ -18,8 +18,11 @@ HEAVY = ["matplotlib.figure", "torch", "elixir_plugin.cli", "elixir_plugin.run",
 def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Do as ``subprocess.run([sys.executable, *arguments], ...)`` with captured text does.
 
-    The process is a fork of one that has imported what takes seconds.
+    The process is a fork of one that has imported what takes seconds, on systems that can fork.
     """
+    command = [sys.executable, *arguments]
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(HEAVY)
     with tempfile.TemporaryDirectory() as folder:
@@ -29,7 +32,7 @@ def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         process.join()
         assert process.exitcode is not None
         out, err = (Path(stream).read_text(encoding="utf-8") for stream in streams)
-    return subprocess.CompletedProcess([sys.executable, *arguments], process.exitcode, out, err)
+    return subprocess.CompletedProcess(command, process.exitcode, out, err)
 
 
 def _main(arguments: list[str], cwd: str, streams: list[str]) -> None:
