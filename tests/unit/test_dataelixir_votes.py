@@ -20,9 +20,16 @@ from elixir_plugin.defenses.dataelixir.target import (
     robust_scores,
     stand_out,
 )
-from elixir_plugin.defenses.dataelixir.votes import AMBIGUOUS, UNANIMOUS, Reference, Votes, class_pools, count_votes
+from elixir_plugin.defenses.dataelixir.votes import (
+    AMBIGUOUS,
+    STABLE,
+    UNANIMOUS,
+    Reference,
+    Votes,
+    class_pools,
+    count_votes,
+)
 from elixir_plugin.errors import SettingsError
-from elixir_plugin.evaluation.repair import STABLE
 
 RELEASED = DataElixirSettings.build(preset="parity").detection
 OFF = Detection(smoothing=0, min_anomalies=0, min_share=0, mad_floor=0, min_effect=0)
