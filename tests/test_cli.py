@@ -151,6 +151,15 @@ def test_run_file_with_flags_on_top_and_json_output(case_file: Path, tmp_path: P
     assert run["settings"]["augmentation"]["crop"] == 2 and not run["settings"]["augmentation"]["flip"]
 
 
+def test_zero_is_a_seed_like_any_other(case_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "d3.yaml").write_text(f"defense: d3\nsource: arrays:{case_file}\nseed: 7\nsettings: {{epochs: 1}}\n")
+    model = f"model={case_file.parent / 'model'}"
+    for flags, seed in (((), 7), (("--seed", "0"), 0)):
+        done = call("run", "d3.yaml", "-o", model, *flags, "--out", f"run{seed}", "--json")
+        assert done.exit_code == 0, done.stderr
+        assert json.loads(done.stdout)["run"]["seed"] == seed
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

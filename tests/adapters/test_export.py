@@ -107,6 +107,17 @@ class TestRefusals:
         adapter.export(tiny_case(), folder / "badnet_0.100")
         refused(lambda: adapter.export(tiny_case(seed=1), folder / "badnet_0.200"), "other clean data")
 
+    def test_cover_samples_of_the_toolbox_stay_apart_from_poison(self, tmp_path: Path) -> None:
+        case, cover = tiny_case(), np.zeros(96, bool)
+        assert case.truth is not None
+        cover[np.flatnonzero(~case.truth.poison)[[1, 4]]] = True
+        covered = replace(case, truth=replace(case.truth, cover=cover), model=None)
+        folder = tmp_path / "poisoned_train_set" / "own" / "WaNet_0.050"
+        source = get_adapter("backdoor_toolbox")().export(covered, folder)
+        truth = get_adapter("backdoor_toolbox")(source.options).read(folder).truth
+        assert truth is not None and np.array_equal(truth.cover, cover)
+        assert np.array_equal(truth.poison, case.truth.poison)
+
 
 def test_rounding_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     case = tiny_case()

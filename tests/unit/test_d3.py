@@ -307,6 +307,17 @@ def test_the_hinge_per_sample_is_at_least_the_hinge_of_the_mean(
     assert penalty["sample"]["penalty"] >= penalty["batch"]["penalty"] - 1e-5
 
 
+def test_a_sample_below_epsilon_does_not_make_up_for_one_above() -> None:
+    logits = torch.tensor([[8.0, 0.0, 0.0], [0.0, 0.0, 0.0]])  # losses of the first class: 0.0007 and log 3
+    batch = Batch(torch.zeros(2, 1), torch.tensor([0, 0]), torch.arange(2))
+    penalty = {
+        hinge: d3.d3_objective(D3Settings(eps=0.5, hinge=hinge), one_head())(constant(logits), batch)["penalty"].item()
+        for hinge in ("sample", "batch")
+    }
+    assert penalty["sample"] == pytest.approx((math.log(3) - 0.5) / 2, abs=1e-3)
+    assert penalty["batch"] == pytest.approx(math.log(3) / 2 - 0.5, abs=1e-3)
+
+
 # 7. determinism, input, keys, NaN
 
 

@@ -212,6 +212,9 @@ class TestMemoryOfPickledArrays:
             (b"\x80\x02cnumpy\nndarray\n(K\x01\x85X\x01\x00\x00\x00O" + ADDRESS + b"tR.", "called directly"),
             (b"\x80\x02" + EMPTY + b"(K\x01K\x01\x85" + OBJECT + b"\x89" + ADDRESS + b"tb.", "numpy.dtype('O')"),
             (b"\x80\x02cnumpy.core.multiarray\nscalar\n" + OBJECT + ADDRESS + b"\x86R.", "numpy.dtype('O')"),
+            # a type that only begins like a number: text, and a record
+            (b"\x80\x02cnumpy\ndtype\nX\x05\x00\x00\x00u1,U4\x85R.", "numpy.dtype('u1,U4')"),
+            (b"\x80\x02cnumpy\ndtype\nX\x05\x00\x00\x00i4, O\x85R.", "numpy.dtype('i4, O')"),
             # a size that is not that of the data
             (b"\x80\x02" + EMPTY + b"(K\x01M\xff\xff\x85" + BYTES + b"\x89" + ADDRESS + b"tb.", "buffer size"),
             (b"\x80\x02" + EMPTY + b"(K\x01J\xff\xff\xff\xff\x85" + BYTES + b"\x89" + ADDRESS + b"tb.", ""),
