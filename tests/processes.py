@@ -12,7 +12,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
-HEAVY = ["matplotlib.figure", "torch", "elixir_plugin.cli", "elixir_plugin.run", "elixir_plugin.training"]
+HEAVY = ["matplotlib.figure", "torch", "elixir_plugin.cli", "elixir_plugin.runs.run", "elixir_plugin.training"]
 
 
 def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
