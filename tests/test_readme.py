@@ -1,4 +1,4 @@
-"""What the README promises is there: its commands, its run file, its code."""
+"""What the README and the other texts promise is there: commands, flags, links, files, the run file, the code."""
 
 from __future__ import annotations
 
@@ -33,22 +33,6 @@ def test_the_run_file_is_valid(tmp_path: Path) -> None:
     assert RunSpec.from_yaml(tmp_path / "d3.yaml").preset == "code"
 
 
-def commands() -> list[str]:
-    """The README's own commands, one line each."""
-    lines = [line for block in blocks("sh") for line in block.replace("\\\n", " ").splitlines()]
-    return [line for line in lines if line.startswith("elixir-plugin")]
-
-
-@pytest.mark.parametrize("command", commands())
-def test_every_command_and_flag_exists(command: str) -> None:
-    name, *arguments = shlex.split(command)[1:]
-    found = program.commands[name]
-    if isinstance(found, click.Group) and arguments[:1] and arguments[0] in found.commands:
-        found, arguments = found.commands[arguments[0]], arguments[1:]
-    known = {flag for parameter in found.params for flag in parameter.opts}
-    assert {argument for argument in arguments if argument.startswith("-")} <= known
-
-
 def test_the_python_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     code = next(block for block in blocks("python") if "get_defense" in block)
@@ -70,3 +54,57 @@ def test_the_own_defense_can_be_defined_and_registered() -> None:
 
 def test_no_placeholder_is_left() -> None:
     assert "@@" not in README and "TODO" not in README
+
+
+# the texts agree with the repository
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = (
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+)
+each_text = pytest.mark.parametrize("name", sorted(NAMES))
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+@each_text
+def test_every_relative_link_leads_somewhere(name: str) -> None:
+    links = {link for link in re.findall(r"\]\(([^)\s#]+)[^)]*\)", text_of(name)) if not link.startswith("https://")}
+    assert [link for link in links if not (ROOT / name).parent.joinpath(link).exists()] == []
+
+
+@each_text
+def test_every_file_of_the_repository_that_is_named_exists(name: str) -> None:
+    folders = r"(?:elixir_plugin|adapters|tests|docs|examples|\.ci)"
+    files = set(re.findall(rf"`(?:[^`\n]* )?({folders}/[\w./-]*\w/?)(?=[` ])", text_of(name)))
+    assert [file for file in files if "NAME" not in file and not (ROOT / file).exists()] == []
+
+
+@each_text
+def test_every_command_and_flag_exists(name: str) -> None:
+    text = text_of(name).replace("\\\n", " ")
+    for line in re.findall(r"(?:^|`|\$ )elixir-plugin ([a-z][^`\n]*)", text, flags=re.MULTILINE):
+        command, *arguments = shlex.split(line, comments=True)
+        found = program.get_command(click.Context(program), command)
+        if isinstance(found, click.Group) and arguments and re.fullmatch("[a-z]+", arguments[0]):
+            found = found.get_command(click.Context(found), arguments.pop(0))
+        assert found is not None, line
+        known = {"-h", "--help", *(flag for parameter in found.params for flag in parameter.opts)}
+        assert {argument for argument in arguments if argument.startswith("-")} <= known, line
+
+
+def test_the_floors_are_the_layers_of_the_import_contract() -> None:
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    contracts = tomllib.loads(text_of("pyproject.toml"))["tool"]["importlinter"]["contracts"]
+    (layers,) = (
+        [set(layer.split(" | ")) for layer in each["layers"]] for each in contracts if each["type"] == "layers"
+    )
+    floors: dict[int, set[str]] = {}
+    for floor, names in re.findall(r"^\| (\d) \| (`[^|]+) \|", README, flags=re.MULTILINE):
+        floors.setdefault(int(floor), set()).update(re.findall(r"`(\w+)/?`", names))
+    assert [floors[floor] for floor in sorted(floors, reverse=True)] == layers
