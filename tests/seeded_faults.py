@@ -6,7 +6,7 @@ a test is missing::
 
     .venv/bin/python tests/seeded_faults.py --list             # each fault, and where it goes
     .venv/bin/python tests/seeded_faults.py                    # all of them, each against the whole quick suite: hours
-    .venv/bin/python tests/seeded_faults.py d3-hinge --tests tests/unit/test_d3.py
+    .venv/bin/python tests/seeded_faults.py d3-hinge --tests tests/defenses/test_d3.py
 
 Much faster, with the tests alone that run the changed line, those that run least else first (needs pytest-cov; what a
 test runs in a process of its own does not count)::

@@ -1,4 +1,4 @@
-"""Lets the example's own tests run without installing it; ``tests/test_extension.py`` installs it for real."""
+"""Lets the example's own tests run without installing it; ``test_extension.py`` installs it for real."""
 
 import sys
 from pathlib import Path

@@ -13,7 +13,7 @@ from elixir_plugin.cli.reference import rows_of
 from elixir_plugin.core.settings import Settings
 from elixir_plugin.plugins import plugins
 
-FILE = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
+FILE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 
 
 def classes() -> dict[str, type[Settings]]:

@@ -11,7 +11,7 @@ import pytest
 import elixir_plugin
 from elixir_plugin import hookspecs
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (ROOT / "elixir_plugin", ROOT / "adapters")
 WITHOUT_EXAMPLE = {
     "__version__": "a text",

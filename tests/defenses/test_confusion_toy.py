@@ -1,7 +1,7 @@
 """Confusion Training on a toy problem made on the spot: templates of ten classes, moved, mirrored and mixed.
 
 Preset ``small`` on 5,000 samples; two to three minutes of CPU time each: ``pytest -m slow
-tests/unit/test_confusion_toy.py``.
+tests/defenses/test_confusion_toy.py``.
 """
 
 import numpy as np

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "elixir_plugin"
 SOURCES = sorted([*(ROOT / PACKAGE).rglob("*.py"), *(ROOT / "adapters").rglob("*.py")])
 ADAPTERS = [path for path in SOURCES if "adapters" in path.relative_to(ROOT).parts]

@@ -9,7 +9,7 @@ import pytest
 
 
 def test_native_bf16_is_looked_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parent / "benchmarks"))
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
     speed = importlib.import_module("purify_speed")
     cpu = speed.torch.device("cpu")
     for flags, native in (("fpu avx2 avx512f", False), ("avx512f avx512_bf16", True), ("fp asimd bf16", True)):

@@ -14,7 +14,7 @@ from elixir_plugin import Classifier
 from elixir_plugin.cli.app import program
 from elixir_plugin.runs.spec import RunSpec
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
@@ -58,7 +58,7 @@ def test_no_placeholder_is_left() -> None:
 
 # the texts agree with the repository
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NAMES = (
     "README.md",
     "CHANGELOG.md",

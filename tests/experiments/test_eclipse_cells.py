@@ -19,7 +19,7 @@ from elixir_plugin.defenses.eclipse.defense import Eclipse
 from elixir_plugin.evaluation.retraining import Retraining
 from elixir_plugin.testing.defenses import tiny_case
 
-BENCHMARKS = Path(__file__).parent / "benchmarks"
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SEEDS = [0, 1]
 
 

@@ -16,7 +16,7 @@ import yaml
 
 import elixir_plugin
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = {"elixir_plugin": "elixir_plugin", "adapters": "elixir_plugin.adapters"}  # folder -> package
 COMES_WITH = {"typing_extensions": "pydantic"}  # part of the interface of a declared dependency
 

@@ -17,7 +17,7 @@ import pytest
 
 import elixir_plugin
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "tests" / "extension"
 
 

@@ -27,7 +27,7 @@ from elixir_plugin.testbed.poisons import BadNets
 from elixir_plugin.testing.defenses import tiny_case
 
 pytestmark = pytest.mark.usefixtures("no_figures")
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SUSPECT_CASE = demo.suspect_case
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).parent / "benchmarks" / "dataelixir_experiment.py"
+SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "dataelixir_experiment.py"
 COMPARED = 300  # reserved clean images, enough for the rule that compares with them
 pytestmark = pytest.mark.slow
 

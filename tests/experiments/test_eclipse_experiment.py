@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).parent / "benchmarks" / "eclipse_experiment.py"
+SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "eclipse_experiment.py"
 LSP = "lsp:epsilon=2.608:patch=4"  # 12/255 per value, twice the usual budget: the set is small
 CUDA = "cuda:blur=0.3"
 
