@@ -1,4 +1,4 @@
-"""Purification: noise images up to ``t*``, then walk back; for a batch, or for a whole set with resume."""
+"""Purification: noise images up to ``t*``, then run the reverse chain; for a batch, or for a whole set with resume."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def purify_batch(
     ) as ready:
 
         def work(part: slice) -> None:
-            walk = _Walk(ready.for_samples(ids[part]), plan, ids[part].to(device), seed, keep_predictions)
-            out[part] = walk.run(images[part], None if kept is None else kept[part])
+            purifier = _BatchPurifier(ready.for_samples(ids[part]), plan, ids[part].to(device), seed, keep_predictions)
+            out[part] = purifier.run(images[part], None if kept is None else kept[part])
 
         in_parts(work, len(images), plan.batch)
     return Purified(out, kept)
@@ -114,7 +114,7 @@ def _refuse_bad_batch(plan: Plan, images: Tensor, ids: Tensor) -> None:
 
 
 @dataclass(frozen=True)
-class _Walk:
+class _BatchPurifier:
     """One part of a batch on its way up to ``t*`` and back."""
 
     denoiser: Denoiser

@@ -1,4 +1,4 @@
-"""The state of a training run on disk, so that a killed run goes on where it was.
+"""The state of a training run on disk, so that a killed run resumes where it stopped.
 
 One safetensors file holds everything: tensors as tensors, the rest as JSON in its header. It is replaced in one step,
 so that a run killed while writing leaves the state before. Nothing in it is a pickle.
@@ -30,9 +30,9 @@ PAUSE = 20  # times the seconds of a write until the next one, at least: a large
 class Checkpoint:
     """Where :func:`~elixir_plugin.training.train` keeps its state after an epoch, and what else belongs to it.
 
-    :param path: the file; it is read when it is there, and replaced as the run goes on.
+    :param path: the file; it is read when it is there, and replaced as training proceeds.
     :param identity: whatever decides the result beyond recipe, seed and name, in JSON types: data, settings.
-    :param extra: further tensors, e.g. averaged weights; saved, and filled in place when the run goes on.
+    :param extra: further tensors, e.g. averaged weights; saved, and filled in place when the run resumes.
     :param every: write at most once in so many seconds, less often where writing takes long, and after the last epoch;
         0: after every epoch.
     """

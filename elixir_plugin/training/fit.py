@@ -56,7 +56,7 @@ def refuse_unknown_architecture(architecture: str | None, channels: int) -> None
     """
     if architecture is None or architecture in plugins().offers()["architecture"]:
         return
-    import torchvision  # noqa: PLC0415  (slow, and needed for foreign architectures only)
+    import torchvision  # noqa: PLC0415  (slow, and needed for torchvision's architectures only)
 
     if channels != 3 or architecture not in torchvision.models.list_models(module=torchvision.models):
         build_module(architecture, 2, channels)  # which refuses it before it builds anything
@@ -78,7 +78,7 @@ def learn(
 
     :param name: of the random draws.
     :param stage: of the context.
-    :param state: file that keeps the state, so that a killed run goes on where it was; None: keep nothing.
+    :param state: file that keeps the state, so that a killed run resumes where it stopped; None: keep nothing.
     :param objective: default cross-entropy.
     :param identity: what decides the result beside images, start and recipe, in JSON types.
     """

@@ -35,7 +35,7 @@ from elixir_plugin.core.outcome import Outcome
 from elixir_plugin.core.settings import parse_assignments
 from elixir_plugin.defenses.dataelixir.defense import DataElixir
 from elixir_plugin.defenses.dataelixir.models import Trainer
-from elixir_plugin.defenses.dataelixir.settings import FEW, PAPER, SMALL_WALK
+from elixir_plugin.defenses.dataelixir.settings import FEW, PAPER, SMALL_PURIFICATION
 from elixir_plugin.diffusion.denoisers.base import Denoiser, Prediction
 from elixir_plugin.diffusion.denoisers.gaussian import ClosedFormDenoiser
 from elixir_plugin.diffusion.schedule import Schedule
@@ -54,7 +54,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "few": {"purification": FEW},  # the defaults
     "large_variance": {"purification": FEW, "variance": "fixed_large"},
     "small_variance": {"purification": FEW, "variance": "fixed_small"},
-    "small": SMALL_WALK,
+    "small": SMALL_PURIFICATION,
     "one_round": {"purification": {**FEW, "rounds": 1}},
     "two_rounds": {"purification": {**FEW, "rounds": 2}},
     "not_rebalanced": {"purification": FEW, "rebalance": False},
@@ -106,7 +106,7 @@ class MixtureElixir(DataElixir):
         pass
 
     def prepare_denoiser(self, case: Case, context: Context) -> Denoiser:
-        self.denoiser.variance = self.settings.walk_variance(case.clean)
+        self.denoiser.variance = self.settings.step_variance(case.clean)
         return self.denoiser
 
 

@@ -39,9 +39,9 @@ from elixir_plugin.defenses.dataelixir import models as dataelixir_models
 from elixir_plugin.defenses.dataelixir import purify as dataelixir_candidates
 from elixir_plugin.defenses.dataelixir import repair as dataelixir_repair
 from elixir_plugin.defenses.dataelixir.defense import DataElixir, some_per_class
-from elixir_plugin.defenses.dataelixir.denoiser import plan_walk
+from elixir_plugin.defenses.dataelixir.denoiser import plan_round
 from elixir_plugin.defenses.dataelixir.models import Trainer
-from elixir_plugin.defenses.dataelixir.purify import Candidates, Walker, make_copies, truncated
+from elixir_plugin.defenses.dataelixir.purify import Candidates, Purifier, make_copies, truncated
 from elixir_plugin.defenses.dataelixir.repair import Repairer
 from elixir_plugin.defenses.dataelixir.settings import LEVEL, DataElixirSettings
 from elixir_plugin.defenses.dataelixir.target import ClassFinding, find_targets
@@ -108,11 +108,11 @@ class Watching(GaussianDenoiser):
         return super().predict(states, indices)
 
     @staticmethod
-    def first_states(walker: Walker) -> tuple[int, Tensor]:
+    def first_states(purifier: Purifier) -> tuple[int, Tensor]:
         """Return the index that the copies of all samples are walked back from, and the states there."""
-        assert isinstance(walker.denoiser, Watching)
-        walker.copies(np.arange(len(walker.images)))
-        return walker.denoiser.asked[0]
+        assert isinstance(purifier.denoiser, Watching)
+        purifier.copies(np.arange(len(purifier.images)))
+        return purifier.denoiser.asked[0]
 
 
 class Stubbed(DataElixir):
@@ -155,9 +155,9 @@ def samples(outcome: Outcome) -> dict[str, np.ndarray[Any, Any]]:
     return {name: np.array(values) for name, values in outcome.tables["samples"].items()}
 
 
-def walker(settings: Mapping[str, Any], images: ImageSet, denoiser: Denoiser, seed: int = 5) -> Walker:
+def purifier(settings: Mapping[str, Any], images: ImageSet, denoiser: Denoiser, seed: int = 5) -> Purifier:
     made = DataElixirSettings.build({**SHORT, **settings})
-    return Walker(denoiser, plan_walk(denoiser, made, images), made, images, seed)
+    return Purifier(denoiser, plan_round(denoiser, made, images), made, images, seed)
 
 
 # candidates
@@ -166,7 +166,7 @@ def walker(settings: Mapping[str, Any], images: ImageSet, denoiser: Denoiser, se
 @pytest.mark.parametrize("beyond", [False, True])
 def test_the_forward_jump_has_the_right_mean_and_spread(beyond: bool) -> None:
     grey = ImageSet(np.full((55, 8, 8, 3), 200, np.uint8), np.zeros(55, int), 2)
-    index, states = Watching.first_states(walker({"jump_beyond": beyond}, grey, Watching()))
+    index, states = Watching.first_states(purifier({"jump_beyond": beyond}, grey, Watching()))
     assert index == (150 if beyond else 149) and states.numel() >= 10_000
     kept, draws = float(CHAIN.alphas_cumprod[index]), states.numel()
     spread, image = (1 - kept) ** 0.5, 2 * 200 / 255 - 1
@@ -178,7 +178,7 @@ def test_a_jump_beyond_the_walk_changes_the_states_by_one_noise_step_and_nothing
     """The step in front is idle: walking from it gives what noising deeper and walking from T − 1 gives."""
     images = tiny_case(size=4).train
     assert images is not None
-    plain, beyond = (walker({"jump_beyond": deeper}, images, Counting()) for deeper in (False, True))
+    plain, beyond = (purifier({"jump_beyond": deeper}, images, Counting()) for deeper in (False, True))
     assert beyond.planned.indices == (150, *plain.planned.indices)
     rows = np.arange(4)
     assert (plain.copies(rows) != beyond.copies(rows)).any()
@@ -193,13 +193,13 @@ def test_a_jump_beyond_the_walk_changes_the_states_by_one_noise_step_and_nothing
 def test_a_jump_beyond_the_end_of_the_chain_is_refused() -> None:
     whole = {"level": {"steps": 1000, "of": 1000}}
     with pytest.raises(SettingsError, match="beyond the end"):
-        walker({"jump_beyond": True, "purification": {**WALK, **whole}}, suspects(tiny_case()), Counting())
+        purifier({"jump_beyond": True, "purification": {**WALK, **whole}}, suspects(tiny_case()), Counting())
 
 
 def test_every_copy_costs_what_the_plan_says_and_no_more() -> None:
     images, denoiser = suspects(tiny_case()), Counting()
     full = {"purification": {"steps": None, "dense_below": 0, "rounds": 2}, "states": 10}
-    copies = walker(full, images, denoiser).copies(np.arange(5))
+    copies = purifier(full, images, denoiser).copies(np.arange(5))
     assert copies.shape == (5, 20, 8, 8, 3) and copies.dtype == np.uint8
     assert [index for _, index in denoiser.calls] == [*range(149, -1, -1)] * 2
     assert {size for size, _ in denoiser.calls} == {5}
@@ -208,7 +208,7 @@ def test_every_copy_costs_what_the_plan_says_and_no_more() -> None:
 def test_the_last_state_of_every_round_is_what_an_oracle_knows() -> None:
     case = tiny_case()
     images = suspects(case)
-    copies = walker({}, images, oracle(case)).copies(np.arange(6)).reshape(6, 2, 2, 8, 8, 3)
+    copies = purifier({}, images, oracle(case)).copies(np.arange(6)).reshape(6, 2, 2, 8, 8, 3)
     for number in range(2):
         assert (copies[:, number, -1] == images.read(np.arange(6))).all()
 
@@ -216,7 +216,7 @@ def test_the_last_state_of_every_round_is_what_an_oracle_knows() -> None:
 @pytest.mark.parametrize("clip", [True, False])
 def test_a_round_starts_from_the_clamped_final_state_of_the_one_before(clip: bool) -> None:
     images, denoiser, rows = suspects(tiny_case()), Watching(), np.arange(5)
-    made = walker({"purification": {**WALK, "rounds": 3, "clip": clip}, "states": 1}, images, denoiser)
+    made = purifier({"purification": {**WALK, "rounds": 3, "clip": clip}, "states": 1}, images, denoiser)
     copies, steps, ids = made.copies(rows), made.planned.steps, torch.tensor(images.ids[rows])
     start = to_batch(images.read(rows), denoiser.device)
     beyond = False
@@ -240,14 +240,14 @@ def test_noise_adds_up_over_rounds() -> None:
     walk = {"rounds": 3, "steps": 1, "dense_below": 0, "level": {"steps": 3, "of": 1000}}
     blind = GaussianDenoiser(CHAIN, mean=0.0, std=1e6)
     settings = {"purification": walk, "states": 1, "keep": "predictions"}
-    copies = walker(settings, grey, blind).copies(np.arange(40)).astype(float)
+    copies = purifier(settings, grey, blind).copies(np.arange(40)).astype(float)
     spread = copies.std((0, 2, 3, 4))
     np.testing.assert_allclose(spread / spread[0], np.sqrt([1, 2, 3]), rtol=0.05)
 
 
 def test_slot_0_is_the_image_itself_and_rows_keep_their_copies(tmp_path: Path) -> None:
     images = suspects(tiny_case())
-    made = walker({}, images, Counting())
+    made = purifier({}, images, Counting())
     candidates = Candidates(images, 5)
     first, rest = np.array([3, 50, 7]), np.array([9, 0])
     for name, rows in (("first", first), ("rest", rest)):
@@ -261,8 +261,8 @@ def test_slot_0_is_the_image_itself_and_rows_keep_their_copies(tmp_path: Path) -
 def test_quantising_rounds_and_only_the_released_way_loses_grey_levels() -> None:
     case = tiny_case()
     images = suspects(case)
-    rounded = walker({}, images, oracle(case)).copies(np.arange(8))[:, -1]
-    cut = walker({"quantise": "truncate"}, images, oracle(case)).copies(np.arange(8))[:, -1]
+    rounded = purifier({}, images, oracle(case)).copies(np.arange(8))[:, -1]
+    cut = purifier({"quantise": "truncate"}, images, oracle(case)).copies(np.arange(8))[:, -1]
     original = images.read(np.arange(8))
     assert (rounded == original).all()
     assert set(np.unique(original.astype(int) - cut)) == {0, 1}
@@ -286,16 +286,16 @@ def test_float_images_are_not_quantised() -> None:
 def test_copies_do_not_depend_on_the_batch_size(batch: int) -> None:
     images = suspects(tiny_case())
     rows = np.arange(20)
-    expected = walker({}, images, Counting()).copies(rows)
-    found = walker({"purification": {**WALK, "batch_size": batch}}, images, Counting()).copies(rows)
+    expected = purifier({}, images, Counting()).copies(rows)
+    found = purifier({"purification": {**WALK, "batch_size": batch}}, images, Counting()).copies(rows)
     assert (found == expected).all()
 
 
 def test_copies_depend_on_seed_and_sample_but_not_on_the_company() -> None:
     images = suspects(tiny_case())
-    both = walker({}, images, Counting()).copies(np.array([3, 4]))
-    assert (walker({}, images, Counting()).copies(np.array([4])) == both[1:]).all()
-    assert (walker({}, images, Counting(), seed=6).copies(np.array([3, 4])) != both).any()
+    both = purifier({}, images, Counting()).copies(np.array([3, 4]))
+    assert (purifier({}, images, Counting()).copies(np.array([4])) == both[1:]).all()
+    assert (purifier({}, images, Counting(), seed=6).copies(np.array([3, 4])) != both).any()
     assert (both[0] != both[1]).any()
 
 
@@ -303,18 +303,18 @@ def test_coarse_walks_whose_last_states_are_noisy_are_refused() -> None:
     images = suspects(tiny_case())
     coarse = {"purification": {"rounds": 1, "steps": 10, "dense_below": 0}, "states": 3}
     with pytest.raises(SettingsError, match="noisy") as refusal:
-        walker(coarse, images, Counting())
+        purifier(coarse, images, Counting())
     assert "dense_below=3" in str(refusal.value)
-    assert walker({**coarse, "keep": "predictions"}, images, Counting()).copies(np.arange(2)).shape[1] == 3
+    assert purifier({**coarse, "keep": "predictions"}, images, Counting()).copies(np.arange(2)).shape[1] == 3
     with pytest.raises(SettingsError, match="more states"):
-        walker({**coarse, "states": 11, "keep": "predictions"}, images, Counting())
+        purifier({**coarse, "states": 11, "keep": "predictions"}, images, Counting())
 
 
 def test_predictions_kept_of_a_ddim_walk_are_free_of_noise() -> None:
     case = tiny_case()
     images = suspects(case)
     settings = {"purification": {"rounds": 1, "steps": 4, "dense_below": 0, "sampler": "ddim"}, "states": 4}
-    copies = walker({**settings, "keep": "predictions"}, images, oracle(case)).copies(np.arange(3))
+    copies = purifier({**settings, "keep": "predictions"}, images, oracle(case)).copies(np.arange(3))
     assert (copies == images.read(np.arange(3))[:, None]).all()
 
 
@@ -607,7 +607,7 @@ def repairer(labels: np.ndarray[Any, Any], context: Context, **values: Any) -> R
     case = tiny_case()
     images, rows = suspects(case), np.arange(96)
     candidates = Candidates(images, 5)
-    candidates.add(rows, walker({}, images, Counting()).copies(rows))
+    candidates.add(rows, purifier({}, images, Counting()).copies(rows))
     trainer = Trainer(DataElixirSettings.build({**SHORT, "probe": "case", **values}), context, None)
     trainer.make_probe(case)
     return Repairer(candidates, rows, count_votes(labels, trainer.settings.threshold), trainer)
@@ -835,7 +835,7 @@ def test_an_interrupted_purification_goes_on_at_the_chunk_it_was_at(
         (dataelixir_repair, "select_slots"),
         (dataelixir_repair, "predict_slots"),
         (dataelixir, "repaired_set"),
-        (dataelixir, "describe"),
+        (dataelixir, "build_outcome"),
     ],
     ids=["vote", "target", "select", "benign vote", "repaired set", "outcome"],
 )
@@ -1015,7 +1015,7 @@ def test_a_walk_takes_the_variance_of_the_settings_unless_the_denoiser_learned_i
 def test_the_variance_is_small_unless_the_papers_rule_decides() -> None:
     def used(count: int, preset: str | None = None, **values: Any) -> str:
         clean = ImageSet(np.zeros((count, 8, 8, 3), np.uint8), np.arange(count) % 10, 10)
-        return DataElixirSettings.build(values, preset=preset).walk_variance(clean if count else None)
+        return DataElixirSettings.build(values, preset=preset).step_variance(clean if count else None)
 
     assert [used(count) for count in (0, 199, 200)] == ["fixed_large", "fixed_large", "fixed_small"]
     assert used(200, detection={"mode": "mad"}) == "fixed_large"
@@ -1055,7 +1055,7 @@ def test_presets_say_what_they_promise() -> None:
     nfe = {}
     for name in (None, *DataElixirSettings.presets):
         settings = DataElixirSettings.build(preset=name)
-        nfe[name] = plan_walk(Counting(), settings, images).nfe * settings.purification.rounds
+        nfe[name] = plan_round(Counting(), settings, images).nfe * settings.purification.rounds
     assert nfe["paper"] == 750 and nfe["parity"] == 755 and 8 * nfe[None] <= 750
     parity = DataElixirSettings.build(preset="parity")
     assert (parity.quantise, parity.jump_beyond, parity.selection.ssim) == ("truncate", True, "vol3d")

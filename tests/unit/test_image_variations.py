@@ -24,11 +24,11 @@ from elixir_plugin.core.images import ImageSet
 from elixir_plugin.core.outcome import Outcome, same_outcome
 from elixir_plugin.core.pixels import fractions, rms_changes
 from elixir_plugin.defenses.image_variations.defense import ImageVariations
-from elixir_plugin.defenses.image_variations.generator import Loaded
+from elixir_plugin.defenses.image_variations.generator import LoadedGenerator
 from elixir_plugin.defenses.image_variations.settings import ImageVariationsSettings
 from elixir_plugin.defenses.image_variations.variations import (
     CHUNK,
-    Maker,
+    VariationGenerator,
     Variations,
     blank,
     make_variations,
@@ -105,8 +105,8 @@ class Stubbed(ImageVariations):
     def refuse_no_generator(self, case: Case) -> None:
         pass
 
-    def prepare_generator(self, case: Case, context: Context) -> Loaded:
-        return Loaded("stub", self.generator, {"backend": "stub"})
+    def prepare_generator(self, case: Case, context: Context) -> LoadedGenerator:
+        return LoadedGenerator("stub", self.generator, {"backend": "stub"})
 
     generator_to_time = prepare_generator
 
@@ -131,7 +131,7 @@ def suspects(case: Case | None = None) -> ImageSet:
 
 def made(images: ImageSet, folder: Path, generator: ImageGenerator | None = None, **values: Any) -> Variations:
     settings = ImageVariationsSettings.build({**PLAIN, **values})
-    return make_variations(Maker(generator or Noisy(), settings, images, 5), folder, Context(), "test")
+    return make_variations(VariationGenerator(generator or Noisy(), settings, images, 5), folder, Context(), "test")
 
 
 def pixels(found: Variations) -> np.ndarray[Any, Any]:

@@ -180,7 +180,7 @@ def build_module(architecture: str, num_classes: int, channels: int = 3) -> nn.M
     if architecture in offered:
         factory: Callable[[int, int], nn.Module] = plugins().get("architecture", architecture)
         return factory(num_classes, channels)
-    import torchvision  # noqa: PLC0415  (slow, and needed for foreign architectures only)
+    import torchvision  # noqa: PLC0415  (slow, and needed for torchvision's architectures only)
 
     known = torchvision.models.list_models(module=torchvision.models)
     if architecture not in known:

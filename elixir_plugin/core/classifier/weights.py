@@ -29,7 +29,7 @@ def unwrap(module: nn.Module) -> nn.Module:
 
 
 def load_by_name(module: nn.Module, state: Any, *, where: str) -> None:
-    """Load a foreign state dict into *module*, matching by name only.
+    """Load a state dict from elsewhere into *module*, matching by name only.
 
     Wrapper prefixes are stripped. A name that is missing, left over, of another shape or not dense refuses the whole
     file; only batch-norm step counters may be absent.

@@ -26,15 +26,15 @@ NAME = "dataelixir-denoiser"  # of the one trained here: its draws, its folder
 def refuse_no_denoiser(case: Case, settings: DataElixirSettings) -> None:
     """Refuse a case that holds nothing to train a denoiser on, when none is named; before any work.
 
-    :raises ElixirError: without a reserved clean set, when that set holds images of the suspect set, or when the walk
-        does not fit the chain that would be trained.
+    :raises ElixirError: without a reserved clean set, when that set holds images of the suspect set, or when the
+        reverse chain does not fit the chain that would be trained.
     """
     choice.refuse_no_denoiser(case, settings.denoiser, defense="dataelixir", forced=settings.force_denoiser)
     if settings.denoiser is None and case.train is not None:
         fit = fit_settings(settings)
         choice.refuse_untrained(settings.purification.level, fit)
         stand_in = GaussianDenoiser(Schedule(fit.schedule, fit.length), 0.0, 1.0, case.train.image_shape[2])
-        plan_walk(stand_in, settings, case.train)
+        plan_round(stand_in, settings, case.train)
 
 
 def prepare_denoiser(case: Case, settings: DataElixirSettings, context: Context) -> Denoiser:
@@ -52,7 +52,7 @@ def prepare_denoiser(case: Case, settings: DataElixirSettings, context: Context)
         name=NAME,
     )
     if denoiser.variance != "learned_range":
-        denoiser.variance = settings.walk_variance(case.clean)
+        denoiser.variance = settings.step_variance(case.clean)
     return denoiser
 
 
@@ -70,10 +70,10 @@ def provenance(denoiser: Denoiser, settings: DataElixirSettings) -> tuple[dict[s
     return choice.provenance(denoiser, settings.denoiser)
 
 
-def plan_walk(denoiser: Denoiser, settings: DataElixirSettings, train: ImageSet) -> Plan:
+def plan_round(denoiser: Denoiser, settings: DataElixirSettings, train: ImageSet) -> Plan:
     """Return the plan of one round.
 
-    :raises SettingsError: when the kept states would not be the end of the walk, or the chain is too short.
+    :raises SettingsError: when the kept states would not be the end of the reverse chain, or the chain is too short.
     """
     one_round = settings.purification.model_copy(update={"rounds": 1})
     planned = plan(denoiser, one_round, train.image_shape)
@@ -94,7 +94,7 @@ def _refuse_noisy_states(planned: Plan, settings: DataElixirSettings) -> None:
         )
     if settings.keep == "states" and planned.indices[-kept:] != tuple(range(kept - 1, -1, -1)):
         raise SettingsError(
-            "the last states of so coarse a walk are noisy",
+            "the last states of so coarse a reverse chain are noisy",
             where="settings of dataelixir: states",
             found=f"indices {', '.join(map(str, planned.indices[-kept:]))}",
             allowed=f"every index below {kept}",
@@ -103,7 +103,7 @@ def _refuse_noisy_states(planned: Plan, settings: DataElixirSettings) -> None:
 
 
 def _beyond(planned: Plan, schedule: Schedule) -> Plan:
-    """Return the plan with a step in front that noises one index deeper and walks back without a change.
+    """Return the plan with a step in front that noises one index deeper and denoises without a change.
 
     The released code noises to index T and tells the network that it is at T − 1. The step in front costs
     an evaluation whose answer is not used.

@@ -16,7 +16,7 @@ from ...diffusion.denoisers.base import Denoiser
 from ...diffusion.fit.timing import STEPS, denoiser_to_time, seconds_of, seconds_per_answer, seconds_per_view
 from ...diffusion.plan import Plan
 from ...diffusion.purify import purify_batch
-from .denoiser import NAME, fit_settings, plan_walk, prepare_denoiser, refuse_seen
+from .denoiser import NAME, fit_settings, plan_round, prepare_denoiser, refuse_seen
 from .models import fresh_classifier
 from .purify import CHUNK, some_clean
 from .settings import DataElixirSettings
@@ -37,7 +37,7 @@ def estimate(case: Case, settings: DataElixirSettings, context: Context) -> dict
     images = case.train
     denoiser, fitting = _denoiser(case, settings, context)
     refuse_seen(denoiser, images, forced=settings.force_denoiser)
-    planned = plan_walk(denoiser, settings, images)
+    planned = plan_round(denoiser, settings, images)
     per_evaluation = _seconds_per_evaluation(denoiser, planned, images)
     likely, most = _images(images, settings)
     if settings.detection.rule(case.clean) == "excess":
@@ -81,7 +81,7 @@ def _denoiser(case: Case, settings: DataElixirSettings, context: Context) -> tup
 
 
 def _seconds_per_evaluation(denoiser: Denoiser, planned: Plan, images: ImageSet) -> float:
-    """Return the seconds per image and network evaluation, from a few steps of the walk."""
+    """Return the seconds per image and network evaluation, from a few steps of the reverse chain."""
     few = dataclasses.replace(planned, steps=planned.steps[:STEPS])
     if not few.steps:
         return 0.0
@@ -89,11 +89,11 @@ def _seconds_per_evaluation(denoiser: Denoiser, planned: Plan, images: ImageSet)
     rows = np.arange(min(size, len(images)))
     batch, ids = to_batch(images.read(rows), denoiser.device), torch.from_numpy(rows)
 
-    def walk() -> object:
+    def denoise() -> object:
         return purify_batch(denoiser, few, batch, ids, 0).images.cpu()
 
-    walk()  # the first call is slower
-    return seconds_of(walk) / (len(rows) * len(few.steps))
+    denoise()  # the first call is slower
+    return seconds_of(denoise) / (len(rows) * len(few.steps))
 
 
 def _images(images: ImageSet, settings: DataElixirSettings) -> tuple[int, int]:

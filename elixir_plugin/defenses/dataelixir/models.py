@@ -1,7 +1,7 @@
 """DataElixir, the classifiers it trains: the probe, the benign model in two stages, and the final model.
 
-All have the architecture of the probe. A state is kept in the work folder while they train, so that a killed run goes
-on where it was.
+All have the architecture of the probe. Their state is kept in the work folder while they train, so that a killed run
+resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Trainer:
         """Train *model* in place on *images* and return it, in eval mode.
 
         :param name: of the stage, its random draws and its curves.
-        :param lr: instead of the recipe's; schedule and optimiser start anew all the same.
+        :param lr: instead of the recipe's; schedule and optimiser start anew in either case.
         """
         full = f"dataelixir-{name}"
         plan: Recipe = self.settings.recipe

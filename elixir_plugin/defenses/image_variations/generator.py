@@ -1,4 +1,4 @@
-"""Image variations, which generator: chosen by what is at hand, and loaded; nothing is downloaded unasked."""
+"""Image variations, which generator: chosen by what is available. Nothing is downloaded unless a model is named."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROUNDING = 1e-9  # of a share of a chain, in steps
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedGenerator:
     """A generator, with what the report says of it.
 
     :param notes: what a reader must know.
@@ -49,7 +49,7 @@ def choose_backend(case: Case, settings: ImageVariationsSettings) -> str:
     """
     name = settings.backend
     if name == "auto":
-        name = _at_hand(case, settings)
+        name = _available(case, settings)
     plugins().get("generator", name)
     if name == "sdedit":
         choice.refuse_no_denoiser(case, settings.denoiser, defense="image_variations", forced=settings.force_denoiser)
@@ -66,7 +66,7 @@ def _refuse_untrained(settings: ImageVariationsSettings) -> None:
     choice.refuse_untrained(level, fit, where="strength")
 
 
-def _at_hand(case: Case, settings: ImageVariationsSettings) -> str:
+def _available(case: Case, settings: ImageVariationsSettings) -> str:
     from ...diffusion.generators.pipelines import ADAPTERS, names  # noqa: PLC0415  (only needed here)
 
     if settings.denoiser is not None:
@@ -96,7 +96,7 @@ def _at_hand(case: Case, settings: ImageVariationsSettings) -> str:
     )
 
 
-def load_generator(case: Case, settings: ImageVariationsSettings, context: Context) -> Loaded:
+def load_generator(case: Case, settings: ImageVariationsSettings, context: Context) -> LoadedGenerator:
     """Return the generator on the context's device.
 
     :raises InputError: when weights cannot be had, or the denoiser has seen the suspect set.
@@ -106,14 +106,14 @@ def load_generator(case: Case, settings: ImageVariationsSettings, context: Conte
     name = choose_backend(case, settings)
     if name != "sdedit":
         generator = find_generator(name, settings, shape, context.device)
-        return Loaded(name, generator, {"backend": name, "fingerprint": generator.fingerprint()})
+        return LoadedGenerator(name, generator, {"backend": name, "fingerprint": generator.fingerprint()})
     denoiser = choice.named_or_trained(
         settings.denoiser, case.clean, fit_settings(settings), shape, context, name=NAME
     ).to(context.device)
     return _sdedit(case, settings, denoiser)
 
 
-def load_to_time(case: Case, settings: ImageVariationsSettings, context: Context) -> Loaded:
+def load_to_time(case: Case, settings: ImageVariationsSettings, context: Context) -> LoadedGenerator:
     """Return a generator as fast as that of :func:`load_generator`: nothing is trained for long, nothing is kept.
 
     :raises ElixirError: for what is refused there.
@@ -126,13 +126,13 @@ def load_to_time(case: Case, settings: ImageVariationsSettings, context: Context
     return load_generator(case, settings, context)
 
 
-def _sdedit(case: Case, settings: ImageVariationsSettings, denoiser: Denoiser) -> Loaded:
+def _sdedit(case: Case, settings: ImageVariationsSettings, denoiser: Denoiser) -> LoadedGenerator:
     assert case.train is not None
     known = choice.refuse_seen(denoiser, case.train, forced=settings.force_denoiser)
     facts, unknown = choice.provenance(denoiser, settings.denoiser)
     edit = sdedit_on(denoiser, settings, case.train.image_shape)
     notes = [note for note in (unknown, known, *edit.plan.notes) if note is not None]
-    return Loaded("sdedit", edit, {"backend": "sdedit", "denoiser": facts}, notes)
+    return LoadedGenerator("sdedit", edit, {"backend": "sdedit", "denoiser": facts}, notes)
 
 
 def fit_settings(settings: ImageVariationsSettings) -> FitSettings:

@@ -77,8 +77,8 @@ class Trainer:
         return student
 
     def _answers(self, teacher: Classifier, images: ImageSet) -> Teacher:
-        """Return how the teacher answers: asked beforehand where that gives the same, else for every batch."""
-        how = asking(self.settings)
+        """Return the teacher's logits: computed beforehand where that gives the same, else for every batch."""
+        how = logit_mode(self.settings)
         if how == "always":
             return online(teacher)
         return looked_up(known_logits(teacher, images, mirror=how == "mirrored"))
@@ -118,8 +118,8 @@ class Trainer:
         self.curves |= {f"{name}_{key}": values for key, values in curves.items()}
 
 
-def asking(settings: ImageVariationsSettings) -> Literal["once", "mirrored", "always"]:
-    """Return how often the teacher of a student is asked about each image: beforehand, or in every epoch."""
+def logit_mode(settings: ImageVariationsSettings) -> Literal["once", "mirrored", "always"]:
+    """Return when the teacher's logits are computed: beforehand (for mirror images too), or in every epoch."""
     if not settings.augment_teacher:
         return "once"
     if settings.cache_logits and can_look_up(settings.recipe.augmentation):
@@ -132,7 +132,7 @@ def takes_case_model(case: Case, settings: ImageVariationsSettings) -> bool:
     return settings.teacher == "case" or (settings.teacher == "auto" and case.model is not None)
 
 
-def mixed(variations: ImageSet, suspects: ImageSet, share: float, context: Context) -> ImageSet:
+def mix_sets(variations: ImageSet, suspects: ImageSet, share: float, context: Context) -> ImageSet:
     """Return *variations* with a random *share* of the suspect images behind them; the student then sees those.
 
     :param share: of the suspect set.

@@ -35,7 +35,7 @@ from .objective import NoisyBatch, denoising_objective
 from .settings import FitSettings
 
 BLOCK = 250  # iterations between two points of the curves
-SIGN = 5.0  # seconds between two signs of life
+TOUCH_EVERY = 5.0  # seconds between two touches of the sign file
 
 
 class NoisyBatches:
@@ -67,16 +67,16 @@ class NoisyBatches:
 
 
 def _moved(draws: Tensor, device: torch.device) -> Tensor:
-    """Move to *device*; from pinned memory, so that a CUDA device goes on working meanwhile."""
+    """Move to *device*; from pinned memory, so that a CUDA device can keep working meanwhile."""
     return draws.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else draws.to(device)
 
 
 def fit_denoiser(images: ImageSet, settings: FitSettings, context: Context, *, name: str = "denoiser") -> UNetDenoiser:
     """Train a denoiser on *images*, whose labels play no part.
 
-    With a work folder, the finished denoiser is kept there under *name*, and a call that was killed goes on where it
-    was; both end bit-identical to a call that was not. Where runs share a cache, it is kept there for equal calls of
-    all of them; each counts the seconds that its training took. With neither, nothing is kept.
+    With a work folder, the finished denoiser is kept there under *name*, and a call that was killed resumes where it
+    stopped; both end bit-identical to a call that was not. Where runs share a cache, it is kept there for equal calls
+    of all of them; each counts the seconds that its training took. With neither, nothing is kept.
 
     :param name: of the random draws, the progress bar, and the folder.
     :returns: the denoiser with averaged weights, in eval mode, on the context's device.
@@ -91,9 +91,9 @@ def fit_denoiser(images: ImageSet, settings: FitSettings, context: Context, *, n
 
 
 def _fit_once(images: ImageSet, settings: FitSettings, context: Context, name: str, cache: Path) -> UNetDenoiser:
-    """Return what an equal call has left in *cache*, or leave it there; the seconds of its training count either way.
+    """Return what an equal call has saved in *cache*, or save it there; the seconds of its training count either way.
 
-    A file in the work folder says that an earlier go of this very run trained it, and so has counted them already.
+    A file in the work folder says that an earlier attempt of this very run trained it, and so has counted them already.
     """
     identity = fingerprint([identity_of(images, settings, context, name), context.device.type])
     folder, timing = cache / f"{name}-{identity}", cache / f"{name}-{identity}.json"
@@ -267,7 +267,7 @@ def _fit(
 
 
 class _Stopwatch:
-    """Seconds of a training, as a tensor, so that its checkpoint takes them over into the next go.
+    """Seconds of a training, as a tensor, so that its checkpoint carries them over into the next attempt.
 
     :param sign: a file to touch at once and every few seconds.
     """
@@ -284,7 +284,7 @@ class _Stopwatch:
         now = time.perf_counter()
         self.seconds += now - self._last
         self._last = now
-        if self._sign is not None and now - self._touched > SIGN:
+        if self._sign is not None and now - self._touched > TOUCH_EVERY:
             self._sign.touch()
             self._touched = now
 

@@ -111,7 +111,7 @@ def refuse_other_pipeline(folder: Path, accepted: Collection[str]) -> None:
         known = len(value) == 2 and value[0] in LIBRARIES and isinstance(value[1], str) and _CLASS.fullmatch(value[1])
         if not known:
             raise InputError(
-                "pipeline refused: a part of it would be loaded with foreign code",
+                "pipeline refused: a part of it would be loaded with code from elsewhere",
                 where=f"{folder / INDEX}: {key}",
                 found=value,
                 allowed=f"classes of {', '.join(LIBRARIES)}",

@@ -18,7 +18,7 @@ pages would count as memory of the process. Whatever the length, memory holds on
 
 Several processes may fill one store at once, as ranks of one job or started twice by accident: the lock on a chunk's
 mark (``flock``, released by the system when its process ends) keeps them from working on the same chunk; who finds one
-locked goes on with the next and comes back. Where the file system or platform has no such locks, two processes may do
+locked takes the next one and comes back. Where the file system or platform has no such locks, two processes may do
 a chunk twice; a mixture of both would not match its digest.
 """
 
@@ -76,7 +76,7 @@ class ChunkStore:
         self._size = len(self._header) + length * self.geometry.sample_bytes
         manifest = make_manifest(self.geometry, identity)
         if not (self.folder / MANIFEST).exists():
-            _refuse_foreign(self.folder)
+            _refuse_other_files(self.folder)
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             with locked(self.folder / LOCK, wait=True):
@@ -235,7 +235,7 @@ class ChunkStore:
         return len(self._header) + int(part.start) * self.geometry.sample_bytes
 
 
-def _refuse_foreign(folder: Path) -> None:
+def _refuse_other_files(folder: Path) -> None:
     """Refuse a folder that holds anything but a store, perhaps an unfinished start of one."""
     with writing(folder):
         names = {path.name for path in folder.iterdir()} if folder.exists() else set()
