@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..core.case import Case
-from ..core.classifier.classifier import Classifier, build_module, model_fingerprint
+from ..core.classifier.classifier import Classifier, build_module
 from ..core.context import Context
 from ..core.images import ImageSet
 from ..core.pixels import normalisation
@@ -84,7 +84,7 @@ def learn(
     """
     checkpoint = None
     if state is not None:
-        facts = {"images": images.fingerprint(), "start": model_fingerprint(model), **(identity or {})}
+        facts = {"images": images.fingerprint(), "start": model.fingerprint(), **(identity or {})}
         checkpoint = Checkpoint(state, facts)
     source = ShuffledBatches(Samples(images, context.device), recipe.batch_size, context, recipe.augmentation, name)
     with context.stage(stage):

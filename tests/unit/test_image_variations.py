@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from elixir_plugin.core.case import Case
-from elixir_plugin.core.classifier.classifier import Classifier, model_fingerprint
+from elixir_plugin.core.classifier.classifier import Classifier
 from elixir_plugin.core.context import Context
 from elixir_plugin.core.images import ImageSet
 from elixir_plugin.core.outcome import Outcome, same_outcome
@@ -544,8 +544,8 @@ def test_all_that_decides_a_models_answers_is_in_its_fingerprint() -> None:
     plain = made()
     others = [made(mean=(0.5,)), made(std=(0.5,)), made(input_size=16), made("small_resnet"), made().fresh(1)]
     others.append(Classifier(plain.module, 4))  # without the name of its architecture
-    assert len({model_fingerprint(each) for each in (plain, *others)}) == 7
-    assert model_fingerprint(made()) == model_fingerprint(plain)
+    assert len({each.fingerprint() for each in (plain, *others)}) == 7
+    assert made().fingerprint() == plain.fingerprint()
 
 
 # preview, presets

@@ -131,6 +131,15 @@ class Classifier(nn.Module):
             parts = [self(to_batch(chunk, self.device)).float().cpu() for _, chunk in images.chunks(batch_size)]
         return torch.cat(parts).numpy() if parts else np.empty((0, self.num_classes), np.float32)
 
+    def fingerprint(self) -> str:
+        """Return 12 hex digits over what decides the logits: weights, architecture, resizing and normalisation."""
+        facts = [self.architecture, self.input_size, self.mean.flatten().tolist(), self.std.flatten().tolist()]
+        digest = hashlib.sha256(repr(facts).encode())
+        for name, value in sorted(self.module.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:12]
+
     def save(self, folder: str | Path) -> None:
         """Write ``model.safetensors`` and ``model.json`` to *folder*."""
         folder = Path(folder)
@@ -273,13 +282,3 @@ def _reset(module: nn.Module) -> None:
             found=f"no reset_parameters() for {few(left)}",
             hint="build the classifier by architecture name",
         )
-
-
-def model_fingerprint(model: Classifier) -> str:
-    """Return 12 hex digits over what decides the answers of *model*: weights, architecture, resizing, normalisation."""
-    facts = [model.architecture, model.input_size, model.mean.flatten().tolist(), model.std.flatten().tolist()]
-    digest = hashlib.sha256(repr(facts).encode())
-    for name, value in sorted(model.module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:12]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...core.case import Case
-from ...core.classifier.classifier import Classifier, model_fingerprint, to_batch
+from ...core.classifier.classifier import Classifier, to_batch
 from ...core.context import Context
 from ...core.images import ImageSet, Index
 from ...core.pixels import normalisation, shared_rows
@@ -204,7 +204,7 @@ class Memory:
         if context.work_dir is not None:
             assert case.train is not None and case.clean is not None
             key = [settings.trained_with(), context.seed, case.train.fingerprint(), case.clean.fingerprint()]
-            key.append(None if case.model is None else model_fingerprint(case.model))
+            key.append(None if case.model is None else case.model.fingerprint())
             self._folder = context.work_dir / f"confusion_training-{fingerprint(key)}"
 
     def recall(

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...core.classifier.classifier import Classifier, evaluating, model_fingerprint, to_batch
+from ...core.classifier.classifier import Classifier, evaluating, to_batch
 from ...core.context import Context, derive_seed
 from ...core.images import Images, ImageSet, Index
 from ...core.settings import fingerprint
@@ -204,7 +204,7 @@ class Purifier:
             "images": self.images.fingerprint(),
             "ids": fingerprint(self.images.ids.tolist()),
             "rows": fingerprint(rows.tolist()),
-            "probe": [settings.anchor, model_fingerprint(self.probe)] if dropping and self.probe else None,
+            "probe": [settings.anchor, self.probe.fingerprint()] if dropping and self.probe else None,
         }
 
 

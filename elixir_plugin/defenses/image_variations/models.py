@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ...core.case import Case
-from ...core.classifier.classifier import Classifier, model_fingerprint
+from ...core.classifier.classifier import Classifier
 from ...core.context import Context
 from ...core.images import ImageSet
 from ...training.distillation import Teacher, can_look_up, distillation, known_logits, looked_up, online
@@ -72,7 +72,7 @@ class Trainer:
             ce_temperature=settings.hard_temperature,
             drop_disagreeing=settings.drop_disagreeing,
         )
-        identity = {"teacher": model_fingerprint(teacher), "distillation": chosen}
+        identity = {"teacher": teacher.fingerprint(), "distillation": chosen}
         self._learn(student, images, "student", objective=objective, identity=identity)
         return student
 
