@@ -13,11 +13,12 @@ from ...core.classifier.classifier import to_batch
 from ...core.context import Context
 from ...core.images import ImageSet
 from ...diffusion.denoisers.base import Denoiser
+from ...diffusion.fit.choose import refuse_seen
 from ...diffusion.fit.timing import STEPS, denoiser_to_time, seconds_of, seconds_per_answer, seconds_per_view
 from ...diffusion.plan import Plan
 from ...diffusion.purify import purify_batch
-from .denoiser import NAME, fit_settings, plan_round, prepare_denoiser, refuse_seen
-from .models import fresh_classifier
+from .denoiser import NAME, fit_settings, plan_round, prepare_denoiser
+from .models import Trainer
 from .purify import CHUNK, some_clean
 from .settings import DataElixirSettings
 
@@ -45,7 +46,7 @@ def estimate(case: Case, settings: DataElixirSettings, context: Context) -> dict
         reference = len(some_clean(case.clean, settings.detection.reference_per_class, context))
         likely, most = likely + reference, most + reference
     nfe = planned.nfe * settings.purification.rounds
-    classifier = fresh_classifier(case, settings, context)
+    classifier = Trainer(settings, context, None).start_of_probe(case)
     per_view = seconds_per_view(classifier, images, settings.recipe, context)
     voting = settings.slots * seconds_per_answer(classifier, images, settings.recipe.batch_size)
     per_image = int(np.prod(images.image_shape)) * images.images.dtype.itemsize

@@ -44,8 +44,14 @@ class Trainer:
             assert case.model is not None
             self.probe = case.model.clone().to(self.context.device).eval()
         else:
-            self.probe = self.learn(case.train, fresh_classifier(case, self.settings, self.context), "probe")
+            self.probe = self.learn(case.train, self.start_of_probe(case), "probe")
         return self.probe
+
+    def start_of_probe(self, case: Case) -> Classifier:
+        """Return an untrained probe: the named architecture, else that of the case's model, else preactresnet18."""
+        assert case.train is not None
+        seed = self.context.derive_seed("dataelixir", "weights", "probe")
+        return untrained(case.train, self.settings.architecture, seed, self.context.device, like=case.model)
 
     def learn(self, images: ImageSet, model: Classifier, name: str, lr: float | None = None) -> Classifier:
         """Train *model* in place on *images* and return it, in eval mode.
@@ -65,12 +71,6 @@ class Trainer:
     def fresh(self, name: str) -> Classifier:
         """Return the probe's architecture with new weights drawn under *name*."""
         return self.probe.fresh(self.context.derive_seed("dataelixir", "weights", name))
-
-
-def fresh_classifier(case: Case, settings: DataElixirSettings, context: Context) -> Classifier:
-    """Return an untrained probe: the named architecture, else that of the case's model, else preactresnet18."""
-    seed = context.derive_seed("dataelixir", "weights", "probe")
-    return untrained(case, settings.architecture, seed, context.device)
 
 
 C1, C2 = 0.01**2, 0.03**2  # Wang et al., 2004, for images in [0, 1]

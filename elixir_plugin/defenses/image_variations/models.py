@@ -95,9 +95,14 @@ class Trainer:
             student.input_size = images.image_shape[0]
 
     def _fresh(self, case: Case, name: str) -> Classifier:
-        settings = self.settings
+        assert case.train is not None
         return untrained(
-            case, settings.architecture, self._seed(name), self.context.device, normalised=settings.normalize
+            case.train,
+            self.settings.architecture,
+            self._seed(name),
+            self.context.device,
+            like=case.model,
+            normalised=self.settings.normalize,
         )
 
     def _seed(self, name: str) -> int:
