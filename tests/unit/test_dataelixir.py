@@ -52,7 +52,7 @@ from elixir_plugin.diffusion.denoisers.gaussian import GaussianDenoiser, OracleD
 from elixir_plugin.diffusion.denoisers.unet import Architecture, build_unet
 from elixir_plugin.diffusion.fit import choose as choice
 from elixir_plugin.diffusion.fit import timing as costs
-from elixir_plugin.diffusion.fit.choose import refuse_seen
+from elixir_plugin.diffusion.fit.choose import provenance, refuse_seen
 from elixir_plugin.diffusion.noise import normal_noise
 from elixir_plugin.diffusion.sampler import jump, predicted_image, reverse
 from elixir_plugin.diffusion.schedule import Schedule
@@ -1028,7 +1028,7 @@ def test_a_denoiser_of_unknown_origin_is_told(tmp_path: Path) -> None:
     (tmp_path / "foreign" / "card.json").unlink()
     settings = DataElixirSettings.build({**SHORT, "denoiser": str(tmp_path / "foreign")})
     denoiser = dataelixir_denoiser.prepare_denoiser(tiny_case(), settings, Context())
-    facts, note = dataelixir_denoiser.provenance(denoiser, settings)
+    facts, note = provenance(denoiser, settings.denoiser)
     assert facts["images_seen"] is None and note is not None and "not on record" in note
     assert refuse_seen(denoiser, suspects(tiny_case()), forced=False) is None
 

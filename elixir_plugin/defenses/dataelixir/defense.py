@@ -36,11 +36,12 @@ from ...core.outcome import Outcome
 from ...core.panels import Panel
 from ...defense import Card, Defense
 from ...diffusion.denoisers.base import Denoiser
+from ...diffusion.fit.choose import admit_denoiser
 from ...diffusion.plan import Plan
 from ...errors import InputError, MissingNeedError
 from ...io.files import plain
 from ...training.fit import refuse_unknown_architecture
-from .denoiser import plan_round, prepare_denoiser, provenance, refuse_no_denoiser, refuse_seen
+from .denoiser import plan_round, prepare_denoiser, refuse_no_denoiser
 from .estimate import estimate
 from .models import Trainer
 from .outcome import build_outcome, panels_of, warnings_for
@@ -143,11 +144,10 @@ class DataElixir(Defense):
         """Return the denoiser on the device and what it has seen, refusing one that knows the suspect set."""
         assert case.train is not None
         denoiser = self.prepare_denoiser(case, context).to(context.device)
-        facts, unknown = provenance(denoiser, self.settings)
-        known = refuse_seen(denoiser, case.train, forced=self.settings.force_denoiser)
-        for note in (unknown, known):
-            if note is not None:
-                context.note(note)
+        settings = self.settings
+        facts, notes = admit_denoiser(denoiser, settings.denoiser, case.train, forced=settings.force_denoiser)
+        for note in notes:
+            context.note(note)
         return denoiser, facts
 
     def _reference(

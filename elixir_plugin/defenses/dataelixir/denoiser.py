@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
 
 from ...core.case import Case
 from ...core.context import Context
 from ...core.images import ImageSet
 from ...diffusion.denoisers.base import Denoiser
 from ...diffusion.denoisers.gaussian import GaussianDenoiser
-from ...diffusion.fit import choose as choice
-from ...diffusion.fit.choose import refuse_seen as refuse_seen  # noqa: PLC0414  (re-exported: part of the choice)
+from ...diffusion.fit import choose
 from ...diffusion.fit.settings import FitSettings
 from ...diffusion.plan import Plan, plan
 from ...diffusion.sampler import Step
@@ -29,10 +27,10 @@ def refuse_no_denoiser(case: Case, settings: DataElixirSettings) -> None:
     :raises ElixirError: without a reserved clean set, when that set holds images of the suspect set, or when the
         reverse chain does not fit the chain that would be trained.
     """
-    choice.refuse_no_denoiser(case, settings.denoiser, defense="dataelixir", forced=settings.force_denoiser)
+    choose.refuse_no_denoiser(case, settings.denoiser, defense="dataelixir", forced=settings.force_denoiser)
     if settings.denoiser is None and case.train is not None:
         fit = fit_settings(settings)
-        choice.refuse_untrained(settings.purification.level, fit)
+        choose.refuse_untrained(settings.purification.level, fit)
         stand_in = GaussianDenoiser(Schedule(fit.schedule, fit.length), 0.0, 1.0, case.train.image_shape[2])
         plan_round(stand_in, settings, case.train)
 
@@ -43,7 +41,7 @@ def prepare_denoiser(case: Case, settings: DataElixirSettings, context: Context)
     A denoiser with fixed variance gets the one of the settings, whatever its scheduler config says.
     """
     assert case.train is not None
-    denoiser = choice.named_or_trained(
+    denoiser = choose.named_or_trained(
         settings.denoiser,
         case.clean,
         fit_settings(settings),
@@ -58,16 +56,7 @@ def prepare_denoiser(case: Case, settings: DataElixirSettings, context: Context)
 
 def fit_settings(settings: DataElixirSettings) -> FitSettings:
     """Return how to train a denoiser: unless something else is said, on the part of the chain that is used."""
-    fit = settings.fit
-    if fit.t_train_max is not None:
-        return fit
-    needed = settings.purification.level.resolve(Schedule(fit.schedule, fit.length))
-    return fit.model_copy(update={"t_train_max": min(fit.length, max(1, needed + settings.jump_beyond))})
-
-
-def provenance(denoiser: Denoiser, settings: DataElixirSettings) -> tuple[dict[str, Any], str | None]:
-    """Return which data the denoiser saw, for the tables, and a note where that is not known."""
-    return choice.provenance(denoiser, settings.denoiser)
+    return choose.fit_for(settings.fit, settings.purification.level, beyond=int(settings.jump_beyond))
 
 
 def plan_round(denoiser: Denoiser, settings: DataElixirSettings, train: ImageSet) -> Plan:

@@ -79,6 +79,32 @@ def named_or_trained(
     return fit_denoiser(clean, fit, context, name=name)
 
 
+def fit_for(fit: FitSettings, level: NoiseLevel, *, beyond: int = 0) -> FitSettings:
+    """Return *fit*, limited to the part of the chain that *level* needs unless ``t_train_max`` is set already.
+
+    :param beyond: indices to train above the level.
+    """
+    if fit.t_train_max is not None:
+        return fit
+    needed = level.resolve(Schedule(fit.schedule, fit.length)) + beyond
+    return fit.model_copy(update={"t_train_max": min(fit.length, max(1, needed))})
+
+
+def admit_denoiser(
+    denoiser: Denoiser, source: str | None, train: ImageSet, *, forced: bool
+) -> tuple[dict[str, Any], list[str]]:
+    """Return which data the denoiser saw, for the tables, and what a reader must know about it.
+
+    :param source: the denoiser that was named, or None when it was trained on the reserved clean set.
+    :param train: the suspect set.
+    :param forced: see :func:`refuse_seen`.
+    :raises InputError: when the denoiser was trained on images of the suspect set.
+    """
+    seen = refuse_seen(denoiser, train, forced=forced)
+    facts, unknown = provenance(denoiser, source)
+    return facts, [note for note in (unknown, seen) if note is not None]
+
+
 def refuse_seen(denoiser: Denoiser, train: ImageSet, *, forced: bool) -> str | None:
     """Refuse a denoiser that was trained on images of the suspect set: it has learned their triggers as well.
 
