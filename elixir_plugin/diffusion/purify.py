@@ -115,7 +115,7 @@ def _refuse_bad_batch(plan: Plan, images: Tensor, ids: Tensor) -> None:
 
 @dataclass(frozen=True)
 class _BatchPurifier:
-    """One part of a batch on its way up to ``t*`` and back."""
+    """Purifies one part of a batch: noise up to ``t*``, then the reverse chain, as often as there are rounds."""
 
     denoiser: Denoiser
     plan: Plan
@@ -141,7 +141,7 @@ class _BatchPurifier:
         return self._pixels(states)
 
     def _round(self, states: Tensor, number: int, slots: Tensor | None, finite: Tensor) -> Tensor:
-        """Go up and back once; only the states that were asked for outlive their step."""
+        """Noise and denoise once; only the states that were asked for are kept."""
         settings, steps = self.plan.settings, self.plan.steps
         states = jump(steps[0], states, self._noise(states, number, self.plan.t_star))
         first_kept = len(steps) - (0 if slots is None else slots.shape[1])

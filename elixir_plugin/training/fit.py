@@ -106,7 +106,7 @@ def learn(
     :param stage: of the context.
     :param state: file that keeps the state, so that a killed run resumes where it stopped; None: keep nothing.
     :param objective: default cross-entropy.
-    :param identity: what decides the result beside images, start and recipe, in JSON types.
+    :param identity: what decides the result besides images, start and recipe, in JSON types.
     """
     checkpoint = None
     if state is not None:

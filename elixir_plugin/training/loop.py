@@ -238,7 +238,7 @@ def _deterministic(device: torch.device) -> Iterator[None]:
 
 
 def _seed(device: torch.device, seed: int) -> None:
-    """Seed the device's global stream, anew for every epoch, so that a run can go on at any of them.
+    """Seed the device's global stream, once per epoch, so that a run can resume at any of them.
 
     Not ``torch.manual_seed``: it also seeds devices that are not in use here, and those are not restored.
     """

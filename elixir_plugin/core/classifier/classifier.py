@@ -29,7 +29,7 @@ class Classifier(nn.Module):
 
     :param module: maps normalised images to logits ``[B, num_classes]``.
     :param mean, std: per-channel normalisation, applied inside; one value serves all channels.
-    :param architecture: name under which :func:`build_module` can make ``module`` anew.
+    :param architecture: name under which :func:`build_module` can build ``module`` again.
     :param input_size: edge length to resize to (bilinear) before the module, for networks with a fixed input.
     :raises InputError: for a standard deviation that is not positive.
 
@@ -112,7 +112,7 @@ class Classifier(nn.Module):
     def fresh(self, seed: int) -> Self:
         """Return the same architecture on the same device with new weights drawn under *seed*, in training mode.
 
-        :raises InputError: when the module has weights that nothing can draw anew.
+        :raises InputError: when the module has weights that nothing can draw again.
         """
         new = self.clone().cpu()  # drawn there, so that weights do not depend on the device
         with _drawing(seed):

@@ -158,8 +158,10 @@ class DataElixir(Defense):
             return None
         assert clean is not None  # see `check`
         rows = some_clean(clean, self.settings.detection.reference_per_class, context)
-        aside = dataclasses.replace(purifier, images=clean.subset(rows), seed=derive_seed(purifier.seed, "reference"))
-        return make_reference(aside, folder / "reference", context)
+        for_clean = dataclasses.replace(
+            purifier, images=clean.subset(rows), seed=derive_seed(purifier.seed, "reference")
+        )
+        return make_reference(for_clean, folder / "reference", context)
 
     def _search(
         self, purifier: Purifier, reference: Reference | None, folder: Path, context: Context

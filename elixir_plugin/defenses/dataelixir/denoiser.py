@@ -94,7 +94,7 @@ def _refuse_noisy_states(planned: Plan, settings: DataElixirSettings) -> None:
 def _beyond(planned: Plan, schedule: Schedule) -> Plan:
     """Return the plan with a step in front that noises one index deeper and denoises without a change.
 
-    The released code noises to index T and tells the network that it is at T − 1. The step in front costs
+    The released code noises to index T but passes T − 1 to the network. The step in front costs
     an evaluation whose answer is not used.
 
     :raises SettingsError: when the chain ends at T − 1.

@@ -102,7 +102,7 @@ SCATTERED = 0.25  # share of anomalies whose copies agree on another label, abov
 
 
 def warnings_for(finding: ClassFinding) -> list[str]:
-    """Return what a reader must know about this finding."""
+    """Return warnings about how far this finding can be trusted."""
     notes = []
     count = len(finding.size)
     compared = finding.mode in COMPARED

@@ -31,7 +31,7 @@ from .settings import DataElixirSettings
 from .votes import Reference, kept_shares
 
 AT_ONCE = 2048 * 32 * 32  # pixels per classifier batch, whatever M and image size are
-CHUNK = 256  # samples per chunk on every device, so that a run may go on elsewhere
+CHUNK = 256  # samples per chunk on every device, so that a run may resume elsewhere
 
 
 class Candidates:

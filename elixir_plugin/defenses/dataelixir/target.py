@@ -1,7 +1,7 @@
 """DataElixir, step 4: which classes are targets of an attack.
 
 Purified poison of class ``c`` scatters to its true classes, so that little of the pooled votes stays on ``c``. Benign
-anomalies are mostly wobble at a class boundary and keep their mass on ``c``. A class is a target when it stands out.
+anomalies are mostly images near a class boundary and keep their mass on ``c``. A class is a target when it stands out.
 
 The released rule raises chance alarms: with ten classes and no attack at all, it flags one in half of the cases. Four
 guards, on by default, and all off in preset ``parity``:

@@ -79,7 +79,7 @@ class Making:
     :param likely, most: ways that it may go.
     :param words: which strength.
     :param kept: variations that are there already.
-    :param sure: whether the run takes them, whatever it finds.
+    :param sure: whether the run is certain to use them.
     """
 
     producer: VariationGenerator

@@ -56,7 +56,7 @@ class VariationGenerator:
         return self.settings.num_variations
 
     def make(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.uint8], dict[str, int]]:
-        """Return the variations *numbers*, ``[n, H, W, C]``, and how many were made again, and are blank all the same.
+        """Return the variations *numbers*, ``[n, H, W, C]``, and how many were made again, and are still blank.
 
         An image that is blank itself may have blank variations.
         """

@@ -1,4 +1,4 @@
-"""Which denoiser a defense uses: one that is named, or one trained on the reserved clean set; and what it has seen."""
+"""Which denoiser a defense uses, a named one or one trained on the reserved clean set, and what it was trained on."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def fit_for(fit: FitSettings, level: NoiseLevel, *, beyond: int = 0) -> FitSetti
 def admit_denoiser(
     denoiser: Denoiser, source: str | None, train: ImageSet, *, forced: bool
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return which data the denoiser saw, for the tables, and what a reader must know about it.
+    """Return which data the denoiser saw, for the tables, and warnings about it.
 
     :param source: the denoiser that was named, or None when it was trained on the reserved clean set.
     :param train: the suspect set.
@@ -108,7 +108,7 @@ def admit_denoiser(
 def refuse_seen(denoiser: Denoiser, train: ImageSet, *, forced: bool) -> str | None:
     """Refuse a denoiser that was trained on images of the suspect set: it has learned their triggers as well.
 
-    :returns: what a reader must know when it is *forced* all the same.
+    :returns: a warning when it is *forced* in spite of that; else None.
     :raises InputError: naming how many images it has seen.
     """
     count = count_seen(denoiser, train)

@@ -41,7 +41,7 @@ TOUCH_EVERY = 5.0  # seconds between two touches of the sign file
 class NoisyBatches:
     """Blocks of batches drawn uniformly, with replacement, from ``[0, B)``, each with its noise and indices.
 
-    All draws of a block are functions of (seed, name, number of the block), so training can go on at any block. Copies
+    All draws of a block are functions of (seed, name, number of the block), so training can resume at any block. Copies
     of the images would change no draw's distribution, so there are none.
 
     :param padding: rows and columns to add below and to the right, by reflection, as purification does.
@@ -117,12 +117,12 @@ def fit_into(
 ) -> UNetDenoiser:
     """Train as :func:`fit_denoiser` does and save to *folder*, or load what an equal call has saved there.
 
-    The state of a call under way is in :func:`state_file`, which goes when the folder is there. Under ``torchrun`` rank
-    0 trains, and the others wait for it; so does another process that is to make the same folder.
+    The state of an unfinished call is in :func:`state_file`, which is removed when the folder is there. Under
+    ``torchrun`` rank 0 trains, and the others wait for it; so does another process that is to make the same folder.
 
     :param timing: JSON file that gets the ``seconds`` of the training, those of killed calls up to the last state that
         they saved; not in *folder*, which is the same however often a call was killed.
-    :param sign: a file that is touched when the training starts, and now and then while it goes on.
+    :param sign: a file that is touched when the training starts, and every few seconds until it ends.
     :raises RunError: when something else is in *folder*.
     """
     rank, _ = rank_and_world()
@@ -148,7 +148,7 @@ def _make(
     timing: Path | None,
     sign: Path | None,
 ) -> None:
-    """Train, or go on, and save to *folder*; see :func:`fit_into`."""
+    """Train, or resume, and save to *folder*; see :func:`fit_into`."""
     for path in (folder.absolute(), state_file(folder)):
         remove_leftovers(path.parent, path.name)
     denoiser, seconds = _fit(images, settings, context, name, state_file(folder), sign=sign)
@@ -158,7 +158,7 @@ def _make(
 
 
 def state_file(folder: Path) -> Path:
-    """Return where the state of a call under way is kept."""
+    """Return where the state of an unfinished call is kept."""
     return Path(f"{folder.absolute()}.checkpoint")
 
 

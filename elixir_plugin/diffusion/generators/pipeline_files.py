@@ -54,7 +54,7 @@ def load_pipeline(
             where=folder,
             found=_short(error),
             allowed=f"a complete diffusers folder of {pipeline}",
-            hint="fetch the folder anew, or name another with --set weights=FOLDER",
+            hint="fetch the folder again, or name another with --set weights=FOLDER",
         ) from error
     return pipe, source or default
 
