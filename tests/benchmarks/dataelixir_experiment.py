@@ -1,4 +1,4 @@
-"""DataElixir on a Gaussian mixture in image space, with its closed-form denoiser: small experiment of the spec (§8).
+"""DataElixir on a Gaussian mixture in image space, with its closed-form denoiser: a small experiment.
 
 ::
 
@@ -188,7 +188,7 @@ def make_defense(preset: str, **values: Any) -> MixtureElixir:
 
 
 def measure(case: Case, outcome: Outcome, before: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the numbers of the spec's table; recall and FPR are about changed labels, images count apart."""
+    """Return the numbers of one row; recall and FPR are about changed labels, images count apart."""
     assert case.train is not None and case.truth is not None and outcome.flagged is not None
     found = repair_metrics(case.train, outcome, case.truth)
     assert found is not None

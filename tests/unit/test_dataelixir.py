@@ -1,4 +1,4 @@
-"""DataElixir as a whole, on denoisers that are formulas (spec §8, tests 1, 3, 4, 9 to 13; §7)."""
+"""DataElixir as a whole, on denoisers that are formulas."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ from elixir_plugin.training.loop import Recipe, train
 
 CHAIN = Schedule("linear", 1000)
 FIT = {"size": "tiny", "schedule": "linear", "length": 1000, "learn_sigma": False, "iterations": 2, "batch_size": 4}
-WALK = {"rounds": 2, "steps": 2, "dense_below": 2}  # 3 evaluations per round
+ROUNDS = {"rounds": 2, "steps": 2, "dense_below": 2}  # 3 evaluations per round
 SHORT: dict[str, Any] = {
     "architecture": "fast_resnet",
     "fit": FIT,
-    "purification": WALK,
+    "purification": ROUNDS,
     "states": 2,
     "threshold": 2,
     "recipe": {"epochs": 1, "batch_size": 32, "augmentation": {"crop": 0, "flip": False}},
@@ -109,7 +109,7 @@ class Watching(GaussianDenoiser):
 
     @staticmethod
     def first_states(purifier: Purifier) -> tuple[int, Tensor]:
-        """Return the index that the copies of all samples are walked back from, and the states there."""
+        """Return the index that the reverse chain of all samples starts from, and the states there."""
         assert isinstance(purifier.denoiser, Watching)
         purifier.copies(np.arange(len(purifier.images)))
         return purifier.denoiser.asked[0]
@@ -174,8 +174,8 @@ def test_the_forward_jump_has_the_right_mean_and_spread(beyond: bool) -> None:
     assert float(states.std()) == pytest.approx(spread, abs=3 * spread / (2 * draws) ** 0.5)
 
 
-def test_a_jump_beyond_the_walk_changes_the_states_by_one_noise_step_and_nothing_else() -> None:
-    """The step in front is idle: walking from it gives what noising deeper and walking from T − 1 gives."""
+def test_a_jump_beyond_the_chain_changes_the_states_by_one_noise_step_and_nothing_else() -> None:
+    """The step in front is idle: denoising from it gives what noising deeper and denoising from T − 1 gives."""
     images = tiny_case(size=4).train
     assert images is not None
     plain, beyond = (purifier({"jump_beyond": deeper}, images, Counting()) for deeper in (False, True))
@@ -193,7 +193,7 @@ def test_a_jump_beyond_the_walk_changes_the_states_by_one_noise_step_and_nothing
 def test_a_jump_beyond_the_end_of_the_chain_is_refused() -> None:
     whole = {"level": {"steps": 1000, "of": 1000}}
     with pytest.raises(SettingsError, match="beyond the end"):
-        purifier({"jump_beyond": True, "purification": {**WALK, **whole}}, suspects(tiny_case()), Counting())
+        purifier({"jump_beyond": True, "purification": {**ROUNDS, **whole}}, suspects(tiny_case()), Counting())
 
 
 def test_every_copy_costs_what_the_plan_says_and_no_more() -> None:
@@ -216,16 +216,16 @@ def test_the_last_state_of_every_round_is_what_an_oracle_knows() -> None:
 @pytest.mark.parametrize("clip", [True, False])
 def test_a_round_starts_from_the_clamped_final_state_of_the_one_before(clip: bool) -> None:
     images, denoiser, rows = suspects(tiny_case()), Watching(), np.arange(5)
-    made = purifier({"purification": {**WALK, "rounds": 3, "clip": clip}, "states": 1}, images, denoiser)
+    made = purifier({"purification": {**ROUNDS, "rounds": 3, "clip": clip}, "states": 1}, images, denoiser)
     copies, steps, ids = made.copies(rows), made.planned.steps, torch.tensor(images.ids[rows])
     start = to_batch(images.read(rows), denoiser.device)
     beyond = False
     for number in range(3):
         seed = derive_seed(made.seed, "round", number)
         noise = normal_noise(seed, ids, 0, made.planned.t_star, (3, 8, 8), device="cpu")
-        walked = denoiser.asked[number * len(steps) : (number + 1) * len(steps)]
-        assert torch.equal(walked[0][1], jump(steps[0], start * 2 - 1, noise))
-        index, last = walked[-1]
+        states_seen = denoiser.asked[number * len(steps) : (number + 1) * len(steps)]
+        assert torch.equal(states_seen[0][1], jump(steps[0], start * 2 - 1, noise))
+        index, last = states_seen[-1]
         final = predicted_image(steps[-1], last, denoiser.predict(last, torch.full((5,), index)).eps, clip=False)
         denoiser.asked.pop()  # that was a question of this test
         beyond |= bool((final.abs() > 1).any())
@@ -237,9 +237,9 @@ def test_a_round_starts_from_the_clamped_final_state_of_the_one_before(clip: boo
 def test_noise_adds_up_over_rounds() -> None:
     """Chained rounds, and a denoiser that sees no noise anywhere."""
     grey = ImageSet(np.full((40, 8, 8, 3), 128, np.uint8), np.zeros(40, int), 2)
-    walk = {"rounds": 3, "steps": 1, "dense_below": 0, "level": {"steps": 3, "of": 1000}}
+    rounds = {"rounds": 3, "steps": 1, "dense_below": 0, "level": {"steps": 3, "of": 1000}}
     blind = GaussianDenoiser(CHAIN, mean=0.0, std=1e6)
-    settings = {"purification": walk, "states": 1, "keep": "predictions"}
+    settings = {"purification": rounds, "states": 1, "keep": "predictions"}
     copies = purifier(settings, grey, blind).copies(np.arange(40)).astype(float)
     spread = copies.std((0, 2, 3, 4))
     np.testing.assert_allclose(spread / spread[0], np.sqrt([1, 2, 3]), rtol=0.05)
@@ -287,7 +287,7 @@ def test_copies_do_not_depend_on_the_batch_size(batch: int) -> None:
     images = suspects(tiny_case())
     rows = np.arange(20)
     expected = purifier({}, images, Counting()).copies(rows)
-    found = purifier({"purification": {**WALK, "batch_size": batch}}, images, Counting()).copies(rows)
+    found = purifier({"purification": {**ROUNDS, "batch_size": batch}}, images, Counting()).copies(rows)
     assert (found == expected).all()
 
 
@@ -299,7 +299,7 @@ def test_copies_depend_on_seed_and_sample_but_not_on_the_company() -> None:
     assert (both[0] != both[1]).any()
 
 
-def test_coarse_walks_whose_last_states_are_noisy_are_refused() -> None:
+def test_coarse_chains_whose_last_states_are_noisy_are_refused() -> None:
     images = suspects(tiny_case())
     coarse = {"purification": {"rounds": 1, "steps": 10, "dense_below": 0}, "states": 3}
     with pytest.raises(SettingsError, match="noisy") as refusal:
@@ -310,7 +310,7 @@ def test_coarse_walks_whose_last_states_are_noisy_are_refused() -> None:
         purifier({**coarse, "states": 11, "keep": "predictions"}, images, Counting())
 
 
-def test_predictions_kept_of_a_ddim_walk_are_free_of_noise() -> None:
+def test_predictions_kept_of_a_ddim_chain_are_free_of_noise() -> None:
     case = tiny_case()
     images = suspects(case)
     settings = {"purification": {"rounds": 1, "steps": 4, "dense_below": 0, "sampler": "ddim"}, "states": 4}
@@ -364,7 +364,7 @@ def test_the_chosen_slot_is_the_image_that_is_handed_back(tmp_path: Path) -> Non
 
 def test_copies_of_the_original_change_nothing_even_where_every_class_is_a_target() -> None:
     case = tiny_case()
-    kept = {"purification": {**WALK, "sampler": "ddim"}, "keep": "predictions"}
+    kept = {"purification": {**ROUNDS, "sampler": "ddim"}, "keep": "predictions"}
     for mode in ("mad", "all"):
         outcome = run(case, oracle(case), detection={"mode": mode}, **kept)
         assert outcome.tables["target_classes"] == ([] if mode == "mad" else [0, 1, 2, 3])
@@ -433,7 +433,7 @@ def test_poison_that_purification_uncovers_is_found_and_gets_its_true_label(
 @pytest.mark.parametrize(
     ("mode", "clean", "used"), [("auto", 80, "excess"), ("auto", 79, "mad"), ("excess", 40, "excess")]
 )
-def test_reserved_clean_images_serve_as_yardstick(
+def test_reserved_clean_images_serve_as_reference_set(
     poisoned: tuple[Case, OracleDenoiser, np.ndarray[Any, Any]], mode: str, clean: int, used: str
 ) -> None:
     case, oracle_of_suspects, rows = poisoned
@@ -453,13 +453,13 @@ def test_reserved_clean_images_serve_as_yardstick(
     assert f"{'none' if used == 'excess' else 2} had such a class" in outcome.verdict.meaning
 
 
-def test_a_yardstick_that_is_not_there_is_refused() -> None:
+def test_a_missing_reference_set_is_refused() -> None:
     lacking = dataclasses.replace(tiny_case(), clean=None)
     with pytest.raises(MissingNeedError, match="clean set to compare with"):
         run(lacking, detection={"mode": "excess"})
 
 
-def test_a_yardstick_that_the_denoiser_was_trained_on_is_told() -> None:
+def test_a_reference_set_that_the_denoiser_was_trained_on_is_noted() -> None:
     case = tiny_case()
     values: dict[str, Any] = {"detection": {"mode": "excess", "reference_per_class": 4}}
     for denoiser, told in ((tiny_denoiser(case.clean), True), (tiny_denoiser(None), False)):
@@ -467,7 +467,7 @@ def test_a_yardstick_that_the_denoiser_was_trained_on_is_told() -> None:
         assert any("trained on 16 of the 16 reserved clean images" in note for note in notes) == told
 
 
-def test_a_killed_run_with_a_yardstick_goes_on(tmp_path: Path) -> None:
+def test_a_killed_run_with_a_reference_set_resumes(tmp_path: Path) -> None:
     values: dict[str, Any] = {"detection": {"mode": "excess", "reference_per_class": 4}}
     whole = run(work=tmp_path / "whole", **values)
     with pytest.raises(Interrupted):
@@ -488,7 +488,7 @@ def test_unanimous_labels_can_be_left_to_the_benign_model(
 def test_stable_samples_of_target_classes_are_replaced_on_request(
     poisoned: tuple[Case, OracleDenoiser, np.ndarray[Any, Any]],
 ) -> None:
-    """Clean-label poison (B6): the label is right, the trigger has to go."""
+    """Clean-label poison: the label is right, the trigger has to go."""
     case, denoiser, rows = poisoned
     outcome = run(case, denoiser, probe="case", purify_all_in_target=True, train_final=False)
     table, given = samples(outcome), suspects(case).labels
@@ -586,8 +586,8 @@ def test_dropping_samples_that_do_not_move_saves_evaluations_and_keeps_those_tha
             Tallied.seen += len(states)
             return super().predict(states, indices)
 
-    walk = {**WALK, "rounds": 3}
-    kept: dict[str, Any] = {"probe": "case", "train_final": False, "purification": walk}
+    rounds = {**ROUNDS, "rounds": 3}
+    kept: dict[str, Any] = {"probe": "case", "train_final": False, "purification": rounds}
     spent = []
     for drop in (None, 1):
         Tallied.seen = 0
@@ -879,8 +879,8 @@ def test_a_run_killed_while_it_purifies_goes_on_and_ends_with_the_same_result(
     arrays = {"x_train": case.train, "x_clean": case.clean}
     labels = {name.replace("x", "y", 1): each.labels for name, each in arrays.items()}
     np.savez(tmp_path / "case.npz", **{name: each.read(slice(None)) for name, each in arrays.items()}, **labels)
-    walk = {**WALK, "rounds": 1, "dense_below": 1, "batch_size": 8}
-    settings = {**SHORT, "purification": walk, "states": 1, "threshold": 1, "detection": TARGET}
+    rounds = {**ROUNDS, "rounds": 1, "dense_below": 1, "batch_size": 8}
+    settings = {**SHORT, "purification": rounds, "states": 1, "threshold": 1, "detection": TARGET}
     file = {"defense": "dataelixir", "source": f"arrays:{tmp_path / 'case.npz'}", "settings": settings}
     (tmp_path / "run.yaml").write_text(json.dumps(file))
     tiny_denoiser(None)  # imports what takes seconds to import, once for both processes
@@ -973,7 +973,7 @@ def test_a_reserved_clean_set_in_another_type_of_pixel_is_compared_all_the_same(
     [
         ({"fit": {**FIT, "t_train_max": 149}}, "above what the denoiser is to be trained for"),
         ({"states": 4}, "more states to keep than steps"),
-        ({"purification": {**WALK, "steps": 151}}, "number of steps"),
+        ({"purification": {**ROUNDS, "steps": 151}}, "number of steps"),
         ({"architecture": "fast_resnt"}, "unknown architecture"),
         ({"detection": {"mode": "given", "targets": [0, 4]}, "detect_per_class": 10}, "no such class"),
     ],
@@ -990,13 +990,13 @@ def test_settings_that_cannot_work_are_refused_before_a_denoiser_is_trained(
         defense.estimate(tiny_case(), Context())
 
 
-def test_a_jump_beyond_needs_a_walk_that_can_take_it() -> None:
+def test_a_jump_beyond_needs_a_sampler_that_can_take_it() -> None:
     with pytest.raises(SettingsError, match="jump_beyond"):
         DataElixirSettings.build({"jump_beyond": True, "purification": {"sampler": "ddim"}})
 
 
 @pytest.mark.parametrize("variance", ["fixed_large", "fixed_small"])
-def test_a_walk_takes_the_variance_of_the_settings_unless_the_denoiser_learned_its_own(
+def test_the_reverse_chain_takes_the_variance_of_the_settings_unless_the_denoiser_learned_its_own(
     tmp_path: Path, variance: Variance
 ) -> None:
     settings = DataElixirSettings.build({**SHORT, "denoiser": str(tmp_path / "d"), "variance": variance})

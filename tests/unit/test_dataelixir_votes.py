@@ -1,4 +1,4 @@
-"""DataElixir, steps 2 to 4: votes, statuses, target classes (spec §8, tests 5 to 7; §7, B2 and B3)."""
+"""DataElixir, steps 2 to 4: votes, statuses, target classes."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_the_discrepancy_is_a_kl_divergence(counts: list[int], smoothing: float)
     pools = np.zeros((4, 4), np.int64)
     pools[1] = counts
     found = discrepancies(pools, smoothing)
-    assert found[[0, 2, 3]].tolist() == [0, 0, 0]  # empty pools (B2)
+    assert found[[0, 2, 3]].tolist() == [0, 0, 0]  # empty pools
     if sum(counts):
         share = (np.array(counts) + smoothing) / (sum(counts) + 4 * smoothing)
         assert found[1] == pytest.approx(min(entropy([0, 1, 0, 0], share), 50.0), abs=1e-9)

@@ -1,4 +1,4 @@
-"""The defense as a whole, on generators that are formulas (image_variations.md §8, properties 1, 2, 4 and 6; §7)."""
+"""The defense as a whole, on generators that are formulas."""
 
 from __future__ import annotations
 

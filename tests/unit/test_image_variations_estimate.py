@@ -218,11 +218,11 @@ class Slow(PipelineGenerator):
 
     def __init__(self, clock: Clock, steps: int, **values: Any) -> None:
         super().__init__(None, GeneratorSettings.build({"num_inference_steps": steps, "gen_size": 8, **values}), "here")
-        self.clock, self.walked = clock, list[int]()
+        self.clock, self.asked = clock, list[int]()
 
     def _call(self, images: Tensor, generators: list[torch.Generator]) -> Tensor:
-        self.clock.now += len(images) * (2 + 3 * self.steps) + 90 * (not self.walked)
-        self.walked.append(self.steps)
+        self.clock.now += len(images) * (2 + 3 * self.steps) + 90 * (not self.asked)
+        self.asked.append(self.steps)
         return torch.stack([torch.rand(3, 8, 8, generator=each) for each in generators])
 
     def fingerprint(self) -> str:
@@ -242,7 +242,7 @@ def test_a_pipeline_is_timed_on_short_walks(clock: Clock) -> None:
     assert evaluations(generator) == 100
     throughput = measure(producer(generator), CPU)
     assert (throughput.once, throughput.per_evaluation) == (pytest.approx(2), pytest.approx(1.5))
-    assert max(generator.walked) < 5 and generator.steps == 50
+    assert max(generator.asked) < 5 and generator.steps == 50
     assert throughput.seconds(100) == pytest.approx(2 + 50 * 3)
     plain = Slow(clock, 7, guidance_scale=1.0)
     assert evaluations(plain) == 7 and measure(producer(plain), CPU).seconds(7) == pytest.approx(2 + 7 * 3)

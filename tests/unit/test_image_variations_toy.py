@@ -1,4 +1,4 @@
-"""Image variations with an oracle for a generator, as measured in its specification (§8): minutes on one core.
+"""Image variations with an oracle for a generator: minutes on one core.
 
 The data, network and poison of the toy of D3. The oracle draws a new image of the true class; a share of the poison
 samples keeps its trigger (residual), a share of all samples gets the content of a random class (drift). Labels stay

@@ -1,7 +1,4 @@
-"""Every diffusers pipeline, with tiny random weights, through the real loading and calling code; no network.
-
-(image_variations.md §8, property 8.)
-"""
+"""Every diffusers pipeline, with tiny random weights, through the real loading and calling code; no network."""
 
 from __future__ import annotations
 

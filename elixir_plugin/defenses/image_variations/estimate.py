@@ -46,25 +46,25 @@ def estimate(
         seconds = _learning(case, settings, context, case.train).stages
         return {"seconds": seconds, "seconds_total": sum(seconds.values()), "disk_bytes": 0, "memory_bytes": held}
     producer = VariationGenerator(loaded.generator, settings, case.train, seed)
-    making = _making(producer, loaded, case.clean, context)  # first, because it may refuse
+    cost = _variation_cost(producer, loaded, case.clean, context)  # first, because it may refuse
     learning = _learning(case, settings, context, _like_variations(producer))
-    throughput = measure(_set_to(producer, making.most), context.device)
-    likely, most = (making.seconds(each, throughput, learning.per_answer) for each in (making.likely, making.most))
+    throughput = measure(_set_to(producer, cost.most), context.device)
+    likely, most = (cost.seconds(each, throughput, learning.per_answer) for each in (cost.likely, cost.most))
     total = sum(likely.values()) + sum(learning.stages.values())
     return {
-        **making.facts(),
-        "seconds_per_1000_variations": 1000 * throughput.seconds(making.evaluations(making.likely.strength)),
+        **cost.facts(),
+        "seconds_per_1000_variations": 1000 * throughput.seconds(cost.evaluations(cost.likely.strength)),
         "minutes_for_variations": likely["variations"] / 60,
         "seconds": likely | learning.stages,
         "seconds_total": total,
         "seconds_at_most": total + sum(most.values()) - sum(likely.values()),
-        "disk_bytes": making.disk_bytes,
-        "memory_bytes": held + making.count * making.bytes_each,
+        "disk_bytes": cost.disk_bytes,
+        "memory_bytes": held + cost.count * cost.bytes_each,
     }
 
 
 @dataclass(frozen=True)
-class Course:
+class Scenario:
     """One way that a run may go: the strength that it uses, and those that it tries before."""
 
     strength: float | None
@@ -72,8 +72,8 @@ class Course:
 
 
 @dataclass(frozen=True)
-class Making:
-    """What a run would make.
+class VariationCost:
+    """The variations that a run would make, and what they cost.
 
     :param clean: reserved clean images, of which some are tried on.
     :param likely, most: ways that it may go.
@@ -85,8 +85,8 @@ class Making:
     producer: VariationGenerator
     loaded: LoadedGenerator
     clean: int
-    likely: Course
-    most: Course
+    likely: Scenario
+    most: Scenario
     words: str
     kept: int
     sure: bool
@@ -115,16 +115,16 @@ class Making:
         """Return the network evaluations per variation; None where that is not known."""
         return evaluations(with_strength(self.producer.generator, strength))
 
-    def seconds(self, course: Course, throughput: Throughput, per_answer: float) -> dict[str, float]:
+    def seconds(self, scenario: Scenario, throughput: Throughput, per_answer: float) -> dict[str, float]:
         """Return the seconds per stage.
 
         :param per_answer: seconds that the teacher takes for an image.
         """
-        tried = sum(throughput.seconds(self.evaluations(each)) + per_answer for each in course.tried)
+        tried = sum(throughput.seconds(self.evaluations(each)) + per_answer for each in scenario.tried)
         return {
             "generator": self.loaded.fitting or 0.0,
-            "strength": self.per_strength * (tried + per_answer * bool(course.tried)),
-            "variations": (self.count - self.kept) * throughput.seconds(self.evaluations(course.strength)),
+            "strength": self.per_strength * (tried + per_answer * bool(scenario.tried)),
+            "variations": (self.count - self.kept) * throughput.seconds(self.evaluations(scenario.strength)),
         }
 
     def facts(self) -> dict[str, Any]:
@@ -145,39 +145,41 @@ class Making:
             }
         return found
 
-    def _evaluations_of(self, course: Course) -> int:
-        tried = sum(self.evaluations(each) or 0 for each in course.tried)
-        return (self.count - self.kept) * (self.evaluations(course.strength) or 0) + self.per_strength * tried
+    def _evaluations_of(self, scenario: Scenario) -> int:
+        tried = sum(self.evaluations(each) or 0 for each in scenario.tried)
+        return (self.count - self.kept) * (self.evaluations(scenario.strength) or 0) + self.per_strength * tried
 
 
-def _making(producer: VariationGenerator, loaded: LoadedGenerator, clean: ImageSet | None, context: Context) -> Making:
-    likely, most, words = _courses(loaded.generator, clean, producer.settings)
+def _variation_cost(
+    producer: VariationGenerator, loaded: LoadedGenerator, clean: ImageSet | None, context: Context
+) -> VariationCost:
+    likely, most, words = _scenarios(loaded.generator, clean, producer.settings)
     sure = loaded.fitting is None and likely == most
     folder = None if context.work_dir is None else context.work_dir / "image_variations"
     if producer.settings.variations is not None:
         folder = Path(producer.settings.variations)
     kept = 0 if folder is None else already_made(_set_to(producer, likely), folder, sure=sure)
-    return Making(producer, loaded, len(clean or ()), likely, most, words, kept, sure)
+    return VariationCost(producer, loaded, len(clean or ()), likely, most, words, kept, sure)
 
 
-def _courses(
+def _scenarios(
     generator: ImageGenerator, clean: ImageSet | None, settings: ImageVariationsSettings
-) -> tuple[Course, Course, str]:
-    """Return the likely course and the longest one, and in words which strength that is."""
+) -> tuple[Scenario, Scenario, str]:
+    """Return the likely scenario and the longest one, and in words which strength that is."""
     known = without_search(generator, clean, settings)
     if known is not None:
-        course = Course(known.value)
-        return course, course, known.how if known.value is None else f"{known.value:.3g}, {known.how}"
+        scenario = Scenario(known.value)
+        return scenario, scenario, known.how if known.value is None else f"{known.value:.3g}, {known.how}"
     assert isinstance(generator, AdjustableGenerator)
     candidates = possible(generator, settings)
     middle = (len(candidates) - 1) // 2
-    likely = Course(candidates[middle], candidates[: middle + 2])  # the search ends with the first one too strong
+    likely = Scenario(candidates[middle], candidates[: middle + 2])  # the search ends with the first one too strong
     words = f"searched among {', '.join(f'{each:.3g}' for each in candidates)}; {candidates[middle]:.3g} assumed"
-    return likely, Course(candidates[-1], candidates), words
+    return likely, Scenario(candidates[-1], candidates), words
 
 
-def _set_to(producer: VariationGenerator, course: Course) -> VariationGenerator:
-    return dataclasses.replace(producer, generator=with_strength(producer.generator, course.strength))
+def _set_to(producer: VariationGenerator, scenario: Scenario) -> VariationGenerator:
+    return dataclasses.replace(producer, generator=with_strength(producer.generator, scenario.strength))
 
 
 @dataclass(frozen=True)
