@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..io.files import plain
-from .classifier.classifier import Classifier, model_fingerprint
+from .classifier.classifier import Classifier
 from .images import ImageSet, Index, checked_labels, frozen
 from .pixels import shared_rows
 from .settings import fingerprint
@@ -193,7 +193,7 @@ def describe(case: Case) -> dict[str, Any]:
     }
     if case.model is not None:
         facts["model"] = case.model.architecture or type(case.model.module).__name__
-        facts["model_fingerprint"] = model_fingerprint(case.model)
+        facts["model_fingerprint"] = case.model.fingerprint()
     if case.test_poisoned is not None:
         facts["test_poisoned"]["original_labels"] = fingerprint(case.test_poisoned.original_labels.tolist())
     if case.truth is not None:

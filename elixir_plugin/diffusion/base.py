@@ -1,3 +1,3 @@
-"""Moved to :mod:`elixir_plugin.diffusion.denoisers.base`; imports from here go on working."""
+"""Moved to :mod:`elixir_plugin.diffusion.denoisers.base`; imports from here still work."""
 
 from .denoisers.base import *  # noqa: F403

@@ -1,4 +1,4 @@
-"""What a device can do: how many images fit into one call of the network, and how it is laid out while it works."""
+"""How many images fit into one call of the network on a device, and the memory layout of the network meanwhile."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class BatchSize:
             )
         self.size = tried // 2
         self.compiled = 0
-        logging.getLogger(__name__).warning("out of memory with %d images at once; going on with %d", tried, self.size)
+        logging.getLogger(__name__).warning("out of memory with %d images at once; now trying %d", tried, self.size)
 
 
 def in_parts(work: Callable[[slice], None], length: int, size: BatchSize) -> None:
@@ -134,7 +134,7 @@ def power_of_two(number: int) -> int:
 def tuned(
     denoiser: Denoiser, batch: BatchSize, shape: tuple[int, int, int], *, channels_last: bool, compile: bool, bf16: bool
 ) -> Iterator[Denoiser]:
-    """Yield *denoiser* with its network in eval mode and laid out for speed; everything is put back afterwards.
+    """Yield *denoiser* with its network in eval mode and laid out for speed; both are restored afterwards.
 
     The batch size is found on the way, before anything is compiled.
 

@@ -1,3 +1,3 @@
-"""Moved to :mod:`elixir_plugin.diffusion.denoisers.gaussian`; imports from here go on working."""
+"""Moved to :mod:`elixir_plugin.diffusion.denoisers.gaussian`; imports from here still work."""
 
 from .denoisers.gaussian import *  # noqa: F403

@@ -1,3 +1,3 @@
-"""Moved to :mod:`elixir_plugin.diffusion.denoisers.denoiser`; imports from here go on working."""
+"""Moved to :mod:`elixir_plugin.diffusion.denoisers.denoiser`; imports from here still work."""
 
 from .denoisers.denoiser import *  # noqa: F403

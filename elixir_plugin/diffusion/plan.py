@@ -25,7 +25,7 @@ class Purification(Settings):
 
     level: NoiseLevel = Field(description="how far images are noised before they are denoised")
     sampler: SamplerName = Field("ddpm", description="ddpm: ancestral, with fresh noise; ddim: without (η = 0)")
-    steps: int | None = Field(None, ge=1, description="K, steps of the walk back, evenly spaced; None: all t*")
+    steps: int | None = Field(None, ge=1, description="K, steps of the reverse chain, evenly spaced; None: all t*")
     grid: tuple[int, ...] | None = Field(
         None, description="instead of `steps`: the indices to visit, in the denoiser's chain, from t* − 1 down to 0"
     )

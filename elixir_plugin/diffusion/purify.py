@@ -1,4 +1,4 @@
-"""Purification: noise images up to ``t*``, then walk back; for a batch, or for a whole set with resume."""
+"""Purification: noise images up to ``t*``, then run the reverse chain; for a batch, or for a whole set with resume."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def purify_batch(
     ) as ready:
 
         def work(part: slice) -> None:
-            walk = _Walk(ready.for_samples(ids[part]), plan, ids[part].to(device), seed, keep_predictions)
-            out[part] = walk.run(images[part], None if kept is None else kept[part])
+            purifier = _BatchPurifier(ready.for_samples(ids[part]), plan, ids[part].to(device), seed, keep_predictions)
+            out[part] = purifier.run(images[part], None if kept is None else kept[part])
 
         in_parts(work, len(images), plan.batch)
     return Purified(out, kept)
@@ -114,8 +114,8 @@ def _refuse_bad_batch(plan: Plan, images: Tensor, ids: Tensor) -> None:
 
 
 @dataclass(frozen=True)
-class _Walk:
-    """One part of a batch on its way up to ``t*`` and back."""
+class _BatchPurifier:
+    """Purifies one part of a batch: noise up to ``t*``, then the reverse chain, as often as there are rounds."""
 
     denoiser: Denoiser
     plan: Plan
@@ -141,7 +141,7 @@ class _Walk:
         return self._pixels(states)
 
     def _round(self, states: Tensor, number: int, slots: Tensor | None, finite: Tensor) -> Tensor:
-        """Go up and back once; only the states that were asked for outlive their step."""
+        """Noise and denoise once; only the states that were asked for are kept."""
         settings, steps = self.plan.settings, self.plan.steps
         states = jump(steps[0], states, self._noise(states, number, self.plan.t_star))
         first_kept = len(steps) - (0 if slots is None else slots.shape[1])

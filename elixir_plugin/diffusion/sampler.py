@@ -27,7 +27,7 @@ SamplerName = Literal["ddpm", "ddim"]
 class Step:
     """The numbers of one reverse step, computed in float64.
 
-    They are plain numbers: torch hands them to its kernels as float32 arguments, without any copy to the device.
+    They are plain numbers: torch passes them to its kernels as float32 arguments, without any copy to the device.
 
     :param index: ``i``, in the denoiser's own chain.
     :param signal, noise: √ᾱ_i and √(1 − ᾱ_i).

@@ -36,7 +36,7 @@ class Schedule:
         one of improved-diffusion, with β capped at 0.999.
     :param length: ``T``, the number of steps.
     :raises SettingsError: for an unknown name, a length below 1, betas outside 0 < start ≤ end < 1, or a chain that
-        begins with less or ends with more noise than its numbers can tell.
+        begins with less or ends with more noise than its numbers can express.
 
     >>> round(float(Schedule("cosine", 4000).alphas_cumprod[99]), 6)
     0.997513

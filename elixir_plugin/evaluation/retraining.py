@@ -24,12 +24,11 @@ from ..core.context import Context
 from ..core.images import ImageSet, Index
 from ..core.metrics import Evaluation, ModelMetrics
 from ..core.outcome import Outcome
-from ..core.pixels import normalisation
 from ..core.settings import fingerprint
 from ..errors import InputError
 from ..io.files import plain, read_json, write_json
-from ..training.batches import Samples, ShuffledBatches
-from ..training.loop import Recipe, train
+from ..training.fit import learn, untrained
+from ..training.loop import Recipe
 from .metrics import der, detection_metrics, model_metrics
 
 CONTROLS = {
@@ -240,26 +239,17 @@ def _trained(
     images: ImageSet, case: Case, plan: Retraining, context: Context, stage: str, *, start: Classifier | None = None
 ) -> Classifier:
     model = _fresh(images, case, plan, context) if start is None else start
-    source = ShuffledBatches(Samples(images, context.device), plan.batch_size, context, plan.augmentation, "retrain")
-    with context.stage(stage):
-        train(model, source, plan, context, name="retrain")
+    learn(model, images, plan, context, name="retrain", stage=stage)
     return model
 
 
 def _fresh(images: ImageSet, case: Case, plan: Retraining, context: Context) -> Classifier:
-    mean, std = normalisation(images)
-    known, size = None, None
-    if case.model is not None and plan.architecture is None and case.model.architecture is not None:
-        known, size = case.model.architecture, case.model.input_size
-    return Classifier.build(
-        plan.architecture or known or "small_resnet",
-        images.num_classes,
-        channels=images.image_shape[2],
-        seed=context.derive_seed("retrain", "weights"),
-        mean=mean,
-        std=std,
-        input_size=size,
-    ).to(context.device)
+    """Return an untrained classifier; of the case's model, only a named architecture and its input size count."""
+    name, size = plan.architecture, None
+    if case.model is not None and name is None and case.model.architecture is not None:
+        name, size = case.model.architecture, case.model.input_size
+    seed = context.derive_seed("retrain", "weights")
+    return untrained(images, name, seed, context.device, default="small_resnet", input_size=size)
 
 
 def undefended(case: Case, outcome: Outcome, plan: Retraining, context: Context) -> ModelMetrics:

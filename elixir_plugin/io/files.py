@@ -252,12 +252,12 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor | NDArray[Any]]) -> None:
     """Write tensors to a safetensors file atomically; those that share memory are written one by one."""
-    content = save(unshared(tensors))
+    content = save(contiguous_copies(tensors))
     with atomic_file(path) as temporary:  # not save_file: its own temporary file is private, and would outlive a kill
         temporary.write_bytes(content)
 
 
-def unshared(tensors: Mapping[str, torch.Tensor | NDArray[Any]]) -> dict[str, torch.Tensor]:
+def contiguous_copies(tensors: Mapping[str, torch.Tensor | NDArray[Any]]) -> dict[str, torch.Tensor]:
     """Return *tensors* as safetensors takes them: contiguous, on the CPU, no two in the same memory.
 
     They are copied only where need be, so that they change with the given ones.

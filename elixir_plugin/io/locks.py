@@ -1,4 +1,8 @@
-"""Files that one process at a time may work on."""
+"""Files that one process at a time may work on.
+
+``filelock`` does not serve: callers append to the very file they lock, which it opens for itself and in some versions
+empties, it leaves its file behind, and a file system without locks, which is no reason to stop here, is an error to it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the batches of the training loop come from."""
+"""Batches for the training loop: images and targets on the device, shuffled and augmented per epoch."""
 
 from __future__ import annotations
 

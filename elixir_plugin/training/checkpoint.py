@@ -1,4 +1,4 @@
-"""The state of a training run on disk, so that a killed run goes on where it was.
+"""The state of a training run on disk, so that a killed run resumes where it stopped.
 
 One safetensors file holds everything: tensors as tensors, the rest as JSON in its header. It is replaced in one step,
 so that a run killed while writing leaves the state before. Nothing in it is a pickle.
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..core.settings import fingerprint
 from ..errors import InputError, RunError
-from ..io.files import atomic_file, plain, unshared
+from ..io.files import atomic_file, contiguous_copies, plain
 
 INTERVAL = 30.0  # seconds between two writes, at least; what a kill can cost
 PAUSE = 20  # times the seconds of a write until the next one, at least: a large state on a slow disk takes long
@@ -28,11 +28,11 @@ PAUSE = 20  # times the seconds of a write until the next one, at least: a large
 
 @dataclass
 class Checkpoint:
-    """Where :func:`~elixir_plugin.training.train` keeps its state after an epoch, and what else belongs to it.
+    """Where :func:`~elixir_plugin.training.train` keeps its state after an epoch, and what else is saved with it.
 
-    :param path: the file; it is read when it is there, and replaced as the run goes on.
+    :param path: the file; it is read when it is there, and replaced as training proceeds.
     :param identity: whatever decides the result beyond recipe, seed and name, in JSON types: data, settings.
-    :param extra: further tensors, e.g. averaged weights; saved, and filled in place when the run goes on.
+    :param extra: further tensors, e.g. averaged weights; saved, and filled in place when the run resumes.
     :param every: write at most once in so many seconds, less often where writing takes long, and after the last epoch;
         0: after every epoch.
     """
@@ -43,12 +43,12 @@ class Checkpoint:
     every: float = field(default_factory=lambda: INTERVAL)
 
     def discard(self) -> None:
-        """Remove the file; the result is safe elsewhere."""
+        """Remove the file, once the result is saved elsewhere."""
         self.path.unlink(missing_ok=True)
 
 
 class TrainingState:
-    """What :func:`~elixir_plugin.training.train` saves and takes up again.
+    """What :func:`~elixir_plugin.training.train` saves and restores.
 
     :param run: in JSON types, what the training function itself knows of the run's identity.
     """
@@ -69,7 +69,7 @@ class TrainingState:
         self._written, self._pause = time.monotonic(), checkpoint.every
 
     def restore(self) -> tuple[int, dict[str, list[float]]]:
-        """Take up the state on disk.
+        """Restore the state on disk.
 
         :returns: the epochs that are done, and their curves; ``(0, {})`` when there is no file yet.
         :raises RunError: when the file belongs to another run, or is damaged.
@@ -83,7 +83,7 @@ class TrainingState:
                 "checkpoint belongs to another run",
                 where=path,
                 found="other settings, data, seed or network",
-                hint="give the settings it was started with, or remove the file to start anew",
+                hint="give the settings it was started with, or remove the file to start over",
             )
         self._model.load_state_dict(_part(tensors, "model"))
         self._restore_optimizer(_part(tensors, "optimizer"), facts)
@@ -140,7 +140,7 @@ def write_state(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str
     :raises RunError: when the disk is full or the folder cannot be written.
     """
     with atomic_file(path) as temporary:  # not save_file: its own temporary file would outlive a kill
-        temporary.write_bytes(save(unshared(tensors), dict(metadata)))
+        temporary.write_bytes(save(contiguous_copies(tensors), dict(metadata)))
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -157,7 +157,7 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             "checkpoint cannot be read",
             where=path,
             found=str(error)[:200],
-            hint="remove the file to start anew",
+            hint="remove the file to start over",
         ) from None
     return tensors, facts
 

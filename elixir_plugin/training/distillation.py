@@ -92,7 +92,7 @@ def distillation(
 
 
 def online(teacher: nn.Module) -> Teacher:
-    """Return answers made for every batch as the student sees it. *teacher* must be in eval mode."""
+    """Return a teacher that is evaluated on every batch as the student sees it. *teacher* must be in eval mode."""
 
     def answer(batch: Batch) -> Tensor:
         with torch.no_grad():
@@ -103,7 +103,7 @@ def online(teacher: nn.Module) -> Teacher:
 
 
 def looked_up(logits: Tensor) -> Teacher:
-    """Return answers known beforehand.
+    """Return a teacher whose logits are known beforehand.
 
     :param logits: ``[N, num_classes]`` of every image as it is; or ``[N, 2, num_classes]``, of it and its mirror
         image, for batches that say which images were mirrored.

@@ -1,15 +1,14 @@
-"""Classifiers that defenses train on a whole set: untrained ones that fit a case, and training that survives kills."""
+"""New classifiers for a set of images, and their training on a whole set, which resumes after a kill."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..core.case import Case
-from ..core.classifier.classifier import Classifier, build_module, model_fingerprint
+from ..core.classifier.classifier import Classifier, build_module
 from ..core.context import Context
 from ..core.images import ImageSet
 from ..core.pixels import normalisation
@@ -20,32 +19,59 @@ from .loop import Objective, Recipe, train
 
 
 def untrained(
-    case: Case,
+    images: ImageSet,
     architecture: str | None,
     seed: int,
     device: torch.device,
     *,
+    like: Classifier | None = None,
     default: str = "preactresnet18",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     normalised: bool = True,
+    input_size: int | None = None,
 ) -> Classifier:
-    """Return an untrained classifier for the suspect set of *case*, on *device*.
+    """Return an untrained classifier for sets like *images*, on *device*.
 
-    :param architecture: its name; None: that of the case's model with its normalisation, else *default*.
+    :param images: give the number of classes and of channels.
+    :param architecture: its name; None: that of *like*, with its normalisation and input size, else *default*.
     :param seed: of the weights.
-    :param normalised: normalise with mean and standard deviation of the suspect set, where no model says otherwise.
+    :param like: a classifier for such images, which may have an architecture without a name.
+    :param mean, std: normalisation; None: that of *like* where its architecture is taken, else see *normalised*.
+    :param normalised: use mean and standard deviation of *images*, where nothing else sets them; else 0 and 1.
+    :param input_size: edge length that the classifier resizes to; None: that of *like* where its architecture is taken.
     """
-    assert case.train is not None
-    if architecture is None and case.model is not None:
-        return case.model.clone().to(device).fresh(seed)
-    mean, std = normalisation(case.train) if normalised else ([0.0], [1.0])
+    if architecture is None and like is not None:
+        return _adjusted(like.clone().to(device).fresh(seed), mean, std, input_size).to(device)
+    if mean is None or std is None:
+        own = normalisation(images) if normalised else ([0.0], [1.0])
+        mean, std = mean or own[0], std or own[1]
     return Classifier.build(
         architecture or default,
-        case.num_classes,
-        channels=case.train.image_shape[2],
+        images.num_classes,
+        channels=images.image_shape[2],
         seed=seed,
         mean=mean,
         std=std,
+        input_size=input_size,
     ).to(device)
+
+
+def _adjusted(
+    model: Classifier, mean: Sequence[float] | None, std: Sequence[float] | None, input_size: int | None
+) -> Classifier:
+    """Return *model* with another normalisation or input size, where they are given."""
+    if mean is None and std is None and input_size is None:
+        return model
+    return Classifier(
+        model.module,
+        model.num_classes,
+        mean=mean or model.mean.flatten().tolist(),
+        std=std or model.std.flatten().tolist(),
+        channels=model.channels,
+        architecture=model.architecture,
+        input_size=input_size or model.input_size,
+    )
 
 
 def refuse_unknown_architecture(architecture: str | None, channels: int) -> None:
@@ -56,7 +82,7 @@ def refuse_unknown_architecture(architecture: str | None, channels: int) -> None
     """
     if architecture is None or architecture in plugins().offers()["architecture"]:
         return
-    import torchvision  # noqa: PLC0415  (slow, and needed for foreign architectures only)
+    import torchvision  # noqa: PLC0415  (slow, and needed for torchvision's architectures only)
 
     if channels != 3 or architecture not in torchvision.models.list_models(module=torchvision.models):
         build_module(architecture, 2, channels)  # which refuses it before it builds anything
@@ -78,13 +104,13 @@ def learn(
 
     :param name: of the random draws.
     :param stage: of the context.
-    :param state: file that keeps the state, so that a killed run goes on where it was; None: keep nothing.
+    :param state: file that keeps the state, so that a killed run resumes where it stopped; None: keep nothing.
     :param objective: default cross-entropy.
-    :param identity: what decides the result beside images, start and recipe, in JSON types.
+    :param identity: what decides the result besides images, start and recipe, in JSON types.
     """
     checkpoint = None
     if state is not None:
-        facts = {"images": images.fingerprint(), "start": model_fingerprint(model), **(identity or {})}
+        facts = {"images": images.fingerprint(), "start": model.fingerprint(), **(identity or {})}
         checkpoint = Checkpoint(state, facts)
     source = ShuffledBatches(Samples(images, context.device), recipe.batch_size, context, recipe.augmentation, name)
     with context.stage(stage):

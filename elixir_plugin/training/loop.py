@@ -90,7 +90,7 @@ def train(
     :param on_epoch: called after each epoch with its number; the model is then in the mode it trains in.
     :param no_decay: parameters that weight decay leaves alone.
     :param eval_mode: keep the model in eval mode (batch norm frozen) while training.
-    :param checkpoint: where to keep the state, so that a killed run goes on and ends bit-identical to one that was
+    :param checkpoint: where to keep the state, so that a killed run resumes and ends bit-identical to one that was
         not killed. Whatever the hooks change belongs into its ``extra``.
     :returns: per epoch, the mean over samples of each scalar the objective gives.
     :raises RunError: when the loss stops being finite, memory runs out, batch norm meets a batch that is too small, or
@@ -238,7 +238,7 @@ def _deterministic(device: torch.device) -> Iterator[None]:
 
 
 def _seed(device: torch.device, seed: int) -> None:
-    """Seed the device's global stream, anew for every epoch, so that a run can go on at any of them.
+    """Seed the device's global stream, once per epoch, so that a run can resume at any of them.
 
     Not ``torch.manual_seed``: it also seeds devices that are not in use here, and those are not restored.
     """

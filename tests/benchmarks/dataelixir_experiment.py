@@ -1,4 +1,4 @@
-"""DataElixir on a Gaussian mixture in image space, with its closed-form denoiser: small experiment of the spec (§8).
+"""DataElixir on a Gaussian mixture in image space, with its closed-form denoiser: a small experiment.
 
 ::
 
@@ -35,7 +35,7 @@ from elixir_plugin.core.outcome import Outcome
 from elixir_plugin.core.settings import parse_assignments
 from elixir_plugin.defenses.dataelixir.defense import DataElixir
 from elixir_plugin.defenses.dataelixir.models import Trainer
-from elixir_plugin.defenses.dataelixir.settings import FEW, PAPER, SMALL_WALK
+from elixir_plugin.defenses.dataelixir.settings import FEW, PAPER, SMALL_PURIFICATION
 from elixir_plugin.diffusion.denoisers.base import Denoiser, Prediction
 from elixir_plugin.diffusion.denoisers.gaussian import ClosedFormDenoiser
 from elixir_plugin.diffusion.schedule import Schedule
@@ -54,7 +54,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "few": {"purification": FEW},  # the defaults
     "large_variance": {"purification": FEW, "variance": "fixed_large"},
     "small_variance": {"purification": FEW, "variance": "fixed_small"},
-    "small": SMALL_WALK,
+    "small": SMALL_PURIFICATION,
     "one_round": {"purification": {**FEW, "rounds": 1}},
     "two_rounds": {"purification": {**FEW, "rounds": 2}},
     "not_rebalanced": {"purification": FEW, "rebalance": False},
@@ -106,7 +106,7 @@ class MixtureElixir(DataElixir):
         pass
 
     def prepare_denoiser(self, case: Case, context: Context) -> Denoiser:
-        self.denoiser.variance = self.settings.walk_variance(case.clean)
+        self.denoiser.variance = self.settings.step_variance(case.clean)
         return self.denoiser
 
 
@@ -188,7 +188,7 @@ def make_defense(preset: str, **values: Any) -> MixtureElixir:
 
 
 def measure(case: Case, outcome: Outcome, before: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the numbers of the spec's table; recall and FPR are about changed labels, images count apart."""
+    """Return the numbers of one row; recall and FPR are about changed labels, images count apart."""
     assert case.train is not None and case.truth is not None and outcome.flagged is not None
     found = repair_metrics(case.train, outcome, case.truth)
     assert found is not None

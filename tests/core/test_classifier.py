@@ -439,3 +439,12 @@ def test_a_submodule_called_module_keeps_its_name():
     weights = {name: torch.ones_like(value) for name, value in inner.state_dict().items()}
     load_by_name(inner, weights, where="here")
     assert inner.state_dict()["module.weight"].eq(1).all()
+
+
+def test_names_that_differ_by_a_prefix_alone_are_not_taken_for_each_other():
+    inner = nn.Sequential()
+    inner.add_module("z", nn.Linear(2, 2))
+    given = inner.state_dict().items()
+    weights = {f"{prefix}{name}": value for name, value in given for prefix in ("module.module.", "module.")}
+    with pytest.raises(InputError, match="left over"):
+        load_by_name(inner, weights, where="here")

@@ -1,4 +1,4 @@
-"""DataElixir as a whole, on denoisers that are formulas (spec §8, tests 1, 3, 4, 9 to 13; §7)."""
+"""DataElixir as a whole, on denoisers that are formulas."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ from elixir_plugin.defenses.dataelixir import models as dataelixir_models
 from elixir_plugin.defenses.dataelixir import purify as dataelixir_candidates
 from elixir_plugin.defenses.dataelixir import repair as dataelixir_repair
 from elixir_plugin.defenses.dataelixir.defense import DataElixir, some_per_class
-from elixir_plugin.defenses.dataelixir.denoiser import plan_walk
+from elixir_plugin.defenses.dataelixir.denoiser import plan_round
 from elixir_plugin.defenses.dataelixir.models import Trainer
-from elixir_plugin.defenses.dataelixir.purify import Candidates, Walker, make_copies, truncated
+from elixir_plugin.defenses.dataelixir.purify import Candidates, Purifier, make_copies, truncated
 from elixir_plugin.defenses.dataelixir.repair import Repairer
 from elixir_plugin.defenses.dataelixir.settings import LEVEL, DataElixirSettings
 from elixir_plugin.defenses.dataelixir.target import ClassFinding, find_targets
@@ -52,7 +52,7 @@ from elixir_plugin.diffusion.denoisers.gaussian import GaussianDenoiser, OracleD
 from elixir_plugin.diffusion.denoisers.unet import Architecture, build_unet
 from elixir_plugin.diffusion.fit import choose as choice
 from elixir_plugin.diffusion.fit import timing as costs
-from elixir_plugin.diffusion.fit.choose import refuse_seen
+from elixir_plugin.diffusion.fit.choose import provenance, refuse_seen
 from elixir_plugin.diffusion.noise import normal_noise
 from elixir_plugin.diffusion.sampler import jump, predicted_image, reverse
 from elixir_plugin.diffusion.schedule import Schedule
@@ -65,11 +65,11 @@ from elixir_plugin.training.loop import Recipe, train
 
 CHAIN = Schedule("linear", 1000)
 FIT = {"size": "tiny", "schedule": "linear", "length": 1000, "learn_sigma": False, "iterations": 2, "batch_size": 4}
-WALK = {"rounds": 2, "steps": 2, "dense_below": 2}  # 3 evaluations per round
+ROUNDS = {"rounds": 2, "steps": 2, "dense_below": 2}  # 3 evaluations per round
 SHORT: dict[str, Any] = {
     "architecture": "fast_resnet",
     "fit": FIT,
-    "purification": WALK,
+    "purification": ROUNDS,
     "states": 2,
     "threshold": 2,
     "recipe": {"epochs": 1, "batch_size": 32, "augmentation": {"crop": 0, "flip": False}},
@@ -108,11 +108,11 @@ class Watching(GaussianDenoiser):
         return super().predict(states, indices)
 
     @staticmethod
-    def first_states(walker: Walker) -> tuple[int, Tensor]:
-        """Return the index that the copies of all samples are walked back from, and the states there."""
-        assert isinstance(walker.denoiser, Watching)
-        walker.copies(np.arange(len(walker.images)))
-        return walker.denoiser.asked[0]
+    def first_states(purifier: Purifier) -> tuple[int, Tensor]:
+        """Return the index that the reverse chain of all samples starts from, and the states there."""
+        assert isinstance(purifier.denoiser, Watching)
+        purifier.copies(np.arange(len(purifier.images)))
+        return purifier.denoiser.asked[0]
 
 
 class Stubbed(DataElixir):
@@ -155,9 +155,9 @@ def samples(outcome: Outcome) -> dict[str, np.ndarray[Any, Any]]:
     return {name: np.array(values) for name, values in outcome.tables["samples"].items()}
 
 
-def walker(settings: Mapping[str, Any], images: ImageSet, denoiser: Denoiser, seed: int = 5) -> Walker:
+def purifier(settings: Mapping[str, Any], images: ImageSet, denoiser: Denoiser, seed: int = 5) -> Purifier:
     made = DataElixirSettings.build({**SHORT, **settings})
-    return Walker(denoiser, plan_walk(denoiser, made, images), made, images, seed)
+    return Purifier(denoiser, plan_round(denoiser, made, images), made, images, seed)
 
 
 # candidates
@@ -166,7 +166,7 @@ def walker(settings: Mapping[str, Any], images: ImageSet, denoiser: Denoiser, se
 @pytest.mark.parametrize("beyond", [False, True])
 def test_the_forward_jump_has_the_right_mean_and_spread(beyond: bool) -> None:
     grey = ImageSet(np.full((55, 8, 8, 3), 200, np.uint8), np.zeros(55, int), 2)
-    index, states = Watching.first_states(walker({"jump_beyond": beyond}, grey, Watching()))
+    index, states = Watching.first_states(purifier({"jump_beyond": beyond}, grey, Watching()))
     assert index == (150 if beyond else 149) and states.numel() >= 10_000
     kept, draws = float(CHAIN.alphas_cumprod[index]), states.numel()
     spread, image = (1 - kept) ** 0.5, 2 * 200 / 255 - 1
@@ -174,11 +174,11 @@ def test_the_forward_jump_has_the_right_mean_and_spread(beyond: bool) -> None:
     assert float(states.std()) == pytest.approx(spread, abs=3 * spread / (2 * draws) ** 0.5)
 
 
-def test_a_jump_beyond_the_walk_changes_the_states_by_one_noise_step_and_nothing_else() -> None:
-    """The step in front is idle: walking from it gives what noising deeper and walking from T − 1 gives."""
+def test_a_jump_beyond_the_chain_changes_the_states_by_one_noise_step_and_nothing_else() -> None:
+    """The step in front is idle: denoising from it gives what noising deeper and denoising from T − 1 gives."""
     images = tiny_case(size=4).train
     assert images is not None
-    plain, beyond = (walker({"jump_beyond": deeper}, images, Counting()) for deeper in (False, True))
+    plain, beyond = (purifier({"jump_beyond": deeper}, images, Counting()) for deeper in (False, True))
     assert beyond.planned.indices == (150, *plain.planned.indices)
     rows = np.arange(4)
     assert (plain.copies(rows) != beyond.copies(rows)).any()
@@ -193,13 +193,13 @@ def test_a_jump_beyond_the_walk_changes_the_states_by_one_noise_step_and_nothing
 def test_a_jump_beyond_the_end_of_the_chain_is_refused() -> None:
     whole = {"level": {"steps": 1000, "of": 1000}}
     with pytest.raises(SettingsError, match="beyond the end"):
-        walker({"jump_beyond": True, "purification": {**WALK, **whole}}, suspects(tiny_case()), Counting())
+        purifier({"jump_beyond": True, "purification": {**ROUNDS, **whole}}, suspects(tiny_case()), Counting())
 
 
 def test_every_copy_costs_what_the_plan_says_and_no_more() -> None:
     images, denoiser = suspects(tiny_case()), Counting()
     full = {"purification": {"steps": None, "dense_below": 0, "rounds": 2}, "states": 10}
-    copies = walker(full, images, denoiser).copies(np.arange(5))
+    copies = purifier(full, images, denoiser).copies(np.arange(5))
     assert copies.shape == (5, 20, 8, 8, 3) and copies.dtype == np.uint8
     assert [index for _, index in denoiser.calls] == [*range(149, -1, -1)] * 2
     assert {size for size, _ in denoiser.calls} == {5}
@@ -208,7 +208,7 @@ def test_every_copy_costs_what_the_plan_says_and_no_more() -> None:
 def test_the_last_state_of_every_round_is_what_an_oracle_knows() -> None:
     case = tiny_case()
     images = suspects(case)
-    copies = walker({}, images, oracle(case)).copies(np.arange(6)).reshape(6, 2, 2, 8, 8, 3)
+    copies = purifier({}, images, oracle(case)).copies(np.arange(6)).reshape(6, 2, 2, 8, 8, 3)
     for number in range(2):
         assert (copies[:, number, -1] == images.read(np.arange(6))).all()
 
@@ -216,16 +216,16 @@ def test_the_last_state_of_every_round_is_what_an_oracle_knows() -> None:
 @pytest.mark.parametrize("clip", [True, False])
 def test_a_round_starts_from_the_clamped_final_state_of_the_one_before(clip: bool) -> None:
     images, denoiser, rows = suspects(tiny_case()), Watching(), np.arange(5)
-    made = walker({"purification": {**WALK, "rounds": 3, "clip": clip}, "states": 1}, images, denoiser)
+    made = purifier({"purification": {**ROUNDS, "rounds": 3, "clip": clip}, "states": 1}, images, denoiser)
     copies, steps, ids = made.copies(rows), made.planned.steps, torch.tensor(images.ids[rows])
     start = to_batch(images.read(rows), denoiser.device)
     beyond = False
     for number in range(3):
         seed = derive_seed(made.seed, "round", number)
         noise = normal_noise(seed, ids, 0, made.planned.t_star, (3, 8, 8), device="cpu")
-        walked = denoiser.asked[number * len(steps) : (number + 1) * len(steps)]
-        assert torch.equal(walked[0][1], jump(steps[0], start * 2 - 1, noise))
-        index, last = walked[-1]
+        states_seen = denoiser.asked[number * len(steps) : (number + 1) * len(steps)]
+        assert torch.equal(states_seen[0][1], jump(steps[0], start * 2 - 1, noise))
+        index, last = states_seen[-1]
         final = predicted_image(steps[-1], last, denoiser.predict(last, torch.full((5,), index)).eps, clip=False)
         denoiser.asked.pop()  # that was a question of this test
         beyond |= bool((final.abs() > 1).any())
@@ -237,17 +237,17 @@ def test_a_round_starts_from_the_clamped_final_state_of_the_one_before(clip: boo
 def test_noise_adds_up_over_rounds() -> None:
     """Chained rounds, and a denoiser that sees no noise anywhere."""
     grey = ImageSet(np.full((40, 8, 8, 3), 128, np.uint8), np.zeros(40, int), 2)
-    walk = {"rounds": 3, "steps": 1, "dense_below": 0, "level": {"steps": 3, "of": 1000}}
+    rounds = {"rounds": 3, "steps": 1, "dense_below": 0, "level": {"steps": 3, "of": 1000}}
     blind = GaussianDenoiser(CHAIN, mean=0.0, std=1e6)
-    settings = {"purification": walk, "states": 1, "keep": "predictions"}
-    copies = walker(settings, grey, blind).copies(np.arange(40)).astype(float)
+    settings = {"purification": rounds, "states": 1, "keep": "predictions"}
+    copies = purifier(settings, grey, blind).copies(np.arange(40)).astype(float)
     spread = copies.std((0, 2, 3, 4))
     np.testing.assert_allclose(spread / spread[0], np.sqrt([1, 2, 3]), rtol=0.05)
 
 
 def test_slot_0_is_the_image_itself_and_rows_keep_their_copies(tmp_path: Path) -> None:
     images = suspects(tiny_case())
-    made = walker({}, images, Counting())
+    made = purifier({}, images, Counting())
     candidates = Candidates(images, 5)
     first, rest = np.array([3, 50, 7]), np.array([9, 0])
     for name, rows in (("first", first), ("rest", rest)):
@@ -261,8 +261,8 @@ def test_slot_0_is_the_image_itself_and_rows_keep_their_copies(tmp_path: Path) -
 def test_quantising_rounds_and_only_the_released_way_loses_grey_levels() -> None:
     case = tiny_case()
     images = suspects(case)
-    rounded = walker({}, images, oracle(case)).copies(np.arange(8))[:, -1]
-    cut = walker({"quantise": "truncate"}, images, oracle(case)).copies(np.arange(8))[:, -1]
+    rounded = purifier({}, images, oracle(case)).copies(np.arange(8))[:, -1]
+    cut = purifier({"quantise": "truncate"}, images, oracle(case)).copies(np.arange(8))[:, -1]
     original = images.read(np.arange(8))
     assert (rounded == original).all()
     assert set(np.unique(original.astype(int) - cut)) == {0, 1}
@@ -286,35 +286,35 @@ def test_float_images_are_not_quantised() -> None:
 def test_copies_do_not_depend_on_the_batch_size(batch: int) -> None:
     images = suspects(tiny_case())
     rows = np.arange(20)
-    expected = walker({}, images, Counting()).copies(rows)
-    found = walker({"purification": {**WALK, "batch_size": batch}}, images, Counting()).copies(rows)
+    expected = purifier({}, images, Counting()).copies(rows)
+    found = purifier({"purification": {**ROUNDS, "batch_size": batch}}, images, Counting()).copies(rows)
     assert (found == expected).all()
 
 
 def test_copies_depend_on_seed_and_sample_but_not_on_the_company() -> None:
     images = suspects(tiny_case())
-    both = walker({}, images, Counting()).copies(np.array([3, 4]))
-    assert (walker({}, images, Counting()).copies(np.array([4])) == both[1:]).all()
-    assert (walker({}, images, Counting(), seed=6).copies(np.array([3, 4])) != both).any()
+    both = purifier({}, images, Counting()).copies(np.array([3, 4]))
+    assert (purifier({}, images, Counting()).copies(np.array([4])) == both[1:]).all()
+    assert (purifier({}, images, Counting(), seed=6).copies(np.array([3, 4])) != both).any()
     assert (both[0] != both[1]).any()
 
 
-def test_coarse_walks_whose_last_states_are_noisy_are_refused() -> None:
+def test_coarse_chains_whose_last_states_are_noisy_are_refused() -> None:
     images = suspects(tiny_case())
     coarse = {"purification": {"rounds": 1, "steps": 10, "dense_below": 0}, "states": 3}
     with pytest.raises(SettingsError, match="noisy") as refusal:
-        walker(coarse, images, Counting())
+        purifier(coarse, images, Counting())
     assert "dense_below=3" in str(refusal.value)
-    assert walker({**coarse, "keep": "predictions"}, images, Counting()).copies(np.arange(2)).shape[1] == 3
+    assert purifier({**coarse, "keep": "predictions"}, images, Counting()).copies(np.arange(2)).shape[1] == 3
     with pytest.raises(SettingsError, match="more states"):
-        walker({**coarse, "states": 11, "keep": "predictions"}, images, Counting())
+        purifier({**coarse, "states": 11, "keep": "predictions"}, images, Counting())
 
 
-def test_predictions_kept_of_a_ddim_walk_are_free_of_noise() -> None:
+def test_predictions_kept_of_a_ddim_chain_are_free_of_noise() -> None:
     case = tiny_case()
     images = suspects(case)
     settings = {"purification": {"rounds": 1, "steps": 4, "dense_below": 0, "sampler": "ddim"}, "states": 4}
-    copies = walker({**settings, "keep": "predictions"}, images, oracle(case)).copies(np.arange(3))
+    copies = purifier({**settings, "keep": "predictions"}, images, oracle(case)).copies(np.arange(3))
     assert (copies == images.read(np.arange(3))[:, None]).all()
 
 
@@ -364,7 +364,7 @@ def test_the_chosen_slot_is_the_image_that_is_handed_back(tmp_path: Path) -> Non
 
 def test_copies_of_the_original_change_nothing_even_where_every_class_is_a_target() -> None:
     case = tiny_case()
-    kept = {"purification": {**WALK, "sampler": "ddim"}, "keep": "predictions"}
+    kept = {"purification": {**ROUNDS, "sampler": "ddim"}, "keep": "predictions"}
     for mode in ("mad", "all"):
         outcome = run(case, oracle(case), detection={"mode": mode}, **kept)
         assert outcome.tables["target_classes"] == ([] if mode == "mad" else [0, 1, 2, 3])
@@ -433,7 +433,7 @@ def test_poison_that_purification_uncovers_is_found_and_gets_its_true_label(
 @pytest.mark.parametrize(
     ("mode", "clean", "used"), [("auto", 80, "excess"), ("auto", 79, "mad"), ("excess", 40, "excess")]
 )
-def test_reserved_clean_images_serve_as_yardstick(
+def test_reserved_clean_images_serve_as_reference_set(
     poisoned: tuple[Case, OracleDenoiser, np.ndarray[Any, Any]], mode: str, clean: int, used: str
 ) -> None:
     case, oracle_of_suspects, rows = poisoned
@@ -453,13 +453,13 @@ def test_reserved_clean_images_serve_as_yardstick(
     assert f"{'none' if used == 'excess' else 2} had such a class" in outcome.verdict.meaning
 
 
-def test_a_yardstick_that_is_not_there_is_refused() -> None:
+def test_a_missing_reference_set_is_refused() -> None:
     lacking = dataclasses.replace(tiny_case(), clean=None)
     with pytest.raises(MissingNeedError, match="clean set to compare with"):
         run(lacking, detection={"mode": "excess"})
 
 
-def test_a_yardstick_that_the_denoiser_was_trained_on_is_told() -> None:
+def test_a_reference_set_that_the_denoiser_was_trained_on_is_noted() -> None:
     case = tiny_case()
     values: dict[str, Any] = {"detection": {"mode": "excess", "reference_per_class": 4}}
     for denoiser, told in ((tiny_denoiser(case.clean), True), (tiny_denoiser(None), False)):
@@ -467,7 +467,7 @@ def test_a_yardstick_that_the_denoiser_was_trained_on_is_told() -> None:
         assert any("trained on 16 of the 16 reserved clean images" in note for note in notes) == told
 
 
-def test_a_killed_run_with_a_yardstick_goes_on(tmp_path: Path) -> None:
+def test_a_killed_run_with_a_reference_set_resumes(tmp_path: Path) -> None:
     values: dict[str, Any] = {"detection": {"mode": "excess", "reference_per_class": 4}}
     whole = run(work=tmp_path / "whole", **values)
     with pytest.raises(Interrupted):
@@ -488,7 +488,7 @@ def test_unanimous_labels_can_be_left_to_the_benign_model(
 def test_stable_samples_of_target_classes_are_replaced_on_request(
     poisoned: tuple[Case, OracleDenoiser, np.ndarray[Any, Any]],
 ) -> None:
-    """Clean-label poison (B6): the label is right, the trigger has to go."""
+    """Clean-label poison: the label is right, the trigger has to go."""
     case, denoiser, rows = poisoned
     outcome = run(case, denoiser, probe="case", purify_all_in_target=True, train_final=False)
     table, given = samples(outcome), suspects(case).labels
@@ -586,8 +586,8 @@ def test_dropping_samples_that_do_not_move_saves_evaluations_and_keeps_those_tha
             Tallied.seen += len(states)
             return super().predict(states, indices)
 
-    walk = {**WALK, "rounds": 3}
-    kept: dict[str, Any] = {"probe": "case", "train_final": False, "purification": walk}
+    rounds = {**ROUNDS, "rounds": 3}
+    kept: dict[str, Any] = {"probe": "case", "train_final": False, "purification": rounds}
     spent = []
     for drop in (None, 1):
         Tallied.seen = 0
@@ -607,7 +607,7 @@ def repairer(labels: np.ndarray[Any, Any], context: Context, **values: Any) -> R
     case = tiny_case()
     images, rows = suspects(case), np.arange(96)
     candidates = Candidates(images, 5)
-    candidates.add(rows, walker({}, images, Counting()).copies(rows))
+    candidates.add(rows, purifier({}, images, Counting()).copies(rows))
     trainer = Trainer(DataElixirSettings.build({**SHORT, "probe": "case", **values}), context, None)
     trainer.make_probe(case)
     return Repairer(candidates, rows, count_votes(labels, trainer.settings.threshold), trainer)
@@ -835,7 +835,7 @@ def test_an_interrupted_purification_goes_on_at_the_chunk_it_was_at(
         (dataelixir_repair, "select_slots"),
         (dataelixir_repair, "predict_slots"),
         (dataelixir, "repaired_set"),
-        (dataelixir, "describe"),
+        (dataelixir, "build_outcome"),
     ],
     ids=["vote", "target", "select", "benign vote", "repaired set", "outcome"],
 )
@@ -879,8 +879,8 @@ def test_a_run_killed_while_it_purifies_goes_on_and_ends_with_the_same_result(
     arrays = {"x_train": case.train, "x_clean": case.clean}
     labels = {name.replace("x", "y", 1): each.labels for name, each in arrays.items()}
     np.savez(tmp_path / "case.npz", **{name: each.read(slice(None)) for name, each in arrays.items()}, **labels)
-    walk = {**WALK, "rounds": 1, "dense_below": 1, "batch_size": 8}
-    settings = {**SHORT, "purification": walk, "states": 1, "threshold": 1, "detection": TARGET}
+    rounds = {**ROUNDS, "rounds": 1, "dense_below": 1, "batch_size": 8}
+    settings = {**SHORT, "purification": rounds, "states": 1, "threshold": 1, "detection": TARGET}
     file = {"defense": "dataelixir", "source": f"arrays:{tmp_path / 'case.npz'}", "settings": settings}
     (tmp_path / "run.yaml").write_text(json.dumps(file))
     tiny_denoiser(None)  # imports what takes seconds to import, once for both processes
@@ -973,7 +973,7 @@ def test_a_reserved_clean_set_in_another_type_of_pixel_is_compared_all_the_same(
     [
         ({"fit": {**FIT, "t_train_max": 149}}, "above what the denoiser is to be trained for"),
         ({"states": 4}, "more states to keep than steps"),
-        ({"purification": {**WALK, "steps": 151}}, "number of steps"),
+        ({"purification": {**ROUNDS, "steps": 151}}, "number of steps"),
         ({"architecture": "fast_resnt"}, "unknown architecture"),
         ({"detection": {"mode": "given", "targets": [0, 4]}, "detect_per_class": 10}, "no such class"),
     ],
@@ -990,13 +990,13 @@ def test_settings_that_cannot_work_are_refused_before_a_denoiser_is_trained(
         defense.estimate(tiny_case(), Context())
 
 
-def test_a_jump_beyond_needs_a_walk_that_can_take_it() -> None:
+def test_a_jump_beyond_needs_a_sampler_that_can_take_it() -> None:
     with pytest.raises(SettingsError, match="jump_beyond"):
         DataElixirSettings.build({"jump_beyond": True, "purification": {"sampler": "ddim"}})
 
 
 @pytest.mark.parametrize("variance", ["fixed_large", "fixed_small"])
-def test_a_walk_takes_the_variance_of_the_settings_unless_the_denoiser_learned_its_own(
+def test_the_reverse_chain_takes_the_variance_of_the_settings_unless_the_denoiser_learned_its_own(
     tmp_path: Path, variance: Variance
 ) -> None:
     settings = DataElixirSettings.build({**SHORT, "denoiser": str(tmp_path / "d"), "variance": variance})
@@ -1015,7 +1015,7 @@ def test_a_walk_takes_the_variance_of_the_settings_unless_the_denoiser_learned_i
 def test_the_variance_is_small_unless_the_papers_rule_decides() -> None:
     def used(count: int, preset: str | None = None, **values: Any) -> str:
         clean = ImageSet(np.zeros((count, 8, 8, 3), np.uint8), np.arange(count) % 10, 10)
-        return DataElixirSettings.build(values, preset=preset).walk_variance(clean if count else None)
+        return DataElixirSettings.build(values, preset=preset).step_variance(clean if count else None)
 
     assert [used(count) for count in (0, 199, 200)] == ["fixed_large", "fixed_large", "fixed_small"]
     assert used(200, detection={"mode": "mad"}) == "fixed_large"
@@ -1028,7 +1028,7 @@ def test_a_denoiser_of_unknown_origin_is_told(tmp_path: Path) -> None:
     (tmp_path / "foreign" / "card.json").unlink()
     settings = DataElixirSettings.build({**SHORT, "denoiser": str(tmp_path / "foreign")})
     denoiser = dataelixir_denoiser.prepare_denoiser(tiny_case(), settings, Context())
-    facts, note = dataelixir_denoiser.provenance(denoiser, settings)
+    facts, note = provenance(denoiser, settings.denoiser)
     assert facts["images_seen"] is None and note is not None and "not on record" in note
     assert refuse_seen(denoiser, suspects(tiny_case()), forced=False) is None
 
@@ -1055,7 +1055,7 @@ def test_presets_say_what_they_promise() -> None:
     nfe = {}
     for name in (None, *DataElixirSettings.presets):
         settings = DataElixirSettings.build(preset=name)
-        nfe[name] = plan_walk(Counting(), settings, images).nfe * settings.purification.rounds
+        nfe[name] = plan_round(Counting(), settings, images).nfe * settings.purification.rounds
     assert nfe["paper"] == 750 and nfe["parity"] == 755 and 8 * nfe[None] <= 750
     parity = DataElixirSettings.build(preset="parity")
     assert (parity.quantise, parity.jump_beyond, parity.selection.ssim) == ("truncate", True, "vol3d")

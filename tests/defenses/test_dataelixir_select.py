@@ -1,4 +1,4 @@
-"""DataElixir, SELECT (spec §8, test 8; §7, B14)."""
+"""DataElixir, SELECT: SSIM, distances, and the slot that is chosen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DataElixir, steps 2 to 4: votes, statuses, target classes (spec §8, tests 5 to 7; §7, B2 and B3)."""
+"""DataElixir, steps 2 to 4: votes, statuses, target classes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import entropy
 
-from elixir_plugin.defenses.dataelixir.outcome import notes_on
+from elixir_plugin.defenses.dataelixir.outcome import warnings_for
 from elixir_plugin.defenses.dataelixir.settings import DataElixirSettings, Detection
 from elixir_plugin.defenses.dataelixir.target import (
     MARGIN,
@@ -26,8 +26,8 @@ from elixir_plugin.defenses.dataelixir.votes import (
     UNANIMOUS,
     Reference,
     Votes,
-    class_pools,
     count_votes,
+    pooled_votes,
 )
 from elixir_plugin.errors import SettingsError
 
@@ -100,7 +100,7 @@ def test_shares_against_a_label() -> None:
 
 def test_pools_hold_kept_slots_of_anomalous_samples_by_given_label() -> None:
     labels = np.array([[0, 1, 1, 1], [0, 0, 0, 0], [2, 0, 0, 1]])
-    pools = class_pools(count_votes(labels, threshold=2), np.array([2, 2, 1]), num_classes=3)
+    pools = pooled_votes(count_votes(labels, threshold=2), np.array([2, 2, 1]), num_classes=3)
     # the first sample's slots; nothing from the stable second one; of the third, the lone vote for 1 is dropped
     assert pools.tolist() == [[0, 0, 0], [2, 0, 1], [1, 3, 0]]
 
@@ -110,7 +110,7 @@ def test_the_discrepancy_is_a_kl_divergence(counts: list[int], smoothing: float)
     pools = np.zeros((4, 4), np.int64)
     pools[1] = counts
     found = discrepancies(pools, smoothing)
-    assert found[[0, 2, 3]].tolist() == [0, 0, 0]  # empty pools (B2)
+    assert found[[0, 2, 3]].tolist() == [0, 0, 0]  # empty pools
     if sum(counts):
         share = (np.array(counts) + smoothing) / (sum(counts) + 4 * smoothing)
         assert found[1] == pytest.approx(min(entropy([0, 1, 0, 0], share), 50.0), abs=1e-9)
@@ -198,7 +198,7 @@ def test_two_classes_are_judged_by_an_absolute_cut_and_the_reader_is_told() -> N
     votes = count_votes(labels, threshold=3)
     finding = find_targets(votes, np.arange(200) % 2, 2, Detection())
     assert finding.targets == [0]
-    assert any("none can stand out" in note for note in notes_on(finding))
+    assert any("none can stand out" in note for note in warnings_for(finding))
 
 
 @pytest.mark.parametrize("others", [1, 3, 5, 8])
@@ -280,19 +280,19 @@ def test_many_targets_are_not_repaired_in_silence() -> None:
     votes, labels = scattered_votes(8, 0.2)
     finding = find_targets(votes, labels, 8, Detection())
     assert finding.targets == []
-    assert any("agree on another label" in note for note in notes_on(finding))
+    assert any("agree on another label" in note for note in warnings_for(finding))
     wobble = votes.labels.copy()
     wobble[:, 6:] = labels[:, None]  # half of the copies stay: ambiguous, not unanimous
     finding = find_targets(count_votes(wobble, 3), labels, 8, Detection())
     assert finding.targets == []
-    assert any("cannot tell them apart" in note for note in notes_on(finding))
+    assert any("cannot tell them apart" in note for note in warnings_for(finding))
 
 
 def test_a_quiet_set_raises_no_warning_and_a_fragile_probe_does() -> None:
     votes, labels = scattered_votes(8, 0.05)  # too few to judge
-    assert notes_on(find_targets(votes, labels, 8, Detection())) == []
+    assert warnings_for(find_targets(votes, labels, 8, Detection())) == []
     votes, labels = scattered_votes(8, 0.4)
-    assert any("fragile" in note for note in notes_on(find_targets(votes, labels, 8, Detection())))
+    assert any("fragile" in note for note in warnings_for(find_targets(votes, labels, 8, Detection())))
 
 
 def test_a_decision_near_a_threshold_is_in_doubt() -> None:

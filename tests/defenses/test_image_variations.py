@@ -1,4 +1,4 @@
-"""The defense as a whole, on generators that are formulas (image_variations.md §8, properties 1, 2, 4 and 6; §7)."""
+"""The defense as a whole, on generators that are formulas."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from PIL import Image
 from torch import Tensor
 
 from elixir_plugin.core.case import Case
-from elixir_plugin.core.classifier.classifier import Classifier, model_fingerprint
+from elixir_plugin.core.classifier.classifier import Classifier
 from elixir_plugin.core.context import Context
 from elixir_plugin.core.images import ImageSet
 from elixir_plugin.core.outcome import Outcome, same_outcome
 from elixir_plugin.core.pixels import fractions, rms_changes
 from elixir_plugin.defenses.image_variations.defense import ImageVariations
-from elixir_plugin.defenses.image_variations.generator import Loaded
+from elixir_plugin.defenses.image_variations.generator import LoadedGenerator
 from elixir_plugin.defenses.image_variations.settings import ImageVariationsSettings
 from elixir_plugin.defenses.image_variations.variations import (
     CHUNK,
-    Maker,
+    VariationGenerator,
     Variations,
     blank,
     make_variations,
@@ -105,8 +105,8 @@ class Stubbed(ImageVariations):
     def refuse_no_generator(self, case: Case) -> None:
         pass
 
-    def prepare_generator(self, case: Case, context: Context) -> Loaded:
-        return Loaded("stub", self.generator, {"backend": "stub"})
+    def prepare_generator(self, case: Case, context: Context) -> LoadedGenerator:
+        return LoadedGenerator("stub", self.generator, {"backend": "stub"})
 
     generator_to_time = prepare_generator
 
@@ -131,7 +131,7 @@ def suspects(case: Case | None = None) -> ImageSet:
 
 def made(images: ImageSet, folder: Path, generator: ImageGenerator | None = None, **values: Any) -> Variations:
     settings = ImageVariationsSettings.build({**PLAIN, **values})
-    return make_variations(Maker(generator or Noisy(), settings, images, 5), folder, Context(), "test")
+    return make_variations(VariationGenerator(generator or Noisy(), settings, images, 5), folder, Context(), "test")
 
 
 def pixels(found: Variations) -> np.ndarray[Any, Any]:
@@ -544,8 +544,8 @@ def test_all_that_decides_a_models_answers_is_in_its_fingerprint() -> None:
     plain = made()
     others = [made(mean=(0.5,)), made(std=(0.5,)), made(input_size=16), made("small_resnet"), made().fresh(1)]
     others.append(Classifier(plain.module, 4))  # without the name of its architecture
-    assert len({model_fingerprint(each) for each in (plain, *others)}) == 7
-    assert model_fingerprint(made()) == model_fingerprint(plain)
+    assert len({each.fingerprint() for each in (plain, *others)}) == 7
+    assert made().fingerprint() == plain.fingerprint()
 
 
 # preview, presets

@@ -22,11 +22,11 @@ from elixir_plugin.defenses.dataelixir.defense import DataElixir
 from elixir_plugin.defenses.image_variations import estimate as estimating
 from elixir_plugin.defenses.image_variations.defense import ImageVariations
 from elixir_plugin.defenses.image_variations.generator import fit_settings
-from elixir_plugin.defenses.image_variations.models import asking
+from elixir_plugin.defenses.image_variations.models import logit_mode
 from elixir_plugin.defenses.image_variations.settings import ImageVariationsSettings
 from elixir_plugin.defenses.image_variations.strength import possible
-from elixir_plugin.defenses.image_variations.throughput import Pace, evaluations, measure
-from elixir_plugin.defenses.image_variations.variations import Maker, make_variations
+from elixir_plugin.defenses.image_variations.throughput import Throughput, evaluations, measure
+from elixir_plugin.defenses.image_variations.variations import VariationGenerator, make_variations
 from elixir_plugin.diffusion.denoisers.base import Prediction
 from elixir_plugin.diffusion.denoisers.gaussian import GaussianDenoiser
 from elixir_plugin.diffusion.fit import timing as costs
@@ -191,7 +191,7 @@ def test_what_only_a_run_can_know_about_a_folder_is_said(tmp_path: Path) -> None
     """The strength is part of what variations belong to; all the rest is compared."""
     settings = ImageVariationsSettings.build(SHORT)
     seed = Context(seed=0).derive_seed("image_variations", "variations")
-    make_variations(Maker(Counted(0.4), settings, suspects(), seed), tmp_path, Context(), "test")
+    make_variations(VariationGenerator(Counted(0.4), settings, suspects(), seed), tmp_path, Context(), "test")
     found = cost(Counted(), variations=str(tmp_path))
     assert found["variations_kept"] == 96 and "strength" in found["kept_if"]
     assert found["nfe_total"] == 48 * (1 + 2 + 3 + 4 + 5)  # of the search alone
@@ -218,11 +218,11 @@ class Slow(PipelineGenerator):
 
     def __init__(self, clock: Clock, steps: int, **values: Any) -> None:
         super().__init__(None, GeneratorSettings.build({"num_inference_steps": steps, "gen_size": 8, **values}), "here")
-        self.clock, self.walked = clock, list[int]()
+        self.clock, self.asked = clock, list[int]()
 
     def _call(self, images: Tensor, generators: list[torch.Generator]) -> Tensor:
-        self.clock.now += len(images) * (2 + 3 * self.steps) + 90 * (not self.walked)
-        self.walked.append(self.steps)
+        self.clock.now += len(images) * (2 + 3 * self.steps) + 90 * (not self.asked)
+        self.asked.append(self.steps)
         return torch.stack([torch.rand(3, 8, 8, generator=each) for each in generators])
 
     def fingerprint(self) -> str:
@@ -232,20 +232,20 @@ class Slow(PipelineGenerator):
         return {}
 
 
-def maker(generator: ImageGenerator) -> Maker:
-    return Maker(generator, ImageVariationsSettings.build({**SHORT, "num_variations": 2}), suspects(), 5)
+def producer(generator: ImageGenerator) -> VariationGenerator:
+    return VariationGenerator(generator, ImageVariationsSettings.build({**SHORT, "num_variations": 2}), suspects(), 5)
 
 
 def test_a_pipeline_is_timed_on_short_walks(clock: Clock) -> None:
     """With guidance, a step is two evaluations."""
     generator = Slow(clock, 50)
     assert evaluations(generator) == 100
-    pace = measure(maker(generator), CPU)
-    assert (pace.once, pace.per_evaluation) == (pytest.approx(2), pytest.approx(1.5))
-    assert max(generator.walked) < 5 and generator.steps == 50
-    assert pace.seconds(100) == pytest.approx(2 + 50 * 3)
+    throughput = measure(producer(generator), CPU)
+    assert (throughput.once, throughput.per_evaluation) == (pytest.approx(2), pytest.approx(1.5))
+    assert max(generator.asked) < 5 and generator.steps == 50
+    assert throughput.seconds(100) == pytest.approx(2 + 50 * 3)
     plain = Slow(clock, 7, guidance_scale=1.0)
-    assert evaluations(plain) == 7 and measure(maker(plain), CPU).seconds(7) == pytest.approx(2 + 7 * 3)
+    assert evaluations(plain) == 7 and measure(producer(plain), CPU).seconds(7) == pytest.approx(2 + 7 * 3)
 
 
 class Ticking(GaussianDenoiser):
@@ -265,8 +265,8 @@ class Ticking(GaussianDenoiser):
 def test_sdedit_is_timed_on_short_walks(clock: Clock, steps: int, strength: float, nfe: int) -> None:
     denoiser = Ticking(clock)
     generator = SDEdit(denoiser, (8, 8), strength, steps=steps)
-    pace = measure(maker(generator), CPU)
-    assert evaluations(generator) == nfe and pace.seconds(nfe) == pytest.approx(3 * nfe)
+    throughput = measure(producer(generator), CPU)
+    assert evaluations(generator) == nfe and throughput.seconds(nfe) == pytest.approx(3 * nfe)
     assert denoiser.calls <= 5 and generator.plan.nfe == nfe
 
 
@@ -277,12 +277,12 @@ def test_any_other_generator_is_timed_on_whole_walks(clock: Clock) -> None:
             return super().vary(images, seeds)
 
     generator = Third()
-    assert measure(maker(generator), CPU) == Pace(4)
+    assert measure(producer(generator), CPU) == Throughput(4)
     assert evaluations(generator) is None and len(generator.seeds) == 4
 
 
 def test_seconds_are_what_is_made_and_learned_times_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimating, "measure", lambda *_: Pace(2.0, 10.0))
+    monkeypatch.setattr(estimating, "measure", lambda *_: Throughput(2.0, 10.0))
     monkeypatch.setattr(estimating, "seconds_per_view", lambda *_: 1.0)
     monkeypatch.setattr(estimating, "seconds_per_answer", lambda *_: 0.25)
     values = {"strength": 0.4, "num_variations": 2, "recipe": {"epochs": 8}}
@@ -315,7 +315,7 @@ def test_seconds_are_what_is_made_and_learned_times_the_pace(monkeypatch: pytest
     ],
 )
 def test_the_teacher_is_asked_as_often_as_it_must_be(values: dict[str, Any], how: str) -> None:
-    assert asking(ImageVariationsSettings.build(values)) == how
+    assert logit_mode(ImageVariationsSettings.build(values)) == how
 
 
 # a denoiser of its own, refusals, traces

@@ -1,4 +1,4 @@
-"""Image variations with an oracle for a generator, as measured in its specification (§8): minutes on one core.
+"""Image variations with an oracle for a generator: minutes on one core.
 
 The data, network and poison of the toy of D3. The oracle draws a new image of the true class; a share of the poison
 samples keeps its trigger (residual), a share of all samples gets the content of a random class (drift). Labels stay
@@ -23,7 +23,7 @@ from elixir_plugin.core.context import Context
 from elixir_plugin.core.images import ImageSet
 from elixir_plugin.core.metrics import ModelMetrics
 from elixir_plugin.defenses.image_variations.defense import ImageVariations
-from elixir_plugin.defenses.image_variations.generator import Loaded
+from elixir_plugin.defenses.image_variations.generator import LoadedGenerator
 from elixir_plugin.evaluation.metrics import model_metrics
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -69,8 +69,8 @@ class WithOracle(ImageVariations):
     def refuse_no_generator(self, case: Case) -> None:
         pass
 
-    def prepare_generator(self, case: Case, context: Context) -> Loaded:
-        return Loaded("oracle", self.oracle, {"backend": "oracle"})
+    def prepare_generator(self, case: Case, context: Context) -> LoadedGenerator:
+        return LoadedGenerator("oracle", self.oracle, {"backend": "oracle"})
 
 
 def levels(images: Tensor) -> Tensor:

@@ -128,7 +128,7 @@ def test_without_learned_variance_only_the_error_counts() -> None:
 
 
 def reference_bound(images: Tensor, noise: Tensor, eps: Tensor, head: Tensor, index: int) -> float:
-    """One sample's bound in bits per dimension, in float64, written out from eclipse.md §2.3."""
+    """One sample's bound in bits per dimension, in float64, from Nichol & Dhariwal (2021), equations 14 to 17."""
     kept, betas = CHAIN.alphas_cumprod, CHAIN.betas
     a, beta = kept[index], betas[index]
     before = kept[index - 1] if index else torch.tensor(1.0, dtype=torch.float64)

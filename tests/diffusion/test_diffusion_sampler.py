@@ -1,4 +1,4 @@
-"""The walk back: grids, coefficients, variances; against diffusers and against exact answers."""
+"""The reverse chain: grids, coefficients, variances; against diffusers and against exact answers."""
 
 import math
 from itertools import pairwise
@@ -78,7 +78,7 @@ def test_respaced_steps_keep_the_marginals(visited):
         assert variance == pytest.approx(after.noise**2, rel=1e-6)
 
 
-def walk_one(schedule, index, variance, states, prediction, noise):
+def take_one(schedule, index, variance, states, prediction, noise):
     step = chain(schedule, range(index, -1, -1))[0]
     image = predicted_image(step, states, prediction.eps, clip=True)
     return reverse(step, states, image, prediction, noise, sampler="ddpm", variance=variance)
@@ -104,19 +104,19 @@ def test_a_step_is_that_of_diffusers(schedule, variance, tolerance, monkeypatch)
         states = jump(chain(schedule, range(index, -1, -1))[0], image, eps)
         noised = theirs.add_noise(image, eps, torch.tensor([index]))
         assert (states - noised).abs().max() < (5e-6 if schedule is LINEAR else 7e-5)
-        ours = walk_one(schedule, index, variance, states, prediction, noise)
+        ours = take_one(schedule, index, variance, states, prediction, noise)
         expected = theirs.step(output, index, states).prev_sample
         # 8.6e-5 at index 2 is the error of diffusers, which computes its factors in float32
         limit = 6e-5 if schedule is LINEAR and index in (149, 75, 10, 9, 1, 0) else tolerance
         assert (ours - expected).abs().max() < limit, index
     assert index == 0 and ours.abs().max() <= 1
-    assert torch.equal(ours, walk_one(schedule, 0, variance, states, prediction, None))  # free of noise
+    assert torch.equal(ours, take_one(schedule, 0, variance, states, prediction, None))  # free of noise
 
 
 @pytest.mark.parametrize("variance", ["fixed_large", "fixed_small"])
 def test_the_last_step_lies_in_the_range_of_images_whatever_came_in(variance):
     states, prediction = 5 * random(4, 3, 8, 8, seed=5), Prediction(20 * random(4, 3, 8, 8, seed=6))
-    last = walk_one(LINEAR, 0, variance, states, prediction, None)
+    last = take_one(LINEAR, 0, variance, states, prediction, None)
     assert last.min() == -1 and last.max() == 1  # as far as it goes
 
 

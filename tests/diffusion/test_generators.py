@@ -1,4 +1,4 @@
-"""Generators: the one on the engine, the hook, and how they are chosen (image_variations.md §4, §8 property 7)."""
+"""Generators: the one on the engine, the hook, and how they are chosen."""
 
 from __future__ import annotations
 

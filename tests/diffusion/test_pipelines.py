@@ -1,7 +1,4 @@
-"""Every diffusers pipeline, with tiny random weights, through the real loading and calling code; no network.
-
-(image_variations.md §8, property 8.)
-"""
+"""Every diffusers pipeline, with tiny random weights, through the real loading and calling code; no network."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ pytest.importorskip("transformers")
 
 from elixir_plugin.defenses.image_variations.settings import ImageVariationsSettings
 from elixir_plugin.defenses.image_variations.throughput import FEW, evaluations, measure
-from elixir_plugin.defenses.image_variations.variations import Maker
+from elixir_plugin.defenses.image_variations.variations import VariationGenerator
 from elixir_plugin.diffusion.fit import timing as costs
 from elixir_plugin.diffusion.generators import pipeline_files
 from elixir_plugin.diffusion.generators.base import AdjustableGenerator, GeneratorSettings, find_generator
@@ -275,9 +272,9 @@ def test_evaluations_are_known_beforehand_and_measured_on_short_walks(
     seen.clear()
     train = tiny_case().train
     assert train is not None
-    pace = measure(Maker(generator, ImageVariationsSettings(), train, 0), CPU)
+    throughput = measure(VariationGenerator(generator, ImageVariationsSettings(), train, 0), CPU)
     handle.remove()
-    assert 0 < sum(seen) <= 5 * FEW * guided and pace.once >= 0 and pace.per_evaluation >= 0
+    assert 0 < sum(seen) <= 5 * FEW * guided and throughput.once >= 0 and throughput.per_evaluation >= 0
     assert generator.steps == 12 and evaluations(generator) == walked  # left as it was
 
 
@@ -339,7 +336,7 @@ def test_a_folder_that_names_foreign_code_is_refused(folders: dict[str, Path], t
     index = json.loads((folders["versatile"] / "model_index.json").read_text())
     for part in (["os", "system"], ["my_module", "Model"], ["diffusers", "a.b"], ["diffusers"]):
         (tmp_path / "model_index.json").write_text(json.dumps({**index, "vae": part}))
-        with pytest.raises(InputError, match="foreign code"):
+        with pytest.raises(InputError, match="code from elsewhere"):
             load("versatile", {"versatile": tmp_path})
 
 

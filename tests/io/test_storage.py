@@ -395,7 +395,7 @@ class TestPlainFormats:
         array, tensor = np.arange(3.0), torch.zeros(2)
         fixed = np.arange(3.0)
         fixed.flags.writeable = False
-        found = storage.unshared({"a": array, "b": array, "c": tensor, "d": tensor[:1], "e": fixed})
+        found = storage.contiguous_copies({"a": array, "b": array, "c": tensor, "d": tensor[:1], "e": fixed})
         shared = [np.shares_memory(found[name].numpy(), value) for name, value in (("a", array), ("b", array))]
         assert shared == [True, False] and np.array_equal(found["b"].numpy(), array)
         assert found["c"].data_ptr() == tensor.data_ptr() != found["d"].data_ptr()

@@ -1,4 +1,4 @@
-"""The distillation objective (image_variations.md §2.3, §8 properties 3 to 5)."""
+"""The distillation objective: its losses, gradients, and logits known beforehand."""
 
 from __future__ import annotations
 

@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from elixir_plugin.core.augmentation import Augmentation, augment, draw_augmentation
-from elixir_plugin.core.classifier.classifier import to_batch
+from elixir_plugin.core.classifier.classifier import Classifier, to_batch
 from elixir_plugin.core.context import Context
 from elixir_plugin.core.images import ImageSet, LazyImages
 from elixir_plugin.errors import RunError
 from elixir_plugin.training import batches as batch_module
 from elixir_plugin.training import loop as training
 from elixir_plugin.training.batches import Batch, Samples, ShuffledBatches
+from elixir_plugin.training.fit import untrained
 from elixir_plugin.training.loop import Losses, Recipe, cross_entropy, make_optimizer, make_schedule, train
 
 CPU = torch.device("cpu")
@@ -464,3 +465,18 @@ def test_the_memory_layout_does_not_change_the_result() -> None:
 def test_no_epoch_leaves_the_model_as_it_is() -> None:
     model = network()
     assert fit(model, epochs=0) == {} and same(model, network())
+
+
+def test_an_untrained_classifier_takes_after_another_unless_an_architecture_is_named() -> None:
+    images = image_set()
+    like = Classifier.build("small_resnet", 3, seed=1, mean=[0.3], std=[0.2], input_size=16)
+    twin = untrained(images, None, 5, CPU, like=like, default="fast_resnet")
+    assert twin.fingerprint() == like.fresh(5).fingerprint() and twin.input_size == 16
+    moved = untrained(images, None, 5, CPU, like=like, mean=[0.5])
+    assert (moved.mean.item(), moved.std.item(), moved.input_size) == (0.5, like.std.item(), 16)
+    assert untrained(images, None, 5, CPU, like=like, input_size=8).input_size == 8
+    other = untrained(images, "fast_resnet", 5, CPU, like=like)
+    assert (other.architecture, other.input_size) == ("fast_resnet", None)
+    assert other.fingerprint() == untrained(images, None, 5, CPU, default="fast_resnet").fingerprint()
+    assert torch.allclose(other.mean.flatten(), torch.tensor(images.read(slice(None)) / 255).mean((0, 1, 2)).float())
+    assert untrained(images, "fast_resnet", 5, CPU, normalised=False).mean.eq(0).all()

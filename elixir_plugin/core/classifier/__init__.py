@@ -1,4 +1,4 @@
-"""A classifier as every room sees it, the architectures that are built in, and reading weights by name.
+"""The classifier that every package uses, the built-in architectures, and loading weights by name.
 
 May import the rest of ``core`` and what lies below it.
 """

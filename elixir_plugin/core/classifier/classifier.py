@@ -29,7 +29,7 @@ class Classifier(nn.Module):
 
     :param module: maps normalised images to logits ``[B, num_classes]``.
     :param mean, std: per-channel normalisation, applied inside; one value serves all channels.
-    :param architecture: name under which :func:`build_module` can make ``module`` anew.
+    :param architecture: name under which :func:`build_module` can build ``module`` again.
     :param input_size: edge length to resize to (bilinear) before the module, for networks with a fixed input.
     :raises InputError: for a standard deviation that is not positive.
 
@@ -112,7 +112,7 @@ class Classifier(nn.Module):
     def fresh(self, seed: int) -> Self:
         """Return the same architecture on the same device with new weights drawn under *seed*, in training mode.
 
-        :raises InputError: when the module has weights that nothing can draw anew.
+        :raises InputError: when the module has weights that nothing can draw again.
         """
         new = self.clone().cpu()  # drawn there, so that weights do not depend on the device
         with _drawing(seed):
@@ -130,6 +130,15 @@ class Classifier(nn.Module):
         with evaluating(self):
             parts = [self(to_batch(chunk, self.device)).float().cpu() for _, chunk in images.chunks(batch_size)]
         return torch.cat(parts).numpy() if parts else np.empty((0, self.num_classes), np.float32)
+
+    def fingerprint(self) -> str:
+        """Return 12 hex digits over what decides the logits: weights, architecture, resizing and normalisation."""
+        facts = [self.architecture, self.input_size, self.mean.flatten().tolist(), self.std.flatten().tolist()]
+        digest = hashlib.sha256(repr(facts).encode())
+        for name, value in sorted(self.module.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:12]
 
     def save(self, folder: str | Path) -> None:
         """Write ``model.safetensors`` and ``model.json`` to *folder*."""
@@ -180,7 +189,7 @@ def build_module(architecture: str, num_classes: int, channels: int = 3) -> nn.M
     if architecture in offered:
         factory: Callable[[int, int], nn.Module] = plugins().get("architecture", architecture)
         return factory(num_classes, channels)
-    import torchvision  # noqa: PLC0415  (slow, and needed for foreign architectures only)
+    import torchvision  # noqa: PLC0415  (slow, and needed for torchvision's architectures only)
 
     known = torchvision.models.list_models(module=torchvision.models)
     if architecture not in known:
@@ -273,13 +282,3 @@ def _reset(module: nn.Module) -> None:
             found=f"no reset_parameters() for {few(left)}",
             hint="build the classifier by architecture name",
         )
-
-
-def model_fingerprint(model: Classifier) -> str:
-    """Return 12 hex digits over what decides the answers of *model*: weights, architecture, resizing, normalisation."""
-    facts = [model.architecture, model.input_size, model.mean.flatten().tolist(), model.std.flatten().tolist()]
-    digest = hashlib.sha256(repr(facts).encode())
-    for name, value in sorted(model.module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""The architectures in the box. Module names follow the customary ones, so that foreign checkpoints load by name.
+"""The built-in architectures. Module names follow the customary ones, so that checkpoints from elsewhere load by name.
 
 Sources: He et al., "Deep Residual Learning" (CVPR 2016) and "Identity Mappings in Deep Residual Networks"
 (ECCV 2016), both with the 3×3 stem that is usual for 32×32 images.

@@ -1,4 +1,4 @@
-"""Weights from elsewhere: loaded by name, whole or not at all."""
+"""Weights from elsewhere, loaded by name: all of them, or none when one does not fit."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def unwrap(module: nn.Module) -> nn.Module:
 
 
 def load_by_name(module: nn.Module, state: Any, *, where: str) -> None:
-    """Load a foreign state dict into *module*, matching by name only.
+    """Load a state dict from elsewhere into *module*, matching by name only.
 
     Wrapper prefixes are stripped. A name that is missing, left over, of another shape or not dense refuses the whole
     file; only batch-norm step counters may be absent.
@@ -62,7 +62,11 @@ def load_by_name(module: nn.Module, state: Any, *, where: str) -> None:
 
 
 def _unwrapped(given: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Strip a wrapper's prefix that every given name carries and not every wanted name does."""
+    """Strip a wrapper's prefix that every given name carries and not every wanted name does.
+
+    torch's ``consume_prefix_in_state_dict_if_present`` renames in place: of ``module.z`` and ``module.module.z`` one
+    would overwrite the other, where here both are refused.
+    """
     for prefix in WRAPPERS * 2:  # a wrapper may sit in a wrapper
         if all(name.startswith(prefix) for name in given) and not all(name.startswith(prefix) for name in wanted):
             given = {name.removeprefix(prefix): value for name, value in given.items()}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...core.case import Case
-from ...core.classifier.classifier import Classifier, model_fingerprint, to_batch
+from ...core.classifier.classifier import Classifier, to_batch
 from ...core.context import Context
 from ...core.images import ImageSet, Index
 from ...core.pixels import normalisation, shared_rows
@@ -22,6 +22,7 @@ from ...core.settings import fingerprint
 from ...errors import ElixirError, InputError, few
 from ...io.files import read_json, read_tensors, write_json, write_tensors
 from ...training.batches import Samples, SampleSource, ShuffledBatches
+from ...training.fit import untrained
 from ...training.loop import Augmentation, Recipe, train
 from .rounds import View
 from .settings import ConfusionSettings
@@ -131,24 +132,17 @@ def fresh_model(case: Case, settings: ConfusionSettings, context: Context, name:
     assert case.clean is not None
     seed = context.derive_seed("confusion_training", "weights", name)
     mean, std = normalisation(case.clean)
-    mean, std = list(settings.mean or mean), list(settings.std or std)
-    if settings.architecture is None and case.model is not None:
-        model = case.model.clone().to(context.device).fresh(seed)
-        size = settings.input_size or model.input_size
-        model = Classifier(
-            model.module, model.num_classes, mean=mean, std=std, channels=model.channels,
-            architecture=model.architecture, input_size=size,
-        )  # fmt: skip
-        return model.to(context.device)
-    return Classifier.build(
-        settings.architecture or "cifar_resnet18",
-        case.num_classes,
-        channels=case.clean.image_shape[2],
-        seed=seed,
-        mean=mean,
-        std=std,
+    return untrained(
+        case.clean,
+        settings.architecture,
+        seed,
+        context.device,
+        like=case.model,
+        default="cifar_resnet18",
+        mean=settings.mean or mean,
+        std=settings.std or std,
         input_size=settings.input_size,
-    ).to(context.device)
+    )
 
 
 def suspect_model(case: Case, material: Material, settings: ConfusionSettings, context: Context) -> Classifier:
@@ -204,7 +198,7 @@ class Memory:
         if context.work_dir is not None:
             assert case.train is not None and case.clean is not None
             key = [settings.trained_with(), context.seed, case.train.fingerprint(), case.clean.fingerprint()]
-            key.append(None if case.model is None else model_fingerprint(case.model))
+            key.append(None if case.model is None else case.model.fingerprint())
             self._folder = context.work_dir / f"confusion_training-{fingerprint(key)}"
 
     def recall(

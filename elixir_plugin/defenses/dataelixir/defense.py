@@ -6,8 +6,8 @@ A poisoned training set is turned back into a benign one: nothing is dropped, sa
 1. Every image is noised and denoised several times in a row; the last states of each round are its copies.
 2. The probe votes on original and copies; labels with few votes are dropped.
 3. A sample is stable (its label stays), unanimous (its copies agree on another one) or ambiguous.
-4. Classes whose anomalous samples scatter to other labels are targets of an attack; or, with reserved clean images at
-   hand (this project's own rule), those whose samples lose their label more often than these do.
+4. Classes whose anomalous samples scatter to other labels are targets of an attack; or, with reserved clean images
+   (this project's own rule), those whose samples lose their label more often than these do.
 5. Unanimous samples of target classes get an image far from the original, and the label of their copies.
 6. A benign model is trained on all samples but the ambiguous ones of target classes,
 7. and on those of them on which it agrees with the copies.
@@ -36,15 +36,16 @@ from ...core.outcome import Outcome
 from ...core.panels import Panel
 from ...defense import Card, Defense
 from ...diffusion.denoisers.base import Denoiser
+from ...diffusion.fit.choose import admit_denoiser
 from ...diffusion.plan import Plan
 from ...errors import InputError, MissingNeedError
 from ...io.files import plain
 from ...training.fit import refuse_unknown_architecture
-from .denoiser import plan_walk, prepare_denoiser, provenance, refuse_no_denoiser, refuse_seen
+from .denoiser import plan_round, prepare_denoiser, refuse_no_denoiser
 from .estimate import estimate
 from .models import Trainer
-from .outcome import describe, notes_on, panels_of
-from .purify import Candidates, Walker, make_copies, make_reference, predict_slots, some_clean
+from .outcome import build_outcome, panels_of, warnings_for
+from .purify import Candidates, Purifier, make_copies, make_reference, predict_slots, some_clean
 from .repair import Repair, Repairer, repaired_set
 from .settings import DataElixirSettings
 from .target import ClassFinding, find_targets, refuse_no_such_class
@@ -114,21 +115,21 @@ class DataElixir(Defense):
         with context.workplace("dataelixir") as folder:
             with context.stage("denoiser"):
                 denoiser, facts = self._denoiser(case, context)
-            planned = plan_walk(denoiser, self.settings, case.train)
+            planned = plan_round(denoiser, self.settings, case.train)
             for note in planned.notes:
                 context.note(note)
             trainer = Trainer(self.settings, context, folder if context.work_dir is not None else None)
             probe = trainer.make_probe(case)
             seed = context.derive_seed("dataelixir", "noise")
-            walker = Walker(denoiser, planned, self.settings, case.train, seed, probe)
-            reference = self._reference(walker, case.clean, folder, context)
-            candidates, rows, votes, finding = self._search(walker, reference, folder, context)
-            for note in notes_on(finding):
+            purifier = Purifier(denoiser, planned, self.settings, case.train, seed, probe)
+            reference = self._reference(purifier, case.clean, folder, context)
+            candidates, rows, votes, finding = self._search(purifier, reference, folder, context)
+            for note in warnings_for(finding):
                 context.note(note)
             repair = Repairer(candidates, rows, votes, trainer).repair(finding.flagged)
             repaired = repaired_set(candidates, repair)
             model = self._final(case.train.labels, repaired, repair, trainer)
-        outcome = describe(case.train, rows, votes, repair, finding=finding, settings=self.settings)
+        outcome = build_outcome(case.train, rows, votes, repair, finding=finding, settings=self.settings)
         outcome.train, outcome.model, outcome.curves = repaired, model, trainer.curves
         outcome.noise_level = planned.sigma  # of one round: the next one starts from denoised images
         if self.settings.probe == "train":
@@ -143,31 +144,34 @@ class DataElixir(Defense):
         """Return the denoiser on the device and what it has seen, refusing one that knows the suspect set."""
         assert case.train is not None
         denoiser = self.prepare_denoiser(case, context).to(context.device)
-        facts, unknown = provenance(denoiser, self.settings)
-        known = refuse_seen(denoiser, case.train, forced=self.settings.force_denoiser)
-        for note in (unknown, known):
-            if note is not None:
-                context.note(note)
+        settings = self.settings
+        facts, notes = admit_denoiser(denoiser, settings.denoiser, case.train, forced=settings.force_denoiser)
+        for note in notes:
+            context.note(note)
         return denoiser, facts
 
-    def _reference(self, walker: Walker, clean: ImageSet | None, folder: Path, context: Context) -> Reference | None:
-        """Send reserved clean images through the same walk, where the rule that finds target classes wants them."""
+    def _reference(
+        self, purifier: Purifier, clean: ImageSet | None, folder: Path, context: Context
+    ) -> Reference | None:
+        """Purify reserved clean images as the reference set, where the rule that finds target classes needs them."""
         if self.settings.detection.rule(clean) != "excess":
             return None
         assert clean is not None  # see `check`
         rows = some_clean(clean, self.settings.detection.reference_per_class, context)
-        aside = dataclasses.replace(walker, images=clean.subset(rows), seed=derive_seed(walker.seed, "reference"))
-        return make_reference(aside, folder / "reference", context)
+        for_clean = dataclasses.replace(
+            purifier, images=clean.subset(rows), seed=derive_seed(purifier.seed, "reference")
+        )
+        return make_reference(for_clean, folder / "reference", context)
 
     def _search(
-        self, walker: Walker, reference: Reference | None, folder: Path, context: Context
+        self, purifier: Purifier, reference: Reference | None, folder: Path, context: Context
     ) -> tuple[Candidates, Index, Votes, ClassFinding]:
         """Steps 1 to 4: return the candidates, the positions of all samples that were purified, and their votes.
 
         With ``detect_per_class``, only some samples per class are purified at first, and then the target classes; but
         the whole set, when no class is flagged or the decision is a close one.
         """
-        settings, train, probe = self.settings, walker.images, walker.probe
+        settings, train, probe = self.settings, purifier.images, purifier.probe
         assert probe is not None
         candidates = Candidates(train, settings.slots, truncate=settings.quantise == "truncate")
 
@@ -175,7 +179,7 @@ class DataElixir(Defense):
             if not len(rows):
                 return
             with context.stage("purify"):
-                candidates.add(rows, make_copies(walker, rows, folder / name, context, f"purifying {name}"))
+                candidates.add(rows, make_copies(purifier, rows, folder / name, context, f"purifying {name}"))
 
         def vote() -> tuple[Index, Votes]:
             rows = np.flatnonzero(candidates.known)
@@ -212,7 +216,7 @@ class DataElixir(Defense):
         """
         if not repair.changed(given).any():
             kind = "trained here on the set as it is" if self.settings.probe == "train" else "the suspect model"
-            trainer.context.note(f"nothing was changed: the model handed back is the probe, {kind}")
+            trainer.context.note(f"nothing was changed: the returned model is the probe, {kind}")
             return trainer.probe
         if self.settings.train_final:
             return trainer.learn(repaired, trainer.fresh("final"), "final")

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
 
 from ...core.case import Case
 from ...core.context import Context
 from ...core.images import ImageSet
 from ...diffusion.denoisers.base import Denoiser
 from ...diffusion.denoisers.gaussian import GaussianDenoiser
-from ...diffusion.fit import choose as choice
-from ...diffusion.fit.choose import refuse_seen as refuse_seen  # noqa: PLC0414  (re-exported: part of the choice)
+from ...diffusion.fit import choose
 from ...diffusion.fit.settings import FitSettings
 from ...diffusion.plan import Plan, plan
 from ...diffusion.sampler import Step
@@ -26,15 +24,15 @@ NAME = "dataelixir-denoiser"  # of the one trained here: its draws, its folder
 def refuse_no_denoiser(case: Case, settings: DataElixirSettings) -> None:
     """Refuse a case that holds nothing to train a denoiser on, when none is named; before any work.
 
-    :raises ElixirError: without a reserved clean set, when that set holds images of the suspect set, or when the walk
-        does not fit the chain that would be trained.
+    :raises ElixirError: without a reserved clean set, when that set holds images of the suspect set, or when the
+        reverse chain does not fit the chain that would be trained.
     """
-    choice.refuse_no_denoiser(case, settings.denoiser, defense="dataelixir", forced=settings.force_denoiser)
+    choose.refuse_no_denoiser(case, settings.denoiser, defense="dataelixir", forced=settings.force_denoiser)
     if settings.denoiser is None and case.train is not None:
         fit = fit_settings(settings)
-        choice.refuse_untrained(settings.purification.level, fit)
+        choose.refuse_untrained(settings.purification.level, fit)
         stand_in = GaussianDenoiser(Schedule(fit.schedule, fit.length), 0.0, 1.0, case.train.image_shape[2])
-        plan_walk(stand_in, settings, case.train)
+        plan_round(stand_in, settings, case.train)
 
 
 def prepare_denoiser(case: Case, settings: DataElixirSettings, context: Context) -> Denoiser:
@@ -43,7 +41,7 @@ def prepare_denoiser(case: Case, settings: DataElixirSettings, context: Context)
     A denoiser with fixed variance gets the one of the settings, whatever its scheduler config says.
     """
     assert case.train is not None
-    denoiser = choice.named_or_trained(
+    denoiser = choose.named_or_trained(
         settings.denoiser,
         case.clean,
         fit_settings(settings),
@@ -52,28 +50,19 @@ def prepare_denoiser(case: Case, settings: DataElixirSettings, context: Context)
         name=NAME,
     )
     if denoiser.variance != "learned_range":
-        denoiser.variance = settings.walk_variance(case.clean)
+        denoiser.variance = settings.step_variance(case.clean)
     return denoiser
 
 
 def fit_settings(settings: DataElixirSettings) -> FitSettings:
     """Return how to train a denoiser: unless something else is said, on the part of the chain that is used."""
-    fit = settings.fit
-    if fit.t_train_max is not None:
-        return fit
-    needed = settings.purification.level.resolve(Schedule(fit.schedule, fit.length))
-    return fit.model_copy(update={"t_train_max": min(fit.length, max(1, needed + settings.jump_beyond))})
+    return choose.fit_for(settings.fit, settings.purification.level, beyond=int(settings.jump_beyond))
 
 
-def provenance(denoiser: Denoiser, settings: DataElixirSettings) -> tuple[dict[str, Any], str | None]:
-    """Return which data the denoiser saw, for the tables, and a note where that is not known."""
-    return choice.provenance(denoiser, settings.denoiser)
-
-
-def plan_walk(denoiser: Denoiser, settings: DataElixirSettings, train: ImageSet) -> Plan:
+def plan_round(denoiser: Denoiser, settings: DataElixirSettings, train: ImageSet) -> Plan:
     """Return the plan of one round.
 
-    :raises SettingsError: when the kept states would not be the end of the walk, or the chain is too short.
+    :raises SettingsError: when the kept states would not be the end of the reverse chain, or the chain is too short.
     """
     one_round = settings.purification.model_copy(update={"rounds": 1})
     planned = plan(denoiser, one_round, train.image_shape)
@@ -94,7 +83,7 @@ def _refuse_noisy_states(planned: Plan, settings: DataElixirSettings) -> None:
         )
     if settings.keep == "states" and planned.indices[-kept:] != tuple(range(kept - 1, -1, -1)):
         raise SettingsError(
-            "the last states of so coarse a walk are noisy",
+            "the last states of so coarse a reverse chain are noisy",
             where="settings of dataelixir: states",
             found=f"indices {', '.join(map(str, planned.indices[-kept:]))}",
             allowed=f"every index below {kept}",
@@ -103,9 +92,9 @@ def _refuse_noisy_states(planned: Plan, settings: DataElixirSettings) -> None:
 
 
 def _beyond(planned: Plan, schedule: Schedule) -> Plan:
-    """Return the plan with a step in front that noises one index deeper and walks back without a change.
+    """Return the plan with a step in front that noises one index deeper and denoises without a change.
 
-    The released code noises to index T and tells the network that it is at T − 1. The step in front costs
+    The released code noises to index T but passes T − 1 to the network. The step in front costs
     an evaluation whose answer is not used.
 
     :raises SettingsError: when the chain ends at T − 1.

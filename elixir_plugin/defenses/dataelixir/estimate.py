@@ -13,11 +13,12 @@ from ...core.classifier.classifier import to_batch
 from ...core.context import Context
 from ...core.images import ImageSet
 from ...diffusion.denoisers.base import Denoiser
+from ...diffusion.fit.choose import refuse_seen
 from ...diffusion.fit.timing import STEPS, denoiser_to_time, seconds_of, seconds_per_answer, seconds_per_view
 from ...diffusion.plan import Plan
 from ...diffusion.purify import purify_batch
-from .denoiser import NAME, fit_settings, plan_walk, prepare_denoiser, refuse_seen
-from .models import fresh_classifier
+from .denoiser import NAME, fit_settings, plan_round, prepare_denoiser
+from .models import Trainer
 from .purify import CHUNK, some_clean
 from .settings import DataElixirSettings
 
@@ -37,7 +38,7 @@ def estimate(case: Case, settings: DataElixirSettings, context: Context) -> dict
     images = case.train
     denoiser, fitting = _denoiser(case, settings, context)
     refuse_seen(denoiser, images, forced=settings.force_denoiser)
-    planned = plan_walk(denoiser, settings, images)
+    planned = plan_round(denoiser, settings, images)
     per_evaluation = _seconds_per_evaluation(denoiser, planned, images)
     likely, most = _images(images, settings)
     if settings.detection.rule(case.clean) == "excess":
@@ -45,7 +46,7 @@ def estimate(case: Case, settings: DataElixirSettings, context: Context) -> dict
         reference = len(some_clean(case.clean, settings.detection.reference_per_class, context))
         likely, most = likely + reference, most + reference
     nfe = planned.nfe * settings.purification.rounds
-    classifier = fresh_classifier(case, settings, context)
+    classifier = Trainer(settings, context, None).start_of_probe(case)
     per_view = seconds_per_view(classifier, images, settings.recipe, context)
     voting = settings.slots * seconds_per_answer(classifier, images, settings.recipe.batch_size)
     per_image = int(np.prod(images.image_shape)) * images.images.dtype.itemsize
@@ -81,7 +82,7 @@ def _denoiser(case: Case, settings: DataElixirSettings, context: Context) -> tup
 
 
 def _seconds_per_evaluation(denoiser: Denoiser, planned: Plan, images: ImageSet) -> float:
-    """Return the seconds per image and network evaluation, from a few steps of the walk."""
+    """Return the seconds per image and network evaluation, from a few steps of the reverse chain."""
     few = dataclasses.replace(planned, steps=planned.steps[:STEPS])
     if not few.steps:
         return 0.0
@@ -89,11 +90,11 @@ def _seconds_per_evaluation(denoiser: Denoiser, planned: Plan, images: ImageSet)
     rows = np.arange(min(size, len(images)))
     batch, ids = to_batch(images.read(rows), denoiser.device), torch.from_numpy(rows)
 
-    def walk() -> object:
+    def denoise() -> object:
         return purify_batch(denoiser, few, batch, ids, 0).images.cpu()
 
-    walk()  # the first call is slower
-    return seconds_of(walk) / (len(rows) * len(few.steps))
+    denoise()  # the first call is slower
+    return seconds_of(denoise) / (len(rows) * len(few.steps))
 
 
 def _images(images: ImageSet, settings: DataElixirSettings) -> tuple[int, int]:

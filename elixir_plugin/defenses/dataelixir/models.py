@@ -1,7 +1,7 @@
 """DataElixir, the classifiers it trains: the probe, the benign model in two stages, and the final model.
 
-All have the architecture of the probe. A state is kept in the work folder while they train, so that a killed run goes
-on where it was.
+All have the architecture of the probe. Their state is kept in the work folder while they train, so that a killed run
+resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -44,14 +44,20 @@ class Trainer:
             assert case.model is not None
             self.probe = case.model.clone().to(self.context.device).eval()
         else:
-            self.probe = self.learn(case.train, fresh_classifier(case, self.settings, self.context), "probe")
+            self.probe = self.learn(case.train, self.start_of_probe(case), "probe")
         return self.probe
+
+    def start_of_probe(self, case: Case) -> Classifier:
+        """Return an untrained probe: the named architecture, else that of the case's model, else preactresnet18."""
+        assert case.train is not None
+        seed = self.context.derive_seed("dataelixir", "weights", "probe")
+        return untrained(case.train, self.settings.architecture, seed, self.context.device, like=case.model)
 
     def learn(self, images: ImageSet, model: Classifier, name: str, lr: float | None = None) -> Classifier:
         """Train *model* in place on *images* and return it, in eval mode.
 
         :param name: of the stage, its random draws and its curves.
-        :param lr: instead of the recipe's; schedule and optimiser start anew all the same.
+        :param lr: instead of the recipe's; schedule and optimiser start anew in either case.
         """
         full = f"dataelixir-{name}"
         plan: Recipe = self.settings.recipe
@@ -65,12 +71,6 @@ class Trainer:
     def fresh(self, name: str) -> Classifier:
         """Return the probe's architecture with new weights drawn under *name*."""
         return self.probe.fresh(self.context.derive_seed("dataelixir", "weights", name))
-
-
-def fresh_classifier(case: Case, settings: DataElixirSettings, context: Context) -> Classifier:
-    """Return an untrained probe: the named architecture, else that of the case's model, else preactresnet18."""
-    seed = context.derive_seed("dataelixir", "weights", "probe")
-    return untrained(case, settings.architecture, seed, context.device)
 
 
 C1, C2 = 0.01**2, 0.03**2  # Wang et al., 2004, for images in [0, 1]

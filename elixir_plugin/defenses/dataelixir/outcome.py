@@ -16,7 +16,7 @@ from .votes import STATUS, Votes
 NOT_PURIFIED = -1
 
 
-def describe(
+def build_outcome(
     train: ImageSet,
     rows: Index,
     votes: Votes,
@@ -101,8 +101,8 @@ HIGH_ANOMALY = 0.3  # share of anomalous samples above which a probe is called f
 SCATTERED = 0.25  # share of anomalies whose copies agree on another label, above which a class looks attacked
 
 
-def notes_on(finding: ClassFinding) -> list[str]:
-    """Return what a reader must know about this finding."""
+def warnings_for(finding: ClassFinding) -> list[str]:
+    """Return warnings about how far this finding can be trusted."""
     notes = []
     count = len(finding.size)
     compared = finding.mode in COMPARED

@@ -1,7 +1,7 @@
-"""DataElixir, step 1: purified copies of every sample, and where they lie.
+"""DataElixir, step 1: purified copies of every sample, and where they are stored.
 
-Rounds are chained: each starts from what the one before left. From the end of each round, *m* states are kept. They
-go to a chunk store, so that memory holds one chunk and a killed run goes on where it was. A uint8 set has uint8
+Rounds are chained: each starts from the result of the one before. From the end of each round, *m* states are kept. They
+go to a chunk store, so that memory holds one chunk and a killed run resumes where it stopped. A uint8 set has uint8
 copies, a float set float copies: nothing is quantised that was not.
 """
 
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...core.classifier.classifier import Classifier, evaluating, model_fingerprint, to_batch
+from ...core.classifier.classifier import Classifier, evaluating, to_batch
 from ...core.context import Context, derive_seed
 from ...core.images import Images, ImageSet, Index
 from ...core.settings import fingerprint
@@ -31,7 +31,7 @@ from .settings import DataElixirSettings
 from .votes import Reference, kept_shares
 
 AT_ONCE = 2048 * 32 * 32  # pixels per classifier batch, whatever M and image size are
-CHUNK = 256  # samples per chunk on every device, so that a run may go on elsewhere
+CHUNK = 256  # samples per chunk on every device, so that a run may resume elsewhere
 
 
 class Candidates:
@@ -122,10 +122,10 @@ def predict(model: Classifier, images: Images) -> Index:
 
 
 @dataclass(frozen=True)
-class Walker:
-    """Makes the copies of samples.
+class Purifier:
+    """Makes purified copies of samples: several rounds of noising and the reverse chain.
 
-    :param planned: of one round.
+    :param planned: the plan of one round.
     :param probe: needed only to drop samples early.
     """
 
@@ -204,7 +204,7 @@ class Walker:
             "images": self.images.fingerprint(),
             "ids": fingerprint(self.images.ids.tolist()),
             "rows": fingerprint(rows.tolist()),
-            "probe": [settings.anchor, model_fingerprint(self.probe)] if dropping and self.probe else None,
+            "probe": [settings.anchor, self.probe.fingerprint()] if dropping and self.probe else None,
         }
 
 
@@ -213,12 +213,12 @@ def _images_at_once(images: ImageSet) -> int:
     return max(1, AT_ONCE // (height * width))
 
 
-def make_copies(walker: Walker, rows: Index, folder: Path, context: Context, description: str) -> NDArray[Any]:
+def make_copies(purifier: Purifier, rows: Index, folder: Path, context: Context, description: str) -> NDArray[Any]:
     """Make the copies of the samples *rows* that are missing; return all, a read-only map ``[n, M − 1, H, W, C]``.
 
     Under ``torchrun``, with a work folder, each rank makes its share.
     """
-    images, slots = walker.images, walker.settings.slots
+    images, slots = purifier.images, purifier.settings.slots
     dtype: Literal["uint8", "float32"] = "uint8" if images.images.dtype == np.uint8 else "float32"
     rank, world = rank_and_world() if context.work_dir is not None else (0, 1)
     with together():
@@ -227,10 +227,10 @@ def make_copies(walker: Walker, rows: Index, folder: Path, context: Context, des
             length=len(rows),
             shape=(slots - 1, *images.image_shape),
             dtype=dtype,
-            identity=walker.identity(rows),
+            identity=purifier.identity(rows),
             chunk=CHUNK,
         )
-        store.fill(lambda part: walker.copies(rows[part]), context, description=description, rank=rank, world=world)
+        store.fill(lambda part: purifier.copies(rows[part]), context, description=description, rank=rank, world=world)
     return store.array()
 
 
@@ -240,21 +240,21 @@ def some_clean(clean: ImageSet, per_class: int, context: Context) -> Index:
     return np.sort(order[: per_class * clean.num_classes])
 
 
-def make_reference(walker: Walker, folder: Path, context: Context) -> Reference:
-    """Purify the images of *walker*, which are clean, and count how many of their copies keep the label.
+def make_reference(purifier: Purifier, folder: Path, context: Context) -> Reference:
+    """Purify the images of *purifier*, which are clean, and count how many of their copies keep the label.
 
     :param folder: where the copies go.
     """
-    assert walker.probe is not None
-    rows = np.arange(len(walker.images))
-    if seen := count_seen(walker.denoiser, walker.images):
+    assert purifier.probe is not None
+    rows = np.arange(len(purifier.images))
+    if seen := count_seen(purifier.denoiser, purifier.images):
         context.note(
             f"the denoiser was trained on {seen} of the {len(rows)} reserved clean images that suspects are compared "
             "with: once purified, these may keep their labels more often than benign suspects do"
         )
-    candidates = Candidates(walker.images, walker.settings.slots)
+    candidates = Candidates(purifier.images, purifier.settings.slots)
     with context.stage("purify"):
-        candidates.add(rows, make_copies(walker, rows, folder, context, "purifying clean images"))
+        candidates.add(rows, make_copies(purifier, rows, folder, context, "purifying clean images"))
     with context.stage("vote"):
-        labels = predict_slots(walker.probe, candidates, rows, context, "votes on clean images")
-    return Reference(*kept_shares(labels, walker.images.labels, walker.images.num_classes))
+        labels = predict_slots(purifier.probe, candidates, rows, context, "votes on clean images")
+    return Reference(*kept_shares(labels, purifier.images.labels, purifier.images.num_classes))

@@ -108,7 +108,7 @@ RELEASED_RULE: dict[str, Any] = {
     "mad_floor": 0,
     "min_effect": 0,
 }
-SMALL_WALK: dict[str, Any] = {
+SMALL_PURIFICATION: dict[str, Any] = {
     # one round: chained, what a small denoiser blurs in the first looks like some other class after the third
     "purification": {"level": LEVEL, "rounds": 1, "steps": 8, "dense_below": 3},
     "states": 3,
@@ -124,12 +124,12 @@ PAPER: dict[str, Any] = {
 }
 
 
-class Walk(Purification):
+class PurificationRounds(Purification):
     """How images are purified; defaults are those of DataElixir, few-step: 14 evaluations per round."""
 
     level: NoiseLevel = Field(NoiseLevel(**LEVEL), description="T; how deep each round goes")
-    rounds: int = Field(5, ge=1, le=100, description="n, chained: each starts from what the one before left")
-    steps: int | None = Field(10, ge=1, description="steps of the walk back, evenly spaced; None: all")
+    rounds: int = Field(5, ge=1, le=100, description="n, chained: each starts from the result of the one before")
+    steps: int | None = Field(10, ge=1, description="steps of the reverse chain, evenly spaced; None: all")
     dense_below: int = Field(5, ge=0, description="visit every index below this one; at least `states`")
 
 
@@ -162,7 +162,7 @@ class DataElixirSettings(Settings):
             "train_final": False,
         },
         "small": {
-            **SMALL_WALK,
+            **SMALL_PURIFICATION,
             "architecture": "fast_resnet",
             "fit": CPU_FIT,
             "recipe": {"epochs": 30, "lr": 0.05},
@@ -190,7 +190,7 @@ class DataElixirSettings(Settings):
         ),
         description="how a denoiser is trained; t_train_max defaults to what the level needs",
     )
-    purification: Walk = Walk()
+    purification: PurificationRounds = PurificationRounds()
     variance: Literal["auto", "fixed_large", "fixed_small"] = Field(
         "auto",
         description="of the noise of each step back, unless the denoiser learned it; small leaves less noise after "
@@ -229,7 +229,7 @@ class DataElixirSettings(Settings):
     )
     train_final: bool = Field(True, description="train a fresh model on the repaired set")
     quantise: Literal["round", "truncate"] = Field("round", description="of purified images; truncate: released code")
-    jump_beyond: bool = Field(False, description="noise one step deeper than the walk back starts (released code)")
+    jump_beyond: bool = Field(False, description="noise one step deeper than the reverse chain starts (released code)")
 
     @model_validator(mode="after")
     def _drops_before_the_end(self) -> Self:
@@ -238,12 +238,12 @@ class DataElixirSettings(Settings):
         return self
 
     @model_validator(mode="after")
-    def _jump_beyond_is_walked_back(self) -> Self:
+    def _jump_beyond_needs_ddpm(self) -> Self:
         if self.jump_beyond and self.purification.sampler != "ddpm":  # the step in front would leave nothing but zeros
             raise ValueError("`jump_beyond` needs purification.sampler=ddpm")
         return self
 
-    def walk_variance(self, clean: ImageSet | None) -> Literal["fixed_large", "fixed_small"]:
+    def step_variance(self, clean: ImageSet | None) -> Literal["fixed_large", "fixed_small"]:
         """Return the variance, auto decided by the rule that finds target classes.
 
         :param clean: the reserved clean set.

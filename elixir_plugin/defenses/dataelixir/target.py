@@ -1,21 +1,21 @@
 """DataElixir, step 4: which classes are targets of an attack.
 
 Purified poison of class ``c`` scatters to its true classes, so that little of the pooled votes stays on ``c``. Benign
-anomalies are mostly wobble at a class boundary and keep their mass on ``c``. A class is a target when it stands out.
+anomalies are mostly images near a class boundary and keep their mass on ``c``. A class is a target when it stands out.
 
 The released rule raises chance alarms: with ten classes and no attack at all, it flags one in half of the cases. Four
 guards, on by default, and all off in preset ``parity``:
 
 - G1, ``smoothing``: Laplace smoothing of the pooled votes.
 - G2, ``min_anomalies`` and ``min_share``: a class with few anomalous samples is not judged, and others are not compared
-  with it. (Counted as d = 0, as the specification has it, such classes decide what stands out: with four of them in
+  with it. (Counted as d = 0, such classes would decide what stands out: with four of them in
   ten all others do, with a few less none can.) Where at most three are left, an absolute cut decides.
 - G3, ``mad_floor``: a spread near zero does not turn any difference into an alarm. (Beside G4 with its default, which
   asks for more, it turns no decision; it keeps the score within bounds.)
 - G4, ``min_effect``: a class must stand out by so much.
 
 Mode ``excess`` puts another statistic in the place of d: how much less stays on a class than of reserved clean images,
-see :mod:`.reference`.
+see :func:`~.purify.make_reference`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from ...core.images import Index
 from ...errors import SettingsError
 from .settings import Detection
-from .votes import AMBIGUOUS, UNANIMOUS, Reference, Votes, class_pools, kept_shares
+from .votes import AMBIGUOUS, UNANIMOUS, Reference, Votes, kept_shares, pooled_votes
 
 Floats = NDArray[np.float64]
 COMPARED = ("mad", "excess")  # modes in which classes are judged
@@ -106,7 +106,7 @@ def find_targets(
         eligible = np.minimum(size, reference.count) >= settings.min_anomalies
         discrepancy = reference.kept - kept_shares(votes.labels, given, num_classes)[0]
     else:
-        discrepancy = discrepancies(class_pools(votes, given, num_classes), settings.smoothing)
+        discrepancy = discrepancies(pooled_votes(votes, given, num_classes), settings.smoothing)
     discrepancy = np.where(eligible, discrepancy, 0.0)
     judged = eligible if settings.min_anomalies or settings.min_share else np.ones_like(eligible)
     relative = int(judged.sum()) > FEW_CLASSES

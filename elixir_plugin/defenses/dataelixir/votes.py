@@ -86,7 +86,7 @@ def _two_most_frequent(votes: Index) -> tuple[Index, Index]:
     return winner, runner_up
 
 
-def class_pools(votes: Votes, given: Index, num_classes: int) -> Index:
+def pooled_votes(votes: Votes, given: Index, num_classes: int) -> Index:
     """Return the pooled votes of anomalous samples, ``[C, C]``: given label × predicted label, slot 0 included.
 
     A sample weighs as much as it has kept slots.

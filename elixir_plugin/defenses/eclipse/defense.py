@@ -116,11 +116,10 @@ class Eclipse(Defense):
 
     def _provenance(self, denoiser: Denoiser, train: ImageSet, context: Context) -> dict[str, Any]:
         """Return what the denoiser has seen, refusing one that knows the suspect set."""
-        known = choice.refuse_seen(denoiser, train, forced=self.settings.force_denoiser)
-        facts, unknown = choice.provenance(denoiser, self.settings.denoiser)
-        for note in (unknown, known):
-            if note is not None:
-                context.note(note)
+        settings = self.settings
+        facts, notes = choice.admit_denoiser(denoiser, settings.denoiser, train, forced=settings.force_denoiser)
+        for note in notes:
+            context.note(note)
         return dict(plain(facts))
 
     def purified(self, denoiser: Denoiser, train: ImageSet, context: Context) -> tuple[ImageSet, dict[str, Any], float]:

@@ -6,8 +6,8 @@ The model that is deployed never sees a suspect image.
 1. A teacher is trained on the suspect set as it is; it may be backdoored.
 2. A diffusion model makes variations of every image, suspicious or not. They keep what the image shows, and lose what
    is small or looks like noise. They are stored under the given label.
-3. A student is trained on the variations alone, from the given labels and from what the teacher, which sees no trigger
-   in them, says about each.
+3. A student is trained on the variations alone, from the given labels and from the teacher's logits; the teacher sees
+   no trigger in them.
 
 Losses follow the released code; its faults are mended: K variations per image belong to their image, each has its own
 seed, and work can be resumed.
@@ -37,12 +37,12 @@ from ...errors import InputError, MissingNeedError
 from ...io.files import plain
 from ...training.fit import refuse_unknown_architecture
 from .estimate import estimate
-from .generator import Loaded, choose_backend, load_generator, load_to_time, refuse_store
-from .models import Trainer, mixed
+from .generator import LoadedGenerator, choose_backend, load_generator, load_to_time, refuse_store
+from .models import Trainer, mix_sets
 from .outcome import compare, notes_on, panels_of, sanitised
 from .settings import ImageVariationsSettings
-from .strength import Strength, at_strength, find_strength, possible
-from .variations import Maker, Variations, make_variations
+from .strength import Strength, find_strength, possible, with_strength
+from .variations import VariationGenerator, Variations, make_variations
 
 
 class ImageVariations(Defense):
@@ -87,11 +87,11 @@ class ImageVariations(Defense):
         """Refuse a case for which :meth:`prepare_generator` finds nothing; to be overridden together with it."""
         choose_backend(case, self.settings)
 
-    def prepare_generator(self, case: Case, context: Context) -> Loaded:
+    def prepare_generator(self, case: Case, context: Context) -> LoadedGenerator:
         """Return the generator of the settings."""
         return load_generator(case, self.settings, context)
 
-    def generator_to_time(self, case: Case, context: Context) -> Loaded:
+    def generator_to_time(self, case: Case, context: Context) -> LoadedGenerator:
         """Return one as fast as that of :meth:`prepare_generator`; to be overridden together with it."""
         return load_to_time(case, self.settings, context)
 
@@ -119,7 +119,9 @@ class ImageVariations(Defense):
         visible = case.visible()
         assert visible.train is not None
         loaded = self.prepare_generator(visible, context)
-        return sheet(loaded.generator, self.settings, visible.train, count, seed=self._seed(context), context=context)
+        return preview_rows(
+            loaded.generator, self.settings, visible.train, count, seed=self._seed(context), context=context
+        )
 
     def defend(self, case: Case, context: Context) -> Outcome:
         assert case.train is not None
@@ -142,14 +144,17 @@ class ImageVariations(Defense):
                 )
             for note in [*loaded.notes, *strength.notes]:
                 context.note(note)
-            generator = at_strength(loaded.generator, strength.value)
+            generator = with_strength(loaded.generator, strength.value)
             kept = folder if settings.variations is None else Path(settings.variations)
             with context.stage("variations"):
                 made = make_variations(
-                    Maker(generator, settings, train, self._seed(context)), kept, context, "making variations"
+                    VariationGenerator(generator, settings, train, self._seed(context)),
+                    kept,
+                    context,
+                    "making variations",
                 )
             scores, rows = compare(teacher, train, made.images, settings.num_variations)
-            student = trainer.make_student(case, mixed(made.images, train, settings.mixing, context), teacher)
+            student = trainer.make_student(case, mix_sets(made.images, train, settings.mixing, context), teacher)
             outcome = self._outcome(train, made, student, teacher)
         outcome.scores = scores
         outcome.curves = {**trainer.curves, **_curve(strength)}
@@ -174,14 +179,14 @@ def _curve(strength: Strength) -> dict[str, list[float]]:
     return {"strength": strength.tried, "strength_agreement": strength.agreement} if strength.tried else {}
 
 
-def _facts(loaded: Loaded, generator: ImageGenerator, strength: Strength) -> dict[str, Any]:
+def _facts(loaded: LoadedGenerator, generator: ImageGenerator, strength: Strength) -> dict[str, Any]:
     """Return where the variations come from, for the tables."""
     known = generator.facts() if hasattr(generator, "facts") else {}
     chosen = {} if strength.value is None else {"strength": strength.value, "strength_chosen": strength.how}
     return {**loaded.facts, **known, **chosen, "fingerprint": generator.fingerprint()}
 
 
-def sheet(
+def preview_rows(
     generator: ImageGenerator,
     settings: ImageVariationsSettings,
     images: ImageSet,
@@ -202,8 +207,8 @@ def sheet(
     numbers = (rows[:, None] * settings.num_variations + np.arange(settings.num_variations)).ravel()
     columns = []
     for each in generators:
-        maker = Maker(each, settings, images, seed)
-        made = to_batch(maker.make(numbers)[0], torch.device("cpu"))
+        producer = VariationGenerator(each, settings, images, seed)
+        made = to_batch(producer.make(numbers)[0], torch.device("cpu"))
         columns.append(made.reshape(len(rows), settings.num_variations, *made.shape[1:]))
     variations = torch.cat(columns, 1)
     originals = to_batch(images.read(rows), torch.device("cpu"))

@@ -15,16 +15,16 @@ from ...core.context import Context
 from ...core.images import ImageSet
 from ...diffusion.fit.timing import STEPS, seconds_per_answer, seconds_per_view
 from ...diffusion.generators.base import AdjustableGenerator, ImageGenerator
-from .generator import Loaded
-from .models import Trainer, asking, takes_case_model
+from .generator import LoadedGenerator
+from .models import Trainer, logit_mode, takes_case_model
 from .settings import ImageVariationsSettings
-from .strength import at_strength, possible, without_search
-from .throughput import Pace, evaluations, measure
-from .variations import Maker, already_made, as_rgb
+from .strength import possible, with_strength, without_search
+from .throughput import Throughput, evaluations, measure
+from .variations import VariationGenerator, already_made, as_rgb
 
 
 def estimate(
-    case: Case, settings: ImageVariationsSettings, context: Context, loaded: Loaded | None, *, seed: int
+    case: Case, settings: ImageVariationsSettings, context: Context, loaded: LoadedGenerator | None, *, seed: int
 ) -> dict[str, Any]:
     """Return the cost of a run, measured on a few images; nothing is kept.
 
@@ -45,26 +45,26 @@ def estimate(
     if loaded is None:
         seconds = _learning(case, settings, context, case.train).stages
         return {"seconds": seconds, "seconds_total": sum(seconds.values()), "disk_bytes": 0, "memory_bytes": held}
-    maker = Maker(loaded.generator, settings, case.train, seed)
-    making = _making(maker, loaded, case.clean, context)  # first, because it may refuse
-    learning = _learning(case, settings, context, _like_variations(maker))
-    pace = measure(_set_to(maker, making.most), context.device)
-    likely, most = (making.seconds(each, pace, learning.per_answer) for each in (making.likely, making.most))
+    producer = VariationGenerator(loaded.generator, settings, case.train, seed)
+    cost = _variation_cost(producer, loaded, case.clean, context)  # first, because it may refuse
+    learning = _learning(case, settings, context, _like_variations(producer))
+    throughput = measure(_set_to(producer, cost.most), context.device)
+    likely, most = (cost.seconds(each, throughput, learning.per_answer) for each in (cost.likely, cost.most))
     total = sum(likely.values()) + sum(learning.stages.values())
     return {
-        **making.facts(),
-        "seconds_per_1000_variations": 1000 * pace.seconds(making.evaluations(making.likely.strength)),
+        **cost.facts(),
+        "seconds_per_1000_variations": 1000 * throughput.seconds(cost.evaluations(cost.likely.strength)),
         "minutes_for_variations": likely["variations"] / 60,
         "seconds": likely | learning.stages,
         "seconds_total": total,
         "seconds_at_most": total + sum(most.values()) - sum(likely.values()),
-        "disk_bytes": making.disk_bytes,
-        "memory_bytes": held + making.count * making.bytes_each,
+        "disk_bytes": cost.disk_bytes,
+        "memory_bytes": held + cost.count * cost.bytes_each,
     }
 
 
 @dataclass(frozen=True)
-class Course:
+class Scenario:
     """One way that a run may go: the strength that it uses, and those that it tries before."""
 
     strength: float | None
@@ -72,21 +72,21 @@ class Course:
 
 
 @dataclass(frozen=True)
-class Making:
-    """What a run would make.
+class VariationCost:
+    """The variations that a run would make, and what they cost.
 
     :param clean: reserved clean images, of which some are tried on.
     :param likely, most: ways that it may go.
     :param words: which strength.
     :param kept: variations that are there already.
-    :param sure: whether the run takes them, whatever it finds.
+    :param sure: whether the run is certain to use them.
     """
 
-    maker: Maker
-    loaded: Loaded
+    producer: VariationGenerator
+    loaded: LoadedGenerator
     clean: int
-    likely: Course
-    most: Course
+    likely: Scenario
+    most: Scenario
     words: str
     kept: int
     sure: bool
@@ -94,17 +94,17 @@ class Making:
     @property
     def count(self) -> int:
         """Variations of the suspect images, N · K."""
-        return len(self.maker.images) * self.maker.count
+        return len(self.producer.images) * self.producer.count
 
     @property
     def per_strength(self) -> int:
         """Variations that a strength is tried on."""
-        return min(self.clean, self.maker.settings.search.images)
+        return min(self.clean, self.producer.settings.search.images)
 
     @property
     def bytes_each(self) -> int:
         """Of a variation."""
-        return int(np.prod(self.maker.shape))
+        return int(np.prod(self.producer.shape))
 
     @property
     def disk_bytes(self) -> int:
@@ -113,18 +113,18 @@ class Making:
 
     def evaluations(self, strength: float | None) -> int | None:
         """Return the network evaluations per variation; None where that is not known."""
-        return evaluations(at_strength(self.maker.generator, strength))
+        return evaluations(with_strength(self.producer.generator, strength))
 
-    def seconds(self, course: Course, pace: Pace, per_answer: float) -> dict[str, float]:
+    def seconds(self, scenario: Scenario, throughput: Throughput, per_answer: float) -> dict[str, float]:
         """Return the seconds per stage.
 
         :param per_answer: seconds that the teacher takes for an image.
         """
-        tried = sum(pace.seconds(self.evaluations(each)) + per_answer for each in course.tried)
+        tried = sum(throughput.seconds(self.evaluations(each)) + per_answer for each in scenario.tried)
         return {
             "generator": self.loaded.fitting or 0.0,
-            "strength": self.per_strength * (tried + per_answer * bool(course.tried)),
-            "variations": (self.count - self.kept) * pace.seconds(self.evaluations(course.strength)),
+            "strength": self.per_strength * (tried + per_answer * bool(scenario.tried)),
+            "variations": (self.count - self.kept) * throughput.seconds(self.evaluations(scenario.strength)),
         }
 
     def facts(self) -> dict[str, Any]:
@@ -145,39 +145,41 @@ class Making:
             }
         return found
 
-    def _evaluations_of(self, course: Course) -> int:
-        tried = sum(self.evaluations(each) or 0 for each in course.tried)
-        return (self.count - self.kept) * (self.evaluations(course.strength) or 0) + self.per_strength * tried
+    def _evaluations_of(self, scenario: Scenario) -> int:
+        tried = sum(self.evaluations(each) or 0 for each in scenario.tried)
+        return (self.count - self.kept) * (self.evaluations(scenario.strength) or 0) + self.per_strength * tried
 
 
-def _making(maker: Maker, loaded: Loaded, clean: ImageSet | None, context: Context) -> Making:
-    likely, most, words = _courses(loaded.generator, clean, maker.settings)
+def _variation_cost(
+    producer: VariationGenerator, loaded: LoadedGenerator, clean: ImageSet | None, context: Context
+) -> VariationCost:
+    likely, most, words = _scenarios(loaded.generator, clean, producer.settings)
     sure = loaded.fitting is None and likely == most
     folder = None if context.work_dir is None else context.work_dir / "image_variations"
-    if maker.settings.variations is not None:
-        folder = Path(maker.settings.variations)
-    kept = 0 if folder is None else already_made(_set_to(maker, likely), folder, sure=sure)
-    return Making(maker, loaded, len(clean or ()), likely, most, words, kept, sure)
+    if producer.settings.variations is not None:
+        folder = Path(producer.settings.variations)
+    kept = 0 if folder is None else already_made(_set_to(producer, likely), folder, sure=sure)
+    return VariationCost(producer, loaded, len(clean or ()), likely, most, words, kept, sure)
 
 
-def _courses(
+def _scenarios(
     generator: ImageGenerator, clean: ImageSet | None, settings: ImageVariationsSettings
-) -> tuple[Course, Course, str]:
-    """Return the likely course and the longest one, and in words which strength that is."""
+) -> tuple[Scenario, Scenario, str]:
+    """Return the likely scenario and the longest one, and in words which strength that is."""
     known = without_search(generator, clean, settings)
     if known is not None:
-        course = Course(known.value)
-        return course, course, known.how if known.value is None else f"{known.value:.3g}, {known.how}"
+        scenario = Scenario(known.value)
+        return scenario, scenario, known.how if known.value is None else f"{known.value:.3g}, {known.how}"
     assert isinstance(generator, AdjustableGenerator)
     candidates = possible(generator, settings)
     middle = (len(candidates) - 1) // 2
-    likely = Course(candidates[middle], candidates[: middle + 2])  # the search ends with the first one too strong
+    likely = Scenario(candidates[middle], candidates[: middle + 2])  # the search ends with the first one too strong
     words = f"searched among {', '.join(f'{each:.3g}' for each in candidates)}; {candidates[middle]:.3g} assumed"
-    return likely, Course(candidates[-1], candidates), words
+    return likely, Scenario(candidates[-1], candidates), words
 
 
-def _set_to(maker: Maker, course: Course) -> Maker:
-    return dataclasses.replace(maker, generator=at_strength(maker.generator, course.strength))
+def _set_to(producer: VariationGenerator, scenario: Scenario) -> VariationGenerator:
+    return dataclasses.replace(producer, generator=with_strength(producer.generator, scenario.strength))
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,7 @@ def _learning(case: Case, settings: ImageVariationsSettings, context: Context, s
     per_view = seconds_per_view(trainer.start_of_student(case, few), few, recipe, context)
     variations = 0 if settings.student_data == "originals" else len(suspects) * settings.num_variations
     seen = variations + round(settings.mixing * len(suspects)) if variations else len(suspects)
-    asked = {"once": 1, "mirrored": 2, "always": recipe.epochs}[asking(settings)] if settings.distill else 0
+    asked = {"once": 1, "mirrored": 2, "always": recipe.epochs}[logit_mode(settings)] if settings.distill else 0
     teaching = 0.0
     if not takes_case_model(case, settings):
         alike = few.image_shape == suspects.image_shape  # the architecture always is
@@ -217,7 +219,7 @@ def _learning(case: Case, settings: ImageVariationsSettings, context: Context, s
     )
 
 
-def _like_variations(maker: Maker) -> ImageSet:
+def _like_variations(producer: VariationGenerator) -> ImageSet:
     """Return some suspect images in the size of variations."""
-    few = maker.images.subset(np.arange(min(len(maker.images), STEPS * maker.settings.recipe.batch_size)))
-    return ImageSet(maker.stored(as_rgb(few.read(slice(None)))), few.labels, few.num_classes)
+    few = producer.images.subset(np.arange(min(len(producer.images), STEPS * producer.settings.recipe.batch_size)))
+    return ImageSet(producer.stored(as_rgb(few.read(slice(None)))), few.labels, few.num_classes)

@@ -1,4 +1,4 @@
-"""Image variations, which generator: chosen by what is at hand, and loaded; nothing is downloaded unasked."""
+"""Image variations, which generator: chosen by what is available. Nothing is downloaded unless a model is named."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from ...core.case import Case
 from ...core.context import Context
 from ...diffusion.denoisers.base import Denoiser
-from ...diffusion.fit import choose as choice
+from ...diffusion.fit import choose
 from ...diffusion.fit.settings import FitSettings
 from ...diffusion.fit.timing import denoiser_to_time
 from ...diffusion.generators.base import ImageGenerator, find_generator, sdedit_on
@@ -26,7 +26,7 @@ ROUNDING = 1e-9  # of a share of a chain, in steps
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedGenerator:
     """A generator, with what the report says of it.
 
     :param notes: what a reader must know.
@@ -49,10 +49,10 @@ def choose_backend(case: Case, settings: ImageVariationsSettings) -> str:
     """
     name = settings.backend
     if name == "auto":
-        name = _at_hand(case, settings)
+        name = _available(case, settings)
     plugins().get("generator", name)
     if name == "sdedit":
-        choice.refuse_no_denoiser(case, settings.denoiser, defense="image_variations", forced=settings.force_denoiser)
+        choose.refuse_no_denoiser(case, settings.denoiser, defense="image_variations", forced=settings.force_denoiser)
         _refuse_untrained(settings)
     return name
 
@@ -61,12 +61,10 @@ def _refuse_untrained(settings: ImageVariationsSettings) -> None:
     """Refuse a strength that a denoiser trained here would not know; a search keeps to those that it knows."""
     if settings.denoiser is not None or settings.strength == "auto":
         return
-    fit = fit_settings(settings)
-    level = NoiseLevel(steps=round(float(settings.strength) * fit.length), of=fit.length)
-    choice.refuse_untrained(level, fit, where="strength")
+    choose.refuse_untrained(_highest_level(settings), fit_settings(settings), where="strength")
 
 
-def _at_hand(case: Case, settings: ImageVariationsSettings) -> str:
+def _available(case: Case, settings: ImageVariationsSettings) -> str:
     from ...diffusion.generators.pipelines import ADAPTERS, names  # noqa: PLC0415  (only needed here)
 
     if settings.denoiser is not None:
@@ -96,7 +94,7 @@ def _at_hand(case: Case, settings: ImageVariationsSettings) -> str:
     )
 
 
-def load_generator(case: Case, settings: ImageVariationsSettings, context: Context) -> Loaded:
+def load_generator(case: Case, settings: ImageVariationsSettings, context: Context) -> LoadedGenerator:
     """Return the generator on the context's device.
 
     :raises InputError: when weights cannot be had, or the denoiser has seen the suspect set.
@@ -106,14 +104,14 @@ def load_generator(case: Case, settings: ImageVariationsSettings, context: Conte
     name = choose_backend(case, settings)
     if name != "sdedit":
         generator = find_generator(name, settings, shape, context.device)
-        return Loaded(name, generator, {"backend": name, "fingerprint": generator.fingerprint()})
-    denoiser = choice.named_or_trained(
+        return LoadedGenerator(name, generator, {"backend": name, "fingerprint": generator.fingerprint()})
+    denoiser = choose.named_or_trained(
         settings.denoiser, case.clean, fit_settings(settings), shape, context, name=NAME
     ).to(context.device)
     return _sdedit(case, settings, denoiser)
 
 
-def load_to_time(case: Case, settings: ImageVariationsSettings, context: Context) -> Loaded:
+def load_to_time(case: Case, settings: ImageVariationsSettings, context: Context) -> LoadedGenerator:
     """Return a generator as fast as that of :func:`load_generator`: nothing is trained for long, nothing is kept.
 
     :raises ElixirError: for what is refused there.
@@ -126,25 +124,26 @@ def load_to_time(case: Case, settings: ImageVariationsSettings, context: Context
     return load_generator(case, settings, context)
 
 
-def _sdedit(case: Case, settings: ImageVariationsSettings, denoiser: Denoiser) -> Loaded:
+def _sdedit(case: Case, settings: ImageVariationsSettings, denoiser: Denoiser) -> LoadedGenerator:
     assert case.train is not None
-    known = choice.refuse_seen(denoiser, case.train, forced=settings.force_denoiser)
-    facts, unknown = choice.provenance(denoiser, settings.denoiser)
+    facts, notes = choose.admit_denoiser(denoiser, settings.denoiser, case.train, forced=settings.force_denoiser)
     edit = sdedit_on(denoiser, settings, case.train.image_shape)
-    notes = [note for note in (unknown, known, *edit.plan.notes) if note is not None]
-    return Loaded("sdedit", edit, {"backend": "sdedit", "denoiser": facts}, notes)
+    return LoadedGenerator("sdedit", edit, {"backend": "sdedit", "denoiser": facts}, [*notes, *edit.plan.notes])
 
 
 def fit_settings(settings: ImageVariationsSettings) -> FitSettings:
     """Return how to train a denoiser: unless something else is said, on the part of the chain that may be used."""
-    fit = settings.fit
-    if fit.t_train_max is not None:
-        return fit
+    return choose.fit_for(settings.fit, _highest_level(settings))
+
+
+def _highest_level(settings: ImageVariationsSettings) -> NoiseLevel:
+    """Return the noise level of the strength, or of the highest candidate of a search."""
+    length = settings.fit.length
     if settings.strength == "auto":  # rounded up: the search leaves out what lies above the part that is trained
-        steps = math.ceil(max(settings.search.candidates) * fit.length - ROUNDING)
+        steps = math.ceil(max(settings.search.candidates) * length - ROUNDING)
     else:
-        steps = round(settings.strength * fit.length)
-    return fit.model_copy(update={"t_train_max": min(fit.length, max(1, steps))})
+        steps = round(settings.strength * length)
+    return NoiseLevel(steps=steps, of=length)
 
 
 def refuse_store(case: Case, settings: ImageVariationsSettings) -> None:

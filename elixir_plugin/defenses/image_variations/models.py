@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ...core.case import Case
-from ...core.classifier.classifier import Classifier, model_fingerprint
+from ...core.classifier.classifier import Classifier
 from ...core.context import Context
 from ...core.images import ImageSet
 from ...training.distillation import Teacher, can_look_up, distillation, known_logits, looked_up, online
@@ -72,13 +72,13 @@ class Trainer:
             ce_temperature=settings.hard_temperature,
             drop_disagreeing=settings.drop_disagreeing,
         )
-        identity = {"teacher": model_fingerprint(teacher), "distillation": chosen}
+        identity = {"teacher": teacher.fingerprint(), "distillation": chosen}
         self._learn(student, images, "student", objective=objective, identity=identity)
         return student
 
     def _answers(self, teacher: Classifier, images: ImageSet) -> Teacher:
-        """Return how the teacher answers: asked beforehand where that gives the same, else for every batch."""
-        how = asking(self.settings)
+        """Return the teacher's logits: computed beforehand where that gives the same, else for every batch."""
+        how = logit_mode(self.settings)
         if how == "always":
             return online(teacher)
         return looked_up(known_logits(teacher, images, mirror=how == "mirrored"))
@@ -95,9 +95,14 @@ class Trainer:
             student.input_size = images.image_shape[0]
 
     def _fresh(self, case: Case, name: str) -> Classifier:
-        settings = self.settings
+        assert case.train is not None
         return untrained(
-            case, settings.architecture, self._seed(name), self.context.device, normalised=settings.normalize
+            case.train,
+            self.settings.architecture,
+            self._seed(name),
+            self.context.device,
+            like=case.model,
+            normalised=self.settings.normalize,
         )
 
     def _seed(self, name: str) -> int:
@@ -118,8 +123,8 @@ class Trainer:
         self.curves |= {f"{name}_{key}": values for key, values in curves.items()}
 
 
-def asking(settings: ImageVariationsSettings) -> Literal["once", "mirrored", "always"]:
-    """Return how often the teacher of a student is asked about each image: beforehand, or in every epoch."""
+def logit_mode(settings: ImageVariationsSettings) -> Literal["once", "mirrored", "always"]:
+    """Return when the teacher's logits are computed: beforehand (for mirror images too), or in every epoch."""
     if not settings.augment_teacher:
         return "once"
     if settings.cache_logits and can_look_up(settings.recipe.augmentation):
@@ -132,7 +137,7 @@ def takes_case_model(case: Case, settings: ImageVariationsSettings) -> bool:
     return settings.teacher == "case" or (settings.teacher == "auto" and case.model is not None)
 
 
-def mixed(variations: ImageSet, suspects: ImageSet, share: float, context: Context) -> ImageSet:
+def mix_sets(variations: ImageSet, suspects: ImageSet, share: float, context: Context) -> ImageSet:
     """Return *variations* with a random *share* of the suspect images behind them; the student then sees those.
 
     :param share: of the suspect set.

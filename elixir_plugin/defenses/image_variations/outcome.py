@@ -1,4 +1,4 @@
-"""Image variations, what it reports: how far variations are from their images and labels in the teacher's eyes."""
+"""Image variations, what it reports: how the teacher classifies variations, compared with their images and labels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def compare(teacher: Classifier, train: ImageSet, variations: ImageSet, count: i
     before = np.repeat(teacher.predict(train).argmax(1), count)
     logits = teacher.predict(variations)
     after, labels = logits.argmax(1), variations.labels
-    foreign = 1 - softmax(logits)[np.arange(len(labels)), labels]
+    other = 1 - softmax(logits)[np.arange(len(labels)), labels]
     rows = []
     for label in range(train.num_classes):
         here = labels == label
@@ -41,7 +41,7 @@ def compare(teacher: Classifier, train: ImageSet, variations: ImageSet, count: i
                 "relabelled": _share((after != labels)[here]),
             }
         )
-    return foreign.reshape(-1, count).mean(1), rows
+    return other.reshape(-1, count).mean(1), rows
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -78,12 +78,12 @@ def notes_on(counts: dict[str, int], settings_kept: str | None, count: int, *, f
     """
     notes = []
     if not fits:
-        notes.append("variations are stored in another size than the suspect images: no sanitised set is handed back")
+        notes.append("variations are stored in another size than the suspect images: no sanitised set is returned")
     if counts["regenerated"]:
         notes.append(f"{counts['regenerated']} blank variations were made again; {counts['blank']} are blank still")
     if count > 1 and settings_kept is None:
         notes.append(
-            f"{count} variations per image are no sanitised set of one image each, so only the student is handed back; "
+            f"{count} variations per image are no sanitised set of one image each, so only the student is returned; "
             "name a folder (variations=FOLDER) to keep them"
         )
     elif count > 1:

@@ -1,4 +1,4 @@
-"""Image variations, how far to noise: as far as the teacher still recognises what it saw.
+"""Image variations, how far to noise: as far as the teacher still recognises the images.
 
 More noise removes more of a trigger, and at some point the class as well. Distillation tolerates some drift, so the
 strength is the largest one whose variations of reserved clean images the teacher mostly sees as the images themselves.
@@ -18,7 +18,7 @@ from ...core.context import Context
 from ...core.images import ImageSet
 from ...diffusion.generators.base import DEFAULT_STRENGTH, AdjustableGenerator, ImageGenerator
 from .settings import ImageVariationsSettings
-from .variations import Maker, make_variations
+from .variations import VariationGenerator, make_variations
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ def find_strength(
     single = settings.model_copy(update={"num_variations": 1})
     shares: list[float] = []
     for strength in candidates:
-        maker = Maker(generator.with_strength(strength), single, few, seed)
-        made = make_variations(maker, folder / f"strength-{strength:.4f}", context, f"strength {strength:.2f}")
+        producer = VariationGenerator(generator.with_strength(strength), single, few, seed)
+        made = make_variations(producer, folder / f"strength-{strength:.4f}", context, f"strength {strength:.2f}")
         shares.append(float((teacher.predict(made.images).argmax(1) == before).mean()))
         if shares[-1] < settings.search.agreement:
             break
@@ -102,7 +102,7 @@ def possible(generator: AdjustableGenerator, settings: ImageVariationsSettings) 
     return [each for each in settings.search.candidates if low <= each <= high] or [_usual(generator)]
 
 
-def at_strength(generator: ImageGenerator, value: float | None) -> ImageGenerator:
+def with_strength(generator: ImageGenerator, value: float | None) -> ImageGenerator:
     """Return *generator* at strength *value*, where it has one."""
     if value is None or not isinstance(generator, AdjustableGenerator):
         return generator

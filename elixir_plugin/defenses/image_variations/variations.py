@@ -1,4 +1,4 @@
-"""Image variations, step 2: K variations of every image, made once, whatever happens meanwhile.
+"""Image variations, step 2: K variations of every image, each made once even if the run is interrupted.
 
 Variation ``k`` of image ``i`` is row ``i · K + k``. Its seed is a function of (seed of the run, id of the image, k), so
 that it depends neither on batch, order nor interruptions. Blank variations are made again under other seeds.
@@ -32,7 +32,7 @@ TRIES = 3  # times that a blank variation is made again
 
 
 @dataclass(frozen=True)
-class Maker:
+class VariationGenerator:
     """Makes variations of the images of one set.
 
     :param seed: all seeds follow from it.
@@ -56,7 +56,7 @@ class Maker:
         return self.settings.num_variations
 
     def make(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.uint8], dict[str, int]]:
-        """Return the variations *numbers*, ``[n, H, W, C]``, and how many were made again, and are blank all the same.
+        """Return the variations *numbers*, ``[n, H, W, C]``, and how many were made again, and are still blank.
 
         An image that is blank itself may have blank variations.
         """
@@ -125,7 +125,7 @@ class Variations:
     counts: dict[str, int]
 
 
-def make_variations(maker: Maker, folder: Path, context: Context, description: str) -> Variations:
+def make_variations(producer: VariationGenerator, folder: Path, context: Context, description: str) -> Variations:
     """Make the variations that are missing in *folder*, and return all of them, memory-mapped.
 
     Under ``torchrun``, with a work folder, each rank makes its share.
@@ -135,19 +135,19 @@ def make_variations(maker: Maker, folder: Path, context: Context, description: s
     rank, world = rank_and_world() if context.work_dir is not None else (0, 1)
 
     def work(part: slice) -> NDArray[np.uint8]:
-        made, counts = maker.make(np.arange(part.start, part.stop))
+        made, counts = producer.make(np.arange(part.start, part.stop))
         if any(counts.values()):
             write_json(folder / "again" / f"{part.start:010}.json", counts)
         return made
 
     with together():
-        store = _store(maker, folder, maker.identity())
+        store = _store(producer, folder, producer.identity())
         store.fill(work, context, description=description, rank=rank, world=world)
-    labels = np.repeat(maker.images.labels, maker.count)
-    return Variations(ImageSet(store.array(), labels, maker.images.num_classes), _counted(folder))
+    labels = np.repeat(producer.images.labels, producer.count)
+    return Variations(ImageSet(store.array(), labels, producer.images.num_classes), _counted(folder))
 
 
-def already_made(maker: Maker, folder: Path, *, sure: bool) -> int:
+def already_made(producer: VariationGenerator, folder: Path, *, sure: bool) -> int:
     """Return how many variations :func:`make_variations` would find in *folder*; nothing is written.
 
     :param sure: whether the generator is the one that will be used; else any generator's count.
@@ -157,10 +157,10 @@ def already_made(maker: Maker, folder: Path, *, sure: bool) -> int:
     manifest = folder / "images" / MANIFEST
     if not manifest.exists():
         return 0
-    identity = maker.identity()
+    identity = producer.identity()
     if not sure:
         identity["generator"] = _generator_in(manifest)
-    store = _store(maker, folder, identity)
+    store = _store(producer, folder, identity)
     marks = [mark for mark in (store.folder / MARKS).iterdir() if mark.stat().st_size]  # an empty one is a lock
     parts = [store.geometry.part(int(mark.name)) for mark in marks]
     return sum(part.stop - part.start for part in parts)
@@ -173,14 +173,14 @@ def _generator_in(manifest: Path) -> Any:
         return None  # a damaged manifest is refused, with a message, by the store itself
 
 
-def _store(maker: Maker, folder: Path, identity: dict[str, Any]) -> ChunkStore:
+def _store(producer: VariationGenerator, folder: Path, identity: dict[str, Any]) -> ChunkStore:
     return ChunkStore(
         folder / "images",
-        length=len(maker.images) * maker.count,
-        shape=maker.shape,
+        length=len(producer.images) * producer.count,
+        shape=producer.shape,
         dtype="uint8",
         identity=identity,
-        chunk=chunk_of(maker.generator),
+        chunk=chunk_of(producer.generator),
     )
 
 

@@ -1,4 +1,4 @@
-"""What every denoiser offers, whatever stands behind it: a network, or a formula."""
+"""What every denoiser offers, whether it is a network or a formula."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Variance = Literal["fixed_small", "fixed_large", "learned_range"]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a denoiser says about a batch of states ``[B, C, H, W]``.
+    """What a denoiser predicts for a batch of states ``[B, C, H, W]``.
 
     :param eps: float32, the predicted noise.
     :param variance: float32 head ``w`` of a ``learned_range`` denoiser, not clamped to [-1, 1]; else None.

@@ -1,4 +1,4 @@
-"""Checks of denoiser folders that anybody may have written: nothing in them is believed before it is checked.
+"""Checks of denoiser folders, which anybody may have written: nothing in them is used before it is checked.
 
 A folder holds ``config.json`` and weights of a ``UNet2DModel``, and the ``scheduler_config.json`` of its chain; either
 side by side, or in ``unet/`` and ``scheduler/`` as diffusers pipelines do.

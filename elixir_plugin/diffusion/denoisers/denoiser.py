@@ -108,7 +108,7 @@ class UNetDenoiser(Denoiser):
         return self
 
     def facts(self) -> dict[str, Any]:
-        """Return what decides the predictions beside the weights, in JSON types."""
+        """Return what decides the predictions besides the weights, in JSON types."""
         return {
             "schedule": self.schedule.facts(),
             "variance": self.variance,
@@ -215,7 +215,7 @@ def find_denoiser(
 ) -> Denoiser:
     """Return a denoiser a plugin offers under the name *source*, or else load one: see :func:`load_denoiser`.
 
-    A folder of the same name goes before the plugin.
+    A folder of the same name takes precedence over the plugin.
 
     :param image_size: edge length and
     :param channels: that a plugin's denoiser is asked for.
@@ -257,7 +257,7 @@ def _folder_of(source: str | Path) -> Path:
 
 
 def _checked_private(values: Any, schedule: Schedule, where: Path) -> dict[str, Any]:
-    """Check what diffusers has no word for. A folder of others has none of it: raw indices, all of them trained."""
+    """Check what diffusers has no entry for. Other folders lack all of it: raw indices, all of them trained."""
     if values is None:
         return {}
     faults = []

@@ -65,7 +65,7 @@ class ClosedFormDenoiser(Denoiser):
 class OracleDenoiser(ClosedFormDenoiser):
     """Knows the clean image of every sample, and says which noise separates a state from it.
 
-    Purified images are the known ones, whatever came in.
+    Purified images are the known ones, whatever the input.
 
     :param clean: float ``[N, C, H, W]`` in pixel scale.
     :param ids: int64 ``[N]`` sample ids that *clean* belongs to; default ``0..N-1``.
@@ -175,7 +175,7 @@ def ddpm_cifar10(image_size: int, channels: int) -> UNetDenoiser:
     :param image_size: edge length in pixels of the images to purify.
     :param channels: of these images.
     :raises SettingsError: for images that are not 32 px in colour; before anything is fetched.
-    :raises InputError: when it cannot be fetched, with how to go on from a local folder.
+    :raises InputError: when it cannot be fetched, with how to continue from a local folder.
     """
     if (image_size, channels) != (CIFAR_SIDE, 3):
         raise SettingsError(

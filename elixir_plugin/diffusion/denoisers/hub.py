@@ -1,4 +1,4 @@
-"""Denoisers from the Hugging Face Hub; the one place that may touch the network, and only when no folder is there."""
+"""Denoisers from the Hugging Face Hub; the one place that may download them, and only when no local folder is given."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def fetch_from_hub(name: str) -> Path:
 
     ``HF_HUB_OFFLINE=1`` keeps it to the cache. Safetensors are fetched; pickled weights only where there are none.
 
-    :raises InputError: when it cannot be had, with how to go on from a local folder.
+    :raises InputError: when it cannot be had, with how to continue from a local folder.
     """
     from huggingface_hub import snapshot_download  # noqa: PLC0415  (slow to import)
 

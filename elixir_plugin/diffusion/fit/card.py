@@ -1,4 +1,4 @@
-"""Where the weights of a denoiser come from: what its card says, and what tells two trainings apart."""
+"""Where the weights of a denoiser come from: its card, and the identity of its training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .settings import FitSettings
 
 
 def identity_of(images: ImageSet, settings: FitSettings, context: Context, name: str) -> str:
-    """Return what tells this training from any other: settings, seed, name and images."""
+    """Return the identity of a training: settings, seed, name and images."""
     return fingerprint([settings.dump(), context.seed, name, hexadecimal(images)])
 
 

@@ -1,4 +1,4 @@
-"""Which denoiser a defense uses: one that is named, or one trained on the reserved clean set; and what it has seen."""
+"""Which denoiser a defense uses, a named one or one trained on the reserved clean set, and what it was trained on."""
 
 from __future__ import annotations
 
@@ -79,10 +79,36 @@ def named_or_trained(
     return fit_denoiser(clean, fit, context, name=name)
 
 
+def fit_for(fit: FitSettings, level: NoiseLevel, *, beyond: int = 0) -> FitSettings:
+    """Return *fit*, limited to the part of the chain that *level* needs unless ``t_train_max`` is set already.
+
+    :param beyond: indices to train above the level.
+    """
+    if fit.t_train_max is not None:
+        return fit
+    needed = level.resolve(Schedule(fit.schedule, fit.length)) + beyond
+    return fit.model_copy(update={"t_train_max": min(fit.length, max(1, needed))})
+
+
+def admit_denoiser(
+    denoiser: Denoiser, source: str | None, train: ImageSet, *, forced: bool
+) -> tuple[dict[str, Any], list[str]]:
+    """Return which data the denoiser saw, for the tables, and warnings about it.
+
+    :param source: the denoiser that was named, or None when it was trained on the reserved clean set.
+    :param train: the suspect set.
+    :param forced: see :func:`refuse_seen`.
+    :raises InputError: when the denoiser was trained on images of the suspect set.
+    """
+    seen = refuse_seen(denoiser, train, forced=forced)
+    facts, unknown = provenance(denoiser, source)
+    return facts, [note for note in (unknown, seen) if note is not None]
+
+
 def refuse_seen(denoiser: Denoiser, train: ImageSet, *, forced: bool) -> str | None:
     """Refuse a denoiser that was trained on images of the suspect set: it has learned their triggers as well.
 
-    :returns: what a reader must know when it is *forced* all the same.
+    :returns: a warning when it is *forced* in spite of that; else None.
     :raises InputError: naming how many images it has seen.
     """
     count = count_seen(denoiser, train)

@@ -1,4 +1,4 @@
-"""Averages of a network's weights over its training; what a denoiser is used with."""
+"""Averages of a network's weights over its training: the weights that a trained denoiser uses."""
 
 from __future__ import annotations
 

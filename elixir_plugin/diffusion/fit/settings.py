@@ -1,4 +1,4 @@
-"""How a denoiser is trained."""
+"""Settings of how a denoiser is trained, and their presets."""
 
 from __future__ import annotations
 
@@ -83,5 +83,5 @@ class FitSettings(Settings):
 
     @property
     def timestep_scale(self) -> float:
-        """What the network is told per index: ``i · 1000/T``."""
+        """What the network gets as timestep per index: ``i · 1000/T``."""
         return 1000 / self.length

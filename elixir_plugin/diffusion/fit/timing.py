@@ -1,4 +1,4 @@
-"""What parts of a run cost on this device, measured on a few batches: what the estimates of defenses are made of.
+"""What parts of a run cost on this device, measured on a few batches; estimates of defenses are computed from it.
 
 Nothing is kept. Every measurement comes after a call that does not count, because the first one is slower.
 """
@@ -40,7 +40,7 @@ def seconds_of(work: Callable[[], object]) -> float:
 def denoiser_to_time(
     source: str | None, clean: ImageSet | None, fit: FitSettings, context: Context, *, name: str
 ) -> tuple[UNetDenoiser, float] | None:
-    """Return a denoiser as good as untrained in the place of one that a run would train, and the seconds of that.
+    """Return a barely trained denoiser in place of one that a run would train, and the seconds of that training.
 
     Its card says what the trained one will have seen. See :func:`~elixir_plugin.diffusion.fit.choose.named_or_trained`.
 
@@ -56,10 +56,10 @@ def denoiser_to_time(
     if context.device.type == "cpu":
         size, steps = min(size, CPU_BATCH), STEPS
     small = fit.model_copy(update={"batch_size": size, "compile": False})
-    aside = Context(seed=context.seed, device=context.device)  # without a work folder
+    scratch = Context(seed=context.seed, device=context.device)  # without a work folder
 
     def attempt(iterations: int) -> UNetDenoiser:
-        return fit_denoiser(clean, small.model_copy(update={"iterations": iterations}), aside, name=name)
+        return fit_denoiser(clean, small.model_copy(update={"iterations": iterations}), scratch, name=name)
 
     denoiser = attempt(1)
     before = seconds_of(lambda: attempt(1))  # making the network, and one iteration
@@ -73,13 +73,13 @@ def seconds_per_view(model: Classifier, images: ImageSet, recipe: Recipe, contex
     :param context: for seed and device.
     """
     once = recipe.model_copy(update={"epochs": 1})
-    aside = Context(seed=context.seed, device=context.device)
+    scratch = Context(seed=context.seed, device=context.device)
     rows = np.arange(min(len(images), STEPS * recipe.batch_size))
     samples = Samples(images.subset(rows), context.device)
-    source = ShuffledBatches(samples, recipe.batch_size, aside, recipe.augmentation, "estimate")
+    source = ShuffledBatches(samples, recipe.batch_size, scratch, recipe.augmentation, "estimate")
 
     def work() -> object:
-        return train(model, source, once, aside, name="estimate")
+        return train(model, source, once, scratch, name="estimate")
 
     work()
     return seconds_of(work) / len(rows)

@@ -35,13 +35,13 @@ from .objective import NoisyBatch, denoising_objective
 from .settings import FitSettings
 
 BLOCK = 250  # iterations between two points of the curves
-SIGN = 5.0  # seconds between two signs of life
+TOUCH_EVERY = 5.0  # seconds between two touches of the sign file
 
 
 class NoisyBatches:
     """Blocks of batches drawn uniformly, with replacement, from ``[0, B)``, each with its noise and indices.
 
-    All draws of a block are functions of (seed, name, number of the block), so training can go on at any block. Copies
+    All draws of a block are functions of (seed, name, number of the block), so training can resume at any block. Copies
     of the images would change no draw's distribution, so there are none.
 
     :param padding: rows and columns to add below and to the right, by reflection, as purification does.
@@ -67,16 +67,16 @@ class NoisyBatches:
 
 
 def _moved(draws: Tensor, device: torch.device) -> Tensor:
-    """Move to *device*; from pinned memory, so that a CUDA device goes on working meanwhile."""
+    """Move to *device*; from pinned memory, so that a CUDA device can keep working meanwhile."""
     return draws.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else draws.to(device)
 
 
 def fit_denoiser(images: ImageSet, settings: FitSettings, context: Context, *, name: str = "denoiser") -> UNetDenoiser:
     """Train a denoiser on *images*, whose labels play no part.
 
-    With a work folder, the finished denoiser is kept there under *name*, and a call that was killed goes on where it
-    was; both end bit-identical to a call that was not. Where runs share a cache, it is kept there for equal calls of
-    all of them; each counts the seconds that its training took. With neither, nothing is kept.
+    With a work folder, the finished denoiser is kept there under *name*, and a call that was killed resumes where it
+    stopped; both end bit-identical to a call that was not. Where runs share a cache, it is kept there for equal calls
+    of all of them; each counts the seconds that its training took. With neither, nothing is kept.
 
     :param name: of the random draws, the progress bar, and the folder.
     :returns: the denoiser with averaged weights, in eval mode, on the context's device.
@@ -91,9 +91,9 @@ def fit_denoiser(images: ImageSet, settings: FitSettings, context: Context, *, n
 
 
 def _fit_once(images: ImageSet, settings: FitSettings, context: Context, name: str, cache: Path) -> UNetDenoiser:
-    """Return what an equal call has left in *cache*, or leave it there; the seconds of its training count either way.
+    """Return what an equal call has saved in *cache*, or save it there; the seconds of its training count either way.
 
-    A file in the work folder says that an earlier go of this very run trained it, and so has counted them already.
+    A file in the work folder says that an earlier attempt of this very run trained it, and so has counted them already.
     """
     identity = fingerprint([identity_of(images, settings, context, name), context.device.type])
     folder, timing = cache / f"{name}-{identity}", cache / f"{name}-{identity}.json"
@@ -117,12 +117,12 @@ def fit_into(
 ) -> UNetDenoiser:
     """Train as :func:`fit_denoiser` does and save to *folder*, or load what an equal call has saved there.
 
-    The state of a call under way is in :func:`state_file`, which goes when the folder is there. Under ``torchrun`` rank
-    0 trains, and the others wait for it; so does another process that is to make the same folder.
+    The state of an unfinished call is in :func:`state_file`, which is removed when the folder is there. Under
+    ``torchrun`` rank 0 trains, and the others wait for it; so does another process that is to make the same folder.
 
     :param timing: JSON file that gets the ``seconds`` of the training, those of killed calls up to the last state that
         they saved; not in *folder*, which is the same however often a call was killed.
-    :param sign: a file that is touched when the training starts, and now and then while it goes on.
+    :param sign: a file that is touched when the training starts, and every few seconds until it ends.
     :raises RunError: when something else is in *folder*.
     """
     rank, _ = rank_and_world()
@@ -148,7 +148,7 @@ def _make(
     timing: Path | None,
     sign: Path | None,
 ) -> None:
-    """Train, or go on, and save to *folder*; see :func:`fit_into`."""
+    """Train, or resume, and save to *folder*; see :func:`fit_into`."""
     for path in (folder.absolute(), state_file(folder)):
         remove_leftovers(path.parent, path.name)
     denoiser, seconds = _fit(images, settings, context, name, state_file(folder), sign=sign)
@@ -158,7 +158,7 @@ def _make(
 
 
 def state_file(folder: Path) -> Path:
-    """Return where the state of a call under way is kept."""
+    """Return where the state of an unfinished call is kept."""
     return Path(f"{folder.absolute()}.checkpoint")
 
 
@@ -267,7 +267,7 @@ def _fit(
 
 
 class _Stopwatch:
-    """Seconds of a training, as a tensor, so that its checkpoint takes them over into the next go.
+    """Seconds of a training, as a tensor, so that its checkpoint carries them over into the next attempt.
 
     :param sign: a file to touch at once and every few seconds.
     """
@@ -284,7 +284,7 @@ class _Stopwatch:
         now = time.perf_counter()
         self.seconds += now - self._last
         self._last = now
-        if self._sign is not None and now - self._touched > SIGN:
+        if self._sign is not None and now - self._touched > TOUCH_EVERY:
             self._sign.touch()
             self._touched = now
 

@@ -85,7 +85,7 @@ class GeneratorSettings(Settings):
         "clean set",
     )
     num_inference_steps: int = Field(
-        50, ge=1, le=1000, description="over the whole chain; sdedit and img2img walk `strength` of them"
+        50, ge=1, le=1000, description="over the whole chain; sdedit and img2img take `strength` of them"
     )
     guidance_scale: float | None = Field(
         None,
@@ -135,12 +135,12 @@ def find_generator(
 
 
 class SDEdit:
-    """Noises an image up to ``t0 = round(strength · T)`` and walks back, with an unconditional denoiser (SDEdit).
+    """Noises an image up to ``t0 = round(strength · T)`` and denoises it with an unconditional denoiser (SDEdit).
 
     :param denoiser: of 3 channels, or of 1: then the mean of the channels is varied.
     :param sides: ``(H, W)`` of the images.
     :param strength: t0 as a share of the denoiser's whole chain, whatever part of it was trained.
-    :param steps: of a walk down the whole chain; *strength* of them are taken, evenly spaced.
+    :param steps: of the whole reverse chain; *strength* of them are taken, evenly spaced.
     :raises SettingsError: for a noise level that the denoiser was not trained for.
     """
 
@@ -197,11 +197,11 @@ class SDEdit:
     def _planned(self) -> Plan:
         length = self.denoiser.schedule.length
         level = round(self.strength * length)
-        walked = max(1, min(level, round(self._steps * self.strength)))
+        taken = max(1, min(level, round(self._steps * self.strength)))
         settings = Purification(
             level=NoiseLevel(steps=level, of=length),
             sampler=self._sampler,
-            steps=walked if level else None,
+            steps=taken if level else None,
             precision=self._precision,
         )
         return plan(self.denoiser, settings, (*self.sides, self.denoiser.channels))

@@ -1,14 +1,17 @@
-"""Pipelines on disk: found, checked, loaded. The network is asked only for a model that the user names."""
+"""Pipelines on disk: found, checked, loaded, fingerprinted. Nothing is downloaded but a model that the user names."""
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
 import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from ...errors import InputError, SettingsError
 from ...io.files import read_json
@@ -51,7 +54,7 @@ def load_pipeline(
             where=folder,
             found=_short(error),
             allowed=f"a complete diffusers folder of {pipeline}",
-            hint="fetch the folder anew, or name another with --set weights=FOLDER",
+            hint="fetch the folder again, or name another with --set weights=FOLDER",
         ) from error
     return pipe, source or default
 
@@ -111,7 +114,7 @@ def refuse_other_pipeline(folder: Path, accepted: Collection[str]) -> None:
         known = len(value) == 2 and value[0] in LIBRARIES and isinstance(value[1], str) and _CLASS.fullmatch(value[1])
         if not known:
             raise InputError(
-                "pipeline refused: a part of it would be loaded with foreign code",
+                "pipeline refused: a part of it would be loaded with code from elsewhere",
                 where=f"{folder / INDEX}: {key}",
                 found=value,
                 allowed=f"classes of {', '.join(LIBRARIES)}",
@@ -171,3 +174,30 @@ def _left_out(cls: Any) -> dict[str, Any]:
 
 def _short(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
+def parts_of(pipe: Any) -> dict[str, nn.Module]:
+    """Return the networks of a pipeline by name."""
+    return {name: part for name, part in sorted(pipe.components.items()) if isinstance(part, nn.Module)}
+
+
+def weights_fingerprint(pipe: Any) -> str:
+    """Return 12 hex digits over all weights and configs of a pipeline."""
+    digest = hashlib.sha256()
+    for name, part in sorted(pipe.components.items()):
+        config = getattr(part, "config", None)
+        known: dict[str, Any] = {}
+        if config is not None:
+            known = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+        public = {key: value for key, value in known.items() if not key.startswith("_") and "version" not in key}
+        digest.update(json.dumps([name, type(part).__name__, public], sort_keys=True, default=str).encode())
+    for name, part in parts_of(pipe).items():
+        for key, value in sorted(part.state_dict().items()):
+            digest.update(f"{name}.{key}".encode())
+            digest.update(_bytes(value))
+    return digest.hexdigest()[:12]
+
+
+def _bytes(value: Tensor) -> bytes:
+    raw = value.detach().cpu().contiguous()
+    return bytes(raw.reshape(-1).view(torch.uint8).numpy()) if raw.numel() else b""

@@ -9,8 +9,6 @@ Prompts are empty, always.
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -20,14 +18,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Self
 
 from ...core.settings import fingerprint
 from ...errors import SettingsError
 from ..batches import BatchSize, in_parts
 from .base import GeneratorSettings
-from .pipeline_files import load_pipeline
+from .pipeline_files import load_pipeline, parts_of, weights_fingerprint
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 GREY = 128  # of the null image that guidance leads away from
@@ -280,33 +278,6 @@ def as_levels(images: Tensor) -> Tensor:
 def as_pictures(images: Tensor) -> list[Image.Image]:
     """Turn uint8 ``[B, 3, H, W]`` into pictures, for a pipeline's own preprocessing."""
     return [Image.fromarray(np.ascontiguousarray(each)) for each in images.permute(0, 2, 3, 1).numpy()]
-
-
-def parts_of(pipe: Any) -> dict[str, nn.Module]:
-    """Return the networks of a pipeline by name."""
-    return {name: part for name, part in sorted(pipe.components.items()) if isinstance(part, nn.Module)}
-
-
-def weights_fingerprint(pipe: Any) -> str:
-    """Return 12 hex digits over all weights and configs of a pipeline."""
-    digest = hashlib.sha256()
-    for name, part in sorted(pipe.components.items()):
-        config = getattr(part, "config", None)
-        known: dict[str, Any] = {}
-        if config is not None:
-            known = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-        public = {key: value for key, value in known.items() if not key.startswith("_") and "version" not in key}
-        digest.update(json.dumps([name, type(part).__name__, public], sort_keys=True, default=str).encode())
-    for name, part in parts_of(pipe).items():
-        for key, value in sorted(part.state_dict().items()):
-            digest.update(f"{name}.{key}".encode())
-            digest.update(_bytes(value))
-    return digest.hexdigest()[:12]
-
-
-def _bytes(value: Tensor) -> bytes:
-    raw = value.detach().cpu().contiguous()
-    return bytes(raw.reshape(-1).view(torch.uint8).numpy()) if raw.numel() else b""
 
 
 def names(adapters: Sequence[str] = tuple(ADAPTERS)) -> str:

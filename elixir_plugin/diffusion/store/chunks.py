@@ -11,15 +11,15 @@ Chunks are fixed: their bounds depend on length and chunk size, never on batch s
 A chunk is written into its place in ``data.npy``, flushed to disk, and only then its mark gets the digest. A process
 killed at any point leaves an empty or torn mark, which counts as "not done". :meth:`ChunkStore.fill` compares every
 digest with the bytes on disk, so a chunk that a power loss or anything else damaged is done again. One file with marks
-beside it, rather than one file per chunk: nothing has to be joined at the end, and the disk holds the output once.
+next to it, rather than one file per chunk: nothing has to be joined at the end, and the disk holds the output once.
 
 Writing goes through ordinary file calls. A memory map would end the process with SIGBUS on a full disk, and its dirty
 pages would count as memory of the process. Whatever the length, memory holds one chunk.
 
 Several processes may fill one store at once, as ranks of one job or started twice by accident: the lock on a chunk's
-mark (``flock``, released by the system when its process ends) keeps them from working on the same chunk; who finds one
-locked goes on with the next and comes back. Where the file system or platform has no such locks, two processes may do
-a chunk twice; a mixture of both would not match its digest.
+mark (``flock``, released by the system when its process ends) keeps them from working on the same chunk; one that finds
+a chunk locked takes the next one and comes back. Where the file system or platform has no such locks, two processes
+may do a chunk twice; a mixture of both would not match its digest.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class ChunkStore:
         self._size = len(self._header) + length * self.geometry.sample_bytes
         manifest = make_manifest(self.geometry, identity)
         if not (self.folder / MANIFEST).exists():
-            _refuse_foreign(self.folder)
+            _refuse_other_files(self.folder)
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             with locked(self.folder / LOCK, wait=True):
@@ -108,7 +108,7 @@ class ChunkStore:
             logging.getLogger(__name__).warning(
                 "another process works on %d chunks of %s; waiting for it", len(held), self.folder
             )
-        for index in held:  # done by now, or left behind by a process that was stopped
+        for index in held:  # done by now, or left by a process that was stopped
             self._attempt(index, work, wait=True)
 
     def array(self) -> np.memmap[Any, Any]:
@@ -235,13 +235,13 @@ class ChunkStore:
         return len(self._header) + int(part.start) * self.geometry.sample_bytes
 
 
-def _refuse_foreign(folder: Path) -> None:
+def _refuse_other_files(folder: Path) -> None:
     """Refuse a folder that holds anything but a store, perhaps an unfinished start of one."""
     with writing(folder):
         names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     mine = (DATA, MARKS, LOCK, MANIFEST)  # the last one when another process makes it at this moment
     own = {name for name in names if name in mine or (name[:1] == "." and name.endswith(".part"))}
-    if names - own or (names and LOCK not in names):  # without a lock, a data.npy is somebody else's
+    if names - own or (names and LOCK not in names):  # without a lock, a data.npy is not ours
         found = sorted(names - own or names)[0]
         raise RunError("folder holds something else", where=folder, found=found, hint="choose another folder")
 

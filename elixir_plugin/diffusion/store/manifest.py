@@ -133,7 +133,7 @@ def refuse_other(path: Path, wanted: Mapping[str, Any]) -> None:
 
 
 def _leaves(value: Any, name: str = "") -> dict[str, str]:
-    """Flatten nested JSON to dotted names and JSON text, which tells 1 from 1.0 and true.
+    """Flatten nested JSON to dotted names and JSON text, which distinguishes 1, 1.0 and true.
 
     >>> _leaves({"level": {"steps": 3}, "clip": True})
     {'level.steps': '3', 'clip': 'true'}
