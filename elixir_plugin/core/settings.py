@@ -22,7 +22,7 @@ class Settings(BaseModel):
 
     Instances are immutable and hashable by content. Unknown keys and values out of range are refused, all of them
     in one message. A subclass may offer :attr:`presets`: named sets of values that lie between the defaults and
-    what the user gives. It may mark settings for experts (:attr:`expert`) and rename settings (:attr:`former`).
+    what the user gives. It may say which settings are :attr:`basic`, and rename settings (:attr:`former`).
 
     >>> from pydantic import Field
     >>> class Blur(Settings):
@@ -37,10 +37,10 @@ class Settings(BaseModel):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
     whole: ClassVar[bool] = False
     """Where these settings are nested in others: given in part, they stand for themselves and are not filled up."""
-    expert: ClassVar[frozenset[str]] = frozenset()
-    """Settings that few users change. They work like all others, but the main tables of settings leave them out.
+    basic: ClassVar[tuple[str, ...] | None] = None
+    """Settings that users change; None: all. The others are for experts: they work alike, but main tables omit them.
 
-    ``"fit"`` stands for all that is nested in ``fit``, ``"fit.length"`` for one of them.
+    Of nested settings, ``"fit"`` stands for those that are basic in their class, ``"fit.length"`` for that one.
     """
     former: ClassVar[Mapping[str, str]] = MappingProxyType({})
     """Former name -> name of renamed settings, oldest first; former names are accepted wherever settings are read."""
@@ -48,9 +48,9 @@ class Settings(BaseModel):
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
-        named = {name.partition(".")[0] for name in cls.expert} | set(cls.former.values())
+        named = {name.partition(".")[0] for name in cls.basic or ()} | set(cls.former.values())
         if unknown := named - cls.model_fields.keys():
-            raise TypeError(f"{cls.__name__}: expert or former names no setting: {', '.join(sorted(unknown))}")
+            raise TypeError(f"{cls.__name__}: basic or former names no setting: {', '.join(sorted(unknown))}")
         if reused := cls.former.keys() & cls.model_fields.keys():
             raise TypeError(f"{cls.__name__}: former names are settings again: {', '.join(sorted(reused))}")
 

@@ -322,7 +322,7 @@ def test_hashes_are_those_of_the_first_names():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"expert": frozenset({"first", "secnd.x"})}, {"former": {"a": "secnd"}}, {"former": {"first": "second"}}]
+    "wrong", [{"basic": ("first", "secnd.x")}, {"former": {"a": "secnd"}}, {"former": {"first": "second"}}]
 )
 def test_marks_of_settings_that_do_not_exist_are_refused(wrong):
     with pytest.raises(TypeError, match=r"secnd|settings again: first"):
