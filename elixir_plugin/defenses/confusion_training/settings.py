@@ -124,6 +124,22 @@ class ConfusionSettings(Settings):
     scaled, nothing held out. ``small``: for 2,000 to 10,000 images on a CPU. ``demo``: seconds.
     """
 
+    basic = (
+        "architecture",
+        "input_size",
+        "reference",
+        "pretrain_epochs",
+        "confusion_steps",
+        "confusion_lr",
+        "lam",
+        "decision",
+        "rule",
+        "held_out",
+        "witnesses",
+        "p_value",
+        "jury",
+    )
+
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
 
     architecture: str | None = Field(None, description="default: that of the case's model, else cifar_resnet18")

@@ -16,6 +16,8 @@ WarmUp = Literal["random", "far", "noise", "near", "middle"]
 class D3Settings(Settings):
     """Settings of D3; the symbols are those of the paper."""
 
+    basic = ("lam", "eps", "select", "warm_up", "epochs", "batch_size", "lr", "augmentation.crop", "augmentation.flip")
+
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "code": {"lam": 0.5, "batch_size": 256},
         "finetune": {"distance": False, "project": False, "warm_up": "near", "eps": 0.0, "lam": 1.0},
