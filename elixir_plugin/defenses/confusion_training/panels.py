@@ -80,5 +80,5 @@ def _levels(settings: ConfusionSettings) -> list[Level]:
     levels = [Level(name="flagged if the ratio agrees" if settings.rule != "held_out" else "flagged",
                     value=-math.log10(settings.p_value))]  # fmt: skip
     if settings.rule == "guarded":
-        levels.append(Level(name="flagged in any case", value=-math.log10(settings.sure)))
+        levels.append(Level(name="flagged in any case", value=-math.log10(settings.certain_p)))
     return levels

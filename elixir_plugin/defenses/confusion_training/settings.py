@@ -37,9 +37,9 @@ DECIDING = (
     "pca_eps",
     "rule",
     "p_value",
-    "sure",
-    "strays",
-    "jury",
+    "certain_p",
+    "tolerated_share",
+    "last_models",
     "vote",
 )
 LEAST_PER_CLASS = 5  # samples a class has, on average, in the smallest distilled set; fewer teach a base model nothing
@@ -98,9 +98,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "ratios": (1 / 2, 1 / 5, 1 / 10),
         "pretrain_epochs": (8, 8, 12, 12),
         "confusion_steps": (200,),
-        "jury": 2,
+        "last_models": 2,
     },
-    "parity": {"suspect_size": None, "reserved_size": None, "rule": "ratio", "held_out": 0, "jury": 1},
+    "parity": {"suspect_size": None, "reserved_size": None, "rule": "ratio", "held_out": 0, "last_models": 1},
 }
 
 
@@ -135,10 +135,17 @@ class ConfusionSettings(Settings):
         "decision",
         "rule",
         "held_out",
-        "witnesses",
+        "untrained_share",
         "p_value",
-        "jury",
+        "last_models",
     )
+
+    former: ClassVar[Mapping[str, str]] = {
+        "witnesses": "untrained_share",
+        "sure": "certain_p",
+        "strays": "tolerated_share",
+        "jury": "last_models",
+    }
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
 
@@ -197,19 +204,21 @@ class ConfusionSettings(Settings):
         "clean samples, both, or (guarded) both, or the second alone when it is beyond doubt",
     )
     held_out: float = Field(0.2, ge=0, lt=1, description="share of the clean set that confusion never sees")
-    witnesses: float = Field(
+    untrained_share: float = Field(
         0.0,
         ge=0,
         le=0.5,
-        description="share of the suspects that no confused model has been trained on; the held-out rule then looks at "
+        description="share of the suspects that no base or confused model is trained on; the held-out rule then tests "
         "these alone, so that nothing memorised counts",
     )
     p_value: float = Field(1e-3, gt=0, le=1, description="below it, the held-out rule flags a class")
-    sure: float = Field(1e-6, gt=0, le=1, description="below it, the guarded rule asks no likelihood ratio")
-    strays: float = Field(
+    certain_p: float = Field(1e-6, gt=0, le=1, description="below it, the guarded rule asks no likelihood ratio")
+    tolerated_share: float = Field(
         0.05, ge=0, le=0.5, description="share of the held-out samples that may be fitted as well as poison is"
     )
-    jury: int = Field(3, ge=1, le=10, description="last rounds whose confused models decide together (not for `ratio`)")
+    last_models: int = Field(
+        3, ge=1, le=10, description="last rounds whose confused models decide together (not for `ratio`)"
+    )
     vote: Vote = Field("median", description="which of their p-values counts: the median, or the largest (all agree)")
 
     @field_validator(*PER_ROUND, mode="before")
@@ -230,8 +239,12 @@ class ConfusionSettings(Settings):
         return self
 
     def trained_with(self) -> dict[str, Any]:
-        """Return the settings that training depends on, in JSON types; the others only decide on what it found."""
-        return {name: value for name, value in self.dump().items() if name not in DECIDING}
+        """Return the settings that training depends on, in JSON types; the others only decide on what it found.
+
+        They are under their first names, for :class:`~.data.RoundCache` to find rounds again.
+        """
+        values = {name: value for name, value in self.dump().items() if name not in DECIDING}
+        return self.under_first_names(values)
 
     def recipe(self) -> Recipe:
         """Return what all of its trainings share: SGD at a constant rate, no augmentation."""
