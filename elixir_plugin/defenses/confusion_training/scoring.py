@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_softmax  # type: ignore[import-untyped]
 
 from ...core.images import Index
 
@@ -22,14 +23,6 @@ Mask = NDArray[np.bool_]
 State = Literal["tested", "too small", "too few isolated", "undecidable", "not inspected", "not finite"]
 Vote = Literal["all", "median"]
 MIN_GROUP = 2  # samples that a Gaussian is fitted to, at least
-
-
-def log_softmax(logits: NDArray[Any]) -> Floats:
-    """Return log-probabilities ``[n, C]``."""
-    values = logits.astype(np.float64)
-    values -= values.max(1, keepdims=True)
-    out: Floats = values - np.log(np.exp(values).sum(1, keepdims=True))
-    return out
 
 
 def sample_losses(logits: NDArray[Any], labels: Index) -> Floats:
@@ -162,7 +155,8 @@ def centred(logits: NDArray[Any], clean_logits: NDArray[Any]) -> Floats:
 
     :param clean_logits: ``[M, C]`` of the same model on reserved clean samples.
     """
-    out: Floats = log_softmax(logits) - np.median(log_softmax(clean_logits), axis=0)
+    of_all, of_clean = (log_softmax(each.astype(np.float64), axis=1) for each in (logits, clean_logits))
+    out: Floats = of_all - np.median(of_clean, axis=0)
     return out
 
 
