@@ -122,5 +122,10 @@ def test_expert_settings_are_shown_on_demand() -> None:
 @pytest.mark.parametrize("name", ["confusion_training", "d3", "dataelixir", "eclipse", "image_variations"])
 def test_about_a_dozen_settings_of_a_defense_are_basic(name: str) -> None:
     settings = plugins().get("defense", name).Settings
+    for path in settings.basic:
+        model = settings
+        for part in path.split("."):
+            assert part in model.model_fields, path
+            model = reference.nested_of(model, part)
     shown = [line for line in settings_lines(settings) if " = " in line and "  (" in line]
     assert 9 <= len(shown) <= 16

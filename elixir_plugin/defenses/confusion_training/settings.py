@@ -1,4 +1,4 @@
-"""Settings of Confusion Training, its presets, and how a schedule is fitted to the case at hand."""
+"""Settings and presets of Confusion Training, and how a schedule is scaled to the size of the sets."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ DECIDING = (
 )
 LEAST_PER_CLASS = 5  # samples a class has, on average, in the smallest distilled set; fewer teach a base model nothing
 
-# A small set is memorised: after 20 epochs on 2,000 images, 70 % of the clean suspects were still fitted when confusion
-# had long destroyed the prediction of fresh images. So base models start anew in each round, see few epochs, and
-# unlearn the reserved clean set (under shifted labels) from round 1 on; distilled sets stay large enough to learn a
-# trigger from; and the last three models decide together, each of which has memorised other samples. Confusion goes on
-# until held-out samples are predicted at chance level, and no further: beyond, it destroys the trigger too.
+# A small set is memorised: after 20 epochs on 2,000 images, 70 % of the clean suspects were still fitted long after
+# confusion had destroyed the prediction of fresh images. So each round trains a new base model for few epochs, from
+# round 1 on also on the reserved clean set under shifted labels; distilled sets stay large enough to learn a trigger
+# from; and the last three models decide together, as each has memorised other samples. Confusion stops when held-out
+# samples are predicted at chance level: more of it destroys the trigger too.
 SMALL: dict[str, Any] = {
     "architecture": "fast_resnet",
     "suspect_size": 2_000,

@@ -25,7 +25,7 @@ class D3Settings(Settings):
     }
 
     lam: float = Field(10.0, ge=0, description="λ, weight of the clean loss against the distance")
-    eps: float = Field(0.1, ge=0, description="ε, clean loss (nats) up to which a sample asks for nothing")
+    eps: float = Field(0.1, ge=0, description="ε, clean loss (nats) below which a sample is not penalised")
     p: float = Field(2.0, ge=1, description="order of the norm, for distance and projection")
     select: Literal["head", "linears", "all"] | tuple[str, ...] = Field(
         "head", description="weights to move: the last linear layer, all linear, linear and conv, or names and patterns"
