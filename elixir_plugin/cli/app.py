@@ -216,7 +216,8 @@ def list_() -> None:
 
 @program.command()
 @click.argument("name")
-def show(name: str) -> None:
+@click.option("--expert", is_flag=True, help="Show all settings, also those that few users change.")
+def show(*, name: str, expert: bool) -> None:
     """Show what NAME is, what it needs, and its settings."""
     from ..plugins import plugins
 
@@ -226,7 +227,7 @@ def show(name: str) -> None:
             thing = plugins().get(kind, name)
             click.echo(shown(f"{name} ({kind}, from {offers[kind][name].origin}): {offers[kind][name].entry.summary}"))
             _say(card_lines(thing))
-            _say(settings_lines(getattr(thing, "Settings", None) or getattr(thing, "Options", None)))
+            _say(settings_lines(getattr(thing, "Settings", None) or getattr(thing, "Options", None), expert=expert))
             if kind == "denoiser":
                 _say([f"use:    --set denoiser={name}; look at it: elixir-plugin denoiser info {name} --image-size 32"])
             return

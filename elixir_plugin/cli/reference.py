@@ -1,7 +1,8 @@
 """The reference of all settings, as Markdown, made from the settings classes: ``elixir-plugin reference``.
 
 Types and ranges come from the JSON schema of a class, descriptions from its fields, else from the ``:param`` lines of
-its docstring. Only what is built in is listed, so that the result does not depend on the plugins installed.
+its docstring. Expert settings have a table of their own, which is folded. Only what is built in is listed, so that the
+result does not depend on the plugins installed.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from ..core.settings import Settings
@@ -25,9 +26,11 @@ SIGNS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusive
 SIZES = {"minLength": "length ≥", "minItems": "items ≥", "maxItems": "items ≤"}
 HEAD = """# Settings
 
-Made by `elixir-plugin reference` from the settings classes; do not edit. `elixir-plugin show NAME` prints the same for
-one name. A setting without a default must be given. Nested settings given in part keep the rest of their values.
+Made by `elixir-plugin reference` from the settings classes; do not edit. `elixir-plugin show NAME` prints the settings
+of one name, with `--expert` all of them. A setting without a default must be given. Nested settings given in part keep
+the rest of their values. Expert settings work like all others; few users change them.
 """
+HEADER = ["| setting | type | default | range | what it is |", "| --- | --- | --- | --- | --- |"]
 Model = type[Settings]
 
 
@@ -81,6 +84,25 @@ def nested_of(model: Model, name: str) -> Model | None:
     """
     kind = model.model_fields[name].annotation
     return kind if isinstance(kind, type) and issubclass(kind, Settings) else None
+
+
+def is_basic(names: Sequence[str] | None, name: str) -> bool:
+    """Whether the setting *name*, or one nested in it, is among the basic *names*; see ``Settings.basic``.
+
+    >>> is_basic(("fit.size", "mode"), "fit"), is_basic(("fit.size", "mode"), "level"), is_basic(None, "level")
+    (True, False, True)
+    """
+    return names is None or any(each.partition(".")[0] == name for each in names)
+
+
+def basic_inside(names: Sequence[str] | None, name: str, inner: Model) -> Sequence[str] | None:
+    """Return which settings of *inner*, nested under *name*, are basic: what *names* says, else what the class says.
+
+    >>> from elixir_plugin import Recipe
+    >>> basic_inside(("recipe.epochs", "mode"), "recipe", Recipe)
+    ['epochs']
+    """
+    return [each.removeprefix(f"{name}.") for each in names or () if each.startswith(f"{name}.")] or inner.basic
 
 
 def default_text(value: Any) -> str:
@@ -154,16 +176,16 @@ def _listed() -> Iterator[tuple[str, str, Model]]:
 
 def _section(title: str, summary: str, model: Model, level: int = 2) -> str:
     lines = [f"{'#' * level} {title}", "", summary, ""]
-    rows = list(rows_of(model))
-    if rows:
-        lines += ["| setting | type | default | range | what it is |", "| --- | --- | --- | --- | --- |"]
-        lines += [
-            f"| `{name}` | {_linked(kind)} | {_code(default)} | {_cell(bounds)} | {_cell(said)} |"
-            for name, kind, default, bounds, said in rows
-        ]
-        lines.append("")
-    else:
-        lines += ["No settings.", ""]
+    rows = {
+        name: f"| `{name}` | {_linked(kind)} | {_code(default)} | {_cell(bounds)} | {_cell(said)} |"
+        for name, kind, default, bounds, said in rows_of(model)
+    }
+    basic = [row for name, row in rows.items() if is_basic(model.basic, name)]
+    expert = [row for name, row in rows.items() if not is_basic(model.basic, name)]
+    lines += [*HEADER, *basic, ""] if rows else ["No settings.", ""]
+    if expert:
+        lines += [f"<details><summary>Expert settings: {len(expert)}</summary>", ""]
+        lines += [*HEADER, *expert, "", "</details>", ""]
     for name, values in model.presets.items():
         chosen = json.dumps(_rounded(plain(_dumped(values))), ensure_ascii=False)
         lines += [f"Preset `{name}`: {_code(chosen) if values else 'the defaults'}", ""]

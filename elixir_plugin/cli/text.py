@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from ..core.metrics import ModelMetrics
@@ -65,32 +65,55 @@ def card_lines(thing: Any) -> Iterator[str]:
             yield f"{field + ':':<8}{getattr(card, field)}"
 
 
-def settings_lines(settings: Any) -> Iterator[str]:
-    """Yield every setting with default, type, range and description, nested ones under dotted names, and presets."""
+def settings_lines(settings: Any, *, expert: bool = False) -> Iterator[str]:
+    """Yield every setting with default, type, range and description, nested ones under dotted names, and presets.
+
+    :param expert: whether to yield all, or the basic ones and how many others there are; see ``Settings.basic``.
+    """
     from ..core.settings import Settings  # noqa: PLC0415  (slow, and --help imports this module)
 
     if not (isinstance(settings, type) and issubclass(settings, Settings)):
         return
+    items = list(_items(settings, None, settings.basic, "  ", ""))
+    for_experts = [item for item in items if not item.basic]
     yield "settings:"
-    yield from _setting_lines(settings, None, "  ", "")
+    yield from (line for item in items if item.basic for line in item.lines)
+    if for_experts and expert:
+        yield "expert settings:"
+        yield from (line for item in for_experts for line in item.lines)
+    elif for_experts:
+        count = sum(not item.group for item in for_experts)
+        yield f"  {count} more setting{'s' if count > 1 else ''} for experts: --expert shows them"
     for name, values in settings.presets.items():
         yield f"preset {name}: " + ", ".join(f"{key}={value}" for key, value in values.items())
 
 
-def _setting_lines(settings: Any, chosen: Any, margin: str, prefix: str) -> Iterator[str]:
-    """Yield the settings of a class; *chosen*, an instance, has the defaults where a setting is nested in another."""
-    from .reference import nested_of, rows_of  # noqa: PLC0415
+class _Item(NamedTuple):
+    """What is said of one setting, or above a group of nested ones."""
+
+    basic: bool
+    group: bool
+    lines: list[str]
+
+
+def _items(settings: Any, chosen: Any, basic: Sequence[str] | None, margin: str, prefix: str) -> Iterator[_Item]:
+    """Yield the settings of a class, groups before what is in them.
+
+    :param chosen: an instance that has the defaults, where the settings are nested in others; else None.
+    :param basic: names of the basic settings, or None for all.
+    """
+    from .reference import basic_inside, is_basic, nested_of, rows_of  # noqa: PLC0415
 
     for name, kind, default, bounds, said in rows_of(settings, chosen):
-        inner = nested_of(settings, name)
+        inner, basic_here = nested_of(settings, name), is_basic(basic, name)
+        about = [f"{margin}    {said}"] if said else []
         if inner is None:
             facts = ", ".join(filter(None, (kind, bounds)))
-            yield f"{margin}{prefix}{name} = {default or '(must be given)'}{f'  ({facts})' if facts else ''}"
-        else:
-            yield f"{margin}{prefix}{name}:"
-        if said:
-            yield f"{margin}    {said}"
-        if inner is not None:
-            field = settings.model_fields[name]
-            value = getattr(chosen, name, None if field.is_required() else field.get_default(call_default_factory=True))
-            yield from _setting_lines(inner, value, f"{margin}  ", f"{prefix}{name}.")
+            line = f"{margin}{prefix}{name} = {default or '(must be given)'}{f'  ({facts})' if facts else ''}"
+            yield _Item(basic_here, False, [line, *about])
+            continue
+        yield _Item(basic_here, True, [f"{margin}{prefix}{name}:", *about])
+        field = settings.model_fields[name]
+        value = getattr(chosen, name, None if field.is_required() else field.get_default(call_default_factory=True))
+        inside = basic_inside(basic, name, inner) if basic_here else ()
+        yield from _items(inner, value, inside, f"{margin}  ", f"{prefix}{name}.")

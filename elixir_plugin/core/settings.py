@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from typing_extensions import Self
 
 from ..errors import SettingsError, nearest
@@ -21,7 +22,7 @@ class Settings(BaseModel):
 
     Instances are immutable and hashable by content. Unknown keys and values out of range are refused, all of them
     in one message. A subclass may offer :attr:`presets`: named sets of values that lie between the defaults and
-    what the user gives.
+    what the user gives. It may say which settings are :attr:`basic`, and rename settings (:attr:`former`).
 
     >>> from pydantic import Field
     >>> class Blur(Settings):
@@ -36,6 +37,58 @@ class Settings(BaseModel):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
     whole: ClassVar[bool] = False
     """Where these settings are nested in others: given in part, they stand for themselves and are not filled up."""
+    basic: ClassVar[tuple[str, ...] | None] = None
+    """Settings that users change; None: all. The others are for experts: they work alike, but main tables omit them.
+
+    Of nested settings, ``"fit"`` stands for those that are basic in their class, ``"fit.length"`` for that one.
+    """
+    former: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """Former name -> name of renamed settings, oldest first; former names are accepted wherever settings are read."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        named = {name.partition(".")[0] for name in cls.basic or ()} | set(cls.former.values())
+        if unknown := named - cls.model_fields.keys():
+            raise TypeError(f"{cls.__name__}: basic or former names no setting: {', '.join(sorted(unknown))}")
+        if reused := cls.former.keys() & cls.model_fields.keys():
+            raise TypeError(f"{cls.__name__}: former names are settings again: {', '.join(sorted(reused))}")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _under_current_names(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        renamed = cls.under_current_names(values)
+        for new in (cls.former[key] for key in renamed if key in cls.former):
+            names = " and ".join(f"`{key}`" for key in renamed if cls.former.get(key, key) == new)
+            raise ValueError(f"{names} are names of one setting, `{new}` today: give it once")
+        return renamed
+
+    @classmethod
+    def under_current_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return *values* with former names replaced, where a setting is not given twice."""
+        given = Counter(cls.former.get(key, key) for key in values)
+        return {(new if given[new := cls.former.get(key, key)] == 1 else key): each for key, each in values.items()}
+
+    @classmethod
+    def under_first_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return *values* under the name that each setting had first, in nested settings too.
+
+        Hash these, and not :meth:`dump`, wherever settings identify a run folder or a cache: then what was made before
+        a setting was renamed is found again.
+
+        >>> class Blur(Settings):
+        ...     former = {"size": "radius"}
+        ...     radius: int = 3
+        >>> Blur.under_first_names(Blur(radius=5).dump())
+        {'size': 5}
+        """
+        first: dict[str, str] = {}
+        for old, new in cls.former.items():
+            first.setdefault(new, old)
+        values = cls.under_current_names(values)
+        return {first.get(key, key): _under_first_names(_settings_in(cls, key), each) for key, each in values.items()}
 
     @classmethod
     def build(
@@ -79,8 +132,8 @@ class Settings(BaseModel):
         >>> Recipe.overlaid({"epochs": 5, "augmentation": {"crop": 1, "flip": True}}, {"augmentation": {"crop": 2}})
         {'epochs': 5, 'augmentation': {'crop': 2, 'flip': True}}
         """
-        merged = dict(base)
-        for key, value in values.items():
+        merged = cls.under_current_names(base)
+        for key, value in cls.under_current_names(values).items():
             inner = _settings_in(cls, key)
             below = merged.get(key)
             if inner is None or inner.whole or not isinstance(value, Mapping) or not isinstance(below, Mapping):
@@ -106,15 +159,16 @@ class Settings(BaseModel):
             if not isinstance(settings, cls):
                 raise SettingsError("settings of another class", where=where, found=type(settings).__qualname__)
             settings = settings.model_dump()
-        return cls.build({**(settings or {}), **values}, preset=preset, where=where)
+        given = cls.under_current_names(settings or {}) | cls.under_current_names(values)
+        return cls.build(given, preset=preset, where=where)
 
     def dump(self) -> dict[str, Any]:
         """Return the values as JSON types; ``type(s).build(s.dump()) == s``."""
         return self.model_dump(mode="json")
 
     def fingerprint(self) -> str:
-        """Return 12 hex digits that depend on the values alone, not on key order, process or machine."""
-        return fingerprint(self.dump())
+        """Return 12 hex digits that depend on the values alone, not on key order, process, machine or renaming."""
+        return fingerprint(self.under_first_names(self.dump()))
 
 
 def fingerprint(value: Any) -> str:
@@ -177,6 +231,15 @@ def _settings_in(cls: type[Settings], key: str) -> type[Settings] | None:
     field = cls.model_fields.get(key)
     types = () if field is None else (field.annotation, *get_args(field.annotation))
     return next((each for each in types if isinstance(each, type) and issubclass(each, Settings)), None)
+
+
+def _under_first_names(cls: type[Settings] | None, value: Any) -> Any:
+    """Return the *value* of a setting, in JSON types, with settings of class *cls* in it under their first names."""
+    if cls is None:
+        return value
+    if isinstance(value, Mapping):
+        return cls.under_first_names(value)
+    return [_under_first_names(cls, each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _readable(error: ValidationError, cls: type[Settings], where: str) -> SettingsError:

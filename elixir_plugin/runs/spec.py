@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import Field
 
-from ..adapter import Source
+from ..adapter import Source, get_adapter
 from ..core.settings import Settings, fingerprint, load_yaml
+from ..defense import get_defense
 
 
 class RunSpec(Settings):
@@ -36,5 +37,9 @@ class RunSpec(Settings):
         return cls.build(values, where=str(path))
 
     def identity(self) -> str:
-        """Hash of what decides the result: where the output goes does not."""
-        return fingerprint(self.model_dump(mode="json", exclude={"out", "write_back", "write_to"}))
+        """Hash of what decides the result: where the output goes does not, nor what settings are called today."""
+        values = self.model_dump(mode="json", exclude={"out", "write_back", "write_to"})
+        values["settings"] = get_defense(self.defense).Settings.under_first_names(values["settings"])
+        options = values["source"]["options"]
+        values["source"]["options"] = get_adapter(self.source.adapter).Options.under_first_names(options)
+        return fingerprint(values)

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from elixir_plugin.cli import reference
 from elixir_plugin.cli.reference import rows_of
+from elixir_plugin.cli.text import settings_lines
 from elixir_plugin.core.settings import Settings
 from elixir_plugin.plugins import plugins
 
@@ -57,6 +58,12 @@ class Inner(Settings):
     depth: int = Field(2, ge=1, description="layers")
 
 
+class Two(Inner):
+    """Two of them."""
+
+    width: int = Field(1, ge=1, description="channels")
+
+
 class Outer(Settings):
     """An example.
 
@@ -84,3 +91,41 @@ def test_no_description_breaks_the_table() -> None:
     section = reference._section("Outer", "Example.", Outer)
     assert "a\\|b &lt;i>" in section and "[Inner](#inner)" in section
     assert 'Preset `deep`: `{"inner": {"depth": 9}}`' in section
+
+
+class Marked(Settings):
+    """An example with settings for experts."""
+
+    basic = ("share", "inner.depth")
+    share: float = Field(0.5, ge=0, description="of all")
+    eps: float = Field(1e-6, gt=0, description="added")
+    inner: Two = Two()
+
+
+def test_expert_settings_are_in_a_table_of_their_own() -> None:
+    basic, expert = reference._section("Marked", "Example.", Marked).split("<details>")
+    assert "| `share` |" in basic and "| `inner` |" in basic and "`eps`" not in basic
+    assert expert.startswith("<summary>Expert settings: 1</summary>\n\n| setting |")
+    assert "| `eps` |" in expert and "`share`" not in expert
+
+
+def test_expert_settings_are_shown_on_demand() -> None:
+    basic = ["settings:", "  share = 0.5  (number, ≥ 0)", "      of all", "  inner:", "      Two of them.",
+             "    inner.depth = 2  (integer, ≥ 1)", "        layers"]  # fmt: skip
+    assert list(settings_lines(Marked)) == [*basic, "  2 more settings for experts: --expert shows them"]
+    assert list(settings_lines(Marked, expert=True)) == [
+        *basic, "expert settings:", "  eps = 1e-06  (number, > 0)", "      added",
+        "    inner.width = 1  (integer, ≥ 1)", "        channels",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["confusion_training", "d3", "dataelixir", "eclipse", "image_variations"])
+def test_about_a_dozen_settings_of_a_defense_are_basic(name: str) -> None:
+    settings = plugins().get("defense", name).Settings
+    for path in settings.basic:
+        model = settings
+        for part in path.split("."):
+            assert part in model.model_fields, path
+            model = reference.nested_of(model, part)
+    shown = [line for line in settings_lines(settings) if " = " in line and "  (" in line]
+    assert 9 <= len(shown) <= 16

@@ -267,3 +267,63 @@ def test_merging_leaves_presets_and_arguments_alone():
     values = {"inner": {"second": 8}}
     Outer.build(values, preset="low")
     assert values == {"inner": {"second": 8}} and Outer.presets == {"low": {"inner": {"first": 10}}}
+
+
+class Renamed(Settings):
+    """Where ``votes`` was ``jury`` first, and ``judges`` for a while."""
+
+    former: ClassVar = {"jury": "votes", "judges": "votes"}
+    presets: ClassVar = {"many": {"votes": 9}, "made long ago": {"jury": 8}}
+    votes: int = Field(3, ge=1)
+    share: float = Field(0.5, ge=0)
+
+
+class Around(Settings):
+    one: Renamed = Renamed(votes=4)
+    all: tuple[Renamed, ...] = ()
+
+
+@pytest.mark.parametrize("name", ["jury", "judges", "votes"])
+def test_settings_are_read_under_former_names(name):
+    assert (
+        Renamed.build({name: 5}) == Renamed.build({name: 5}, preset="many") == Renamed(**{name: 5}) == Renamed(votes=5)
+    )
+    assert Around.build({"one": {name: 5}, "all": [{name: 6}]}) == Around(one=Renamed(votes=5), all=(Renamed(votes=6),))
+    assert Around.build(parse_assignments([f"one.{name}=5"])).one == Renamed(votes=5)
+
+
+def test_the_upper_layer_counts_whatever_names_the_layers_use():
+    assert Renamed.overlaid({"jury": 1}, {"votes": 2}) == Renamed.overlaid({"votes": 1}, {"judges": 2}) == {"votes": 2}
+    assert Renamed.coerce({"jury": 1}, {"votes": 2}).votes == 2
+    assert Renamed.build({"votes": 2}, preset="made long ago").votes == 2
+
+
+@pytest.mark.parametrize("values", [{"jury": 1, "votes": 2}, {"jury": 1, "judges": 1}])
+def test_a_setting_given_under_two_names_is_refused(values):
+    for refused in (values, Renamed.overlaid({"share": 1}, values)):
+        with pytest.raises(SettingsError, match=r"`jury` and `(votes|judges)` are names of one setting, `votes`"):
+            Renamed.build(refused)
+    with pytest.raises(SettingsError, match=r"`jury` and `(votes|judges)` are names of one setting, `votes`"):
+        Around.build({"all": [values]})
+
+
+def test_only_current_names_are_dumped_and_listed():
+    assert Renamed(judges=5).dump() == {"votes": 5, "share": 0.5}
+    with pytest.raises(SettingsError, match="unknown key") as caught:
+        Renamed.build({"juries": 5})
+    assert caught.value.allowed == "keys: votes, share"
+
+
+def test_hashes_are_those_of_the_first_names():
+    around = Around(one=Renamed(votes=5), all=(Renamed(),))
+    made_before = {"one": {"jury": 5, "share": 0.5}, "all": [{"jury": 3, "share": 0.5}]}
+    assert around.fingerprint() == fingerprint(made_before) == Around.build(made_before).fingerprint()
+    assert Renamed(votes=1).fingerprint() != Renamed(votes=2).fingerprint()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"basic": ("first", "secnd.x")}, {"former": {"a": "secnd"}}, {"former": {"first": "second"}}]
+)
+def test_marks_of_settings_that_do_not_exist_are_refused(wrong):
+    with pytest.raises(TypeError, match=r"secnd|settings again: first"):
+        type("Wrong", (Inner,), wrong)

@@ -10,15 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import hypergeom, multivariate_normal
 
-from elixir_plugin import Context
+from elixir_plugin import Context, Source
 from elixir_plugin.core.case import Case
 from elixir_plugin.core.classifier.classifier import Classifier
 from elixir_plugin.core.images import ImageSet
 from elixir_plugin.core.outcome import same_outcome
-from elixir_plugin.defenses.confusion_training import data as confusion_material
+from elixir_plugin.core.settings import fingerprint
+from elixir_plugin.defenses.confusion_training import data as confusion_data
 from elixir_plugin.defenses.confusion_training import decision as confusion_decision
-from elixir_plugin.defenses.confusion_training.data import Material, hold_out, prepare, read_out, suspect_model
-from elixir_plugin.defenses.confusion_training.decision import Finding, conclude, flagged_classes
+from elixir_plugin.defenses.confusion_training.data import PreparedData, hold_out, model_outputs, prepare, suspect_model
+from elixir_plugin.defenses.confusion_training.decision import Finding, decide, flagged_classes
 from elixir_plugin.defenses.confusion_training.defense import ConfusionTraining
 from elixir_plugin.defenses.confusion_training.rounds import (
     CHUNK,
@@ -44,6 +45,7 @@ from elixir_plugin.defenses.confusion_training.scoring import (
 )
 from elixir_plugin.defenses.confusion_training.settings import ConfusionSettings
 from elixir_plugin.errors import InputError, SettingsError
+from elixir_plugin.runs.spec import RunSpec
 from elixir_plugin.testing.defenses import tiny_case
 from elixir_plugin.training.batches import Samples
 
@@ -415,12 +417,13 @@ def test_poison_is_told_from_its_class_at_any_rate(count):
     assert (p[:, 1:] >= 1e-3).all()
 
 
-@pytest.mark.parametrize("strays", [0.0, 0.1, 0.5])
-def test_strays_do_not_raise_more_false_alarms(strays):
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5])
+def test_strays_do_not_raise_more_false_alarms(share):
     rng = np.random.default_rng(1)
     ours, theirs = alike(30, 20)
     p = [
-        exceedances(rng.normal(size=30), ours, rng.normal(size=20), theirs, 1, strays=strays)[0].p for _ in range(2000)
+        exceedances(rng.normal(size=30), ours, rng.normal(size=20), theirs, 1, tolerated_share=share)[0].p
+        for _ in range(2000)
     ]
     for level in (0.3, 0.1, 0.02):
         assert np.mean(np.array(p) <= level) <= level * 1.2
@@ -432,7 +435,7 @@ def test_a_single_stray_does_not_hide_poison():
     values = rng.normal(size=200) + 8 * (np.arange(200) < 40)
     held_out[0] = 50
     assert exceedances(values, labels, held_out, theirs, 1)[0].p == 1
-    found = exceedances(values, labels, held_out, theirs, 1, strays=0.05)[0]
+    found = exceedances(values, labels, held_out, theirs, 1, tolerated_share=0.05)[0]
     assert found.p < 1e-3 and found.strays >= 1 and found.above >= 40
 
 
@@ -441,7 +444,7 @@ def test_the_chance_of_an_exceedance_is_hypergeometric(k, j, n, h):
     labels, theirs = alike(n, h)
     values = np.where(np.arange(n) < k, 10.0, 0.0)  # k suspects above all but j held-out samples, which are above them
     held_out = np.where(np.arange(h) < j, 100.0, 5.0)
-    found = exceedances(values, labels, held_out, theirs, 1, strays=(j + 0.5) / h)[0]
+    found = exceedances(values, labels, held_out, theirs, 1, tolerated_share=(j + 0.5) / h)[0]
     assert found.p == pytest.approx(min(1, (j + 1) * hypergeom.cdf(j, n + h, h, k + j)))
 
 
@@ -530,10 +533,10 @@ def run(case, folder=None, **values):
     [
         {"reference": "base0"},
         {"reference": "model", "bn_mode": "split"},
-        {"offsets": "random", "jury": 1},
+        {"offsets": "random", "last_models": 1},
         {"rule": "ratio", "held_out": 0},
-        {"rule": "both", "vote": "median", "strays": 0.0},
-        {"rule": "held_out", "witnesses": 0.25},
+        {"rule": "both", "vote": "median", "tolerated_share": 0.0},
+        {"rule": "held_out", "untrained_share": 0.25},
         {"warm_start": False, "shifted_from": 1},
         {"class_weights": False, "factor": (3,)},
         {"input_size": 16},
@@ -562,11 +565,11 @@ def test_flagged_is_among_isolated_and_kept_is_the_rest():
 def test_held_out_samples_are_never_trained_on():
     case = tiny_case()
     context = Context(seed=1)
-    material = prepare(case, ConfusionSettings(**TINY), context)
+    data = prepare(case, ConfusionSettings(**TINY), context)
     held = hold_out(case.clean.labels, 0.2, context)
     assert np.bincount(case.clean.labels[held]).tolist() == [2] * 4
-    used = {material.clean.pixels(torch.tensor([row])).numpy().tobytes() for row in range(len(material.clean))}
-    apart = {material.held_out.pixels(torch.tensor([row])).numpy().tobytes() for row in range(len(material.held_out))}
+    used = {data.clean.pixels(torch.tensor([row])).numpy().tobytes() for row in range(len(data.clean))}
+    apart = {data.held_out.pixels(torch.tensor([row])).numpy().tobytes() for row in range(len(data.held_out))}
     assert not used & apart and len(used) + len(apart) == len(case.clean)
 
 
@@ -586,22 +589,22 @@ def test_which_rule_flags_a_class(rule, flagged):
 
 
 @pytest.mark.parametrize("warm_start", [True, False])
-def test_what_testifies_does_not_depend_on_witnesses(warm_start):
+def test_what_is_trained_does_not_depend_on_the_untrained_share(warm_start):
     case = tiny_case()
-    values = {"witnesses": 0.25, "warm_start": warm_start}
-    material = prepare(case, ConfusionSettings(**TINY, **values), Context(seed=7))
-    assert sorted([*material.taught, *material.witnesses]) == list(range(len(case.train)))
+    values = {"untrained_share": 0.25, "warm_start": warm_start}
+    data = prepare(case, ConfusionSettings(**TINY, **values), Context(seed=7))
+    assert sorted([*data.trained_rows, *data.tested_rows]) == list(range(len(case.train)))
     pixels = np.array(case.train.images)
-    pixels[material.witnesses] = 255 - pixels[material.witnesses]
+    pixels[data.tested_rows] = 255 - pixels[data.tested_rows]
     other = dataclasses.replace(case, train=case.train.replace(images=pixels))
     first, second = run(case, **values).scores, run(other, **values).scores
-    assert (first[material.taught] == second[material.taught]).all()
-    assert (first[material.witnesses] != second[material.witnesses]).any()
+    assert (first[data.trained_rows] == second[data.trained_rows]).all()
+    assert (first[data.tested_rows] != second[data.tested_rows]).any()
 
 
-def test_without_witnesses_all_suspects_are_taught_and_tested():
-    material = prepare(tiny_case(), ConfusionSettings(**TINY), Context())
-    assert len(material.taught) == len(material.witnesses) == len(material.labels)
+def test_without_an_untrained_share_all_suspects_are_trained_on_and_tested():
+    data = prepare(tiny_case(), ConfusionSettings(**TINY), Context())
+    assert len(data.trained_rows) == len(data.tested_rows) == len(data.labels)
 
 
 @pytest.mark.parametrize("values", [{}, {"warm_start": False}, {"reference": "base0"}, {"reference": "model"}], ids=str)
@@ -640,6 +643,24 @@ def test_another_decision_needs_no_training(tmp_path, monkeypatch):
     run(case, tmp_path)
     monkeypatch.setattr(ConfusionTraining, "_round", None)
     assert same_outcome(run(case, tmp_path, rule="ratio"), expected) == []
+
+
+def test_rounds_and_runs_under_former_names_of_settings_are_found_again(tmp_path, monkeypatch):
+    former = {"witnesses": 0.25, "sure": 1e-5, "strays": 0.1, "jury": 2}
+    names = {"untrained_share": 0.25, "certain_p": 1e-5, "tolerated_share": 0.1, "last_models": 2}
+    settings, before = ConfusionSettings(**names), ConfusionSettings(**former)
+    assert before == settings and "jury" not in before.dump()
+    source = Source(adapter="testbed", path="badnets")
+    small = ConfusionSettings.build({"witnesses": 0.25}, preset="small")  # hashes from before the names changed
+    assert fingerprint(small.trained_with()) == "00cfd1d1cfd6" and small.fingerprint() == "e08b46cd2ad5"
+    for values in (small.dump(), small.under_first_names(small.dump())):
+        spec = RunSpec(defense="confusion_training", source=source, settings=values)
+        assert spec.identity() == "b8274275d950"
+    run(tiny_case(), tmp_path, **former)
+    monkeypatch.setattr(ConfusionTraining, "_round", None)
+    run(tiny_case(), tmp_path, **names)
+    with pytest.raises(SettingsError, match="`last_models` and `jury` are names of one setting"):
+        ConfusionSettings.build({"last_models": 2, "jury": 2})
 
 
 def test_what_another_run_left_is_not_used(tmp_path):
@@ -699,16 +720,16 @@ def test_a_class_that_is_not_inspected_leads_neither_verdict_nor_scores():
     labels, clean_labels = np.repeat([0, 1], 100), np.zeros(40, np.int64)
     suspect = logits(200)
     suspect[100:, 1] += 20
-    material = Material(
+    data = PreparedData(
         suspect=None, clean=None, held_out=None, labels=labels, clean_labels=clean_labels,
-        held_out_labels=clean_labels, num_classes=2, inspected=np.array([True, False]), taught=np.arange(200),
-        witnesses=np.arange(200),
+        held_out_labels=clean_labels, num_classes=2, inspected=np.array([True, False]), trained_rows=np.arange(200),
+        tested_rows=np.arange(200),
     )  # fmt: skip
     features = rng.normal(size=(200, 3)).astype(np.float32)
     finding = Finding(
-        [confusion_decision.Testimony(suspect, logits(40), logits(40))], features, {"confused_accuracy": [0.5]}
+        [confusion_decision.RoundOutputs(suspect, logits(40), logits(40))], features, {"confused_accuracy": [0.5]}
     )
-    outcome = conclude(finding, material, ConfusionSettings(**TINY), Context())
+    outcome = decide(finding, data, ConfusionSettings(**TINY), Context())
     rows = outcome.tables["classes"]
     assert (rows[1]["state"], rows[1]["p"], rows[1]["above"]) == ("not inspected", 1.0, 0)
     assert outcome.verdict.score == pytest.approx(-np.log10(rows[0]["p"])) and rows[0]["p"] > 1e-3
@@ -747,7 +768,7 @@ def test_an_unknown_architecture_is_refused_before_any_work():
 
 def test_a_short_reference_training_starts_at_its_own_rate(monkeypatch):
     recipes = []
-    monkeypatch.setattr(confusion_material, "train", lambda _model, _source, recipe, *_a, **_k: recipes.append(recipe))
+    monkeypatch.setattr(confusion_data, "train", lambda _model, _source, recipe, *_a, **_k: recipes.append(recipe))
     case = dataclasses.replace(tiny_case(), model=None)
     for epochs in (2, 100):
         settings = ConfusionSettings(**TINY, reference_epochs=epochs)
@@ -788,8 +809,10 @@ def test_the_reference_model_stays_as_it_is():
 def test_predictions_of_the_whole_set_equal_those_of_any_batch():
     case = tiny_case()
     samples = Samples(case.clean, CPU)
-    whole, features = read_out(case.model, samples, features=True)
-    single = torch.cat([read_out(case.model, View((samples, np.array([row]), np.array([0]))))[0] for row in range(8)])
+    whole, features = model_outputs(case.model, samples, features=True)
+    single = torch.cat(
+        [model_outputs(case.model, View((samples, np.array([row]), np.array([0]))))[0] for row in range(8)]
+    )
     assert torch.allclose(whole[:8], single, atol=1e-5)
     assert features.shape == (48, 64)
 

@@ -177,6 +177,35 @@ def test_the_run_file_in_the_folder_runs_again(watcher: Watcher) -> None:
     assert not same_outcome(Outcome.load(Path("out/outcome")), Outcome.load(Path("elsewhere/outcome")))
 
 
+class RenamedSettings(Settings):
+    former: ClassVar = {"strength": "power"}
+    power: float = Field(1.0, ge=0, le=2)
+
+    @property
+    def strength(self) -> float:
+        return self.power
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_run_made_before_a_setting_was_renamed_is_found_again(
+    killed: bool, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named_by_hash = {"settings": {"strength": 0.5}, "out": None}
+    if killed:
+        monkeypatch.setattr(Scorer, "failure", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt) if killed else nullcontext():
+        run_defense(spec(**named_by_hash))
+    (folder,) = Path("runs").iterdir()
+    monkeypatch.setattr(Scorer, "failure", None)
+    monkeypatch.setattr(Scorer, "Settings", RenamedSettings)
+    for again in (RunSpec.from_yaml(folder / "run.yaml"), spec(settings={"power": 0.5}, out=None)):
+        result = run_defense(again)
+        assert result.folder == folder and Scorer.runs == 1 + killed
+    assert result.already_done and list(Path("runs").iterdir()) == [folder]
+    with pytest.raises(RunError, match="belongs to another run"):
+        run_defense(spec(settings={"power": 0.25}, out=str(folder)))
+
+
 def test_a_second_run_says_already_done_and_computes_nothing(watcher: Watcher) -> None:
     run_defense(spec())
     before = {path: path.stat().st_mtime_ns for path in Path("out").rglob("*")}

@@ -1,4 +1,7 @@
-"""What Confusion Training prepares once: samples on the device, held-out clean samples, networks; and its memory."""
+"""What Confusion Training prepares once: samples on the device, held-out clean samples and networks.
+
+:class:`RoundCache` keeps finished rounds on disk, so that a killed run continues at the round it was in.
+"""
 
 from __future__ import annotations
 
@@ -27,20 +30,21 @@ from ...training.loop import Augmentation, Recipe, train
 from .rounds import View
 from .settings import ConfusionSettings
 
-THIN = 20  # reserved clean samples per class below which a reader is warned
-READ_OUT = 512  # images per forward pass when nothing is trained
+FEW_PER_CLASS = 20  # reserved clean samples per class below which a reader is warned
+EVAL_BATCH = 512  # images per forward pass when nothing is trained
 
 
 @dataclass(frozen=True)
-class Material:
+class PreparedData:
     """Everything decoded and on the device.
 
     :param suspect: the suspect set, ``[N]``.
     :param clean: the reserved clean samples that confusion uses, ``[M]``, under their labels.
     :param held_out: those it never sees, or None.
     :param inspected: ``[C]`` whether *clean* holds the class at all.
-    :param taught: ascending positions of the suspects that models may be trained on.
-    :param witnesses: ascending positions of those whose fit is tested: the others, or all when none sit out.
+    :param trained_rows: ascending positions of the suspects that models may be trained on.
+    :param tested_rows: ascending positions of those whose fit is tested: all others, or the whole set when there are
+        no others.
     """
 
     suspect: Samples
@@ -51,24 +55,24 @@ class Material:
     held_out_labels: Index
     num_classes: int
     inspected: NDArray[np.bool_]
-    taught: Index
-    witnesses: Index
+    trained_rows: Index
+    tested_rows: Index
 
 
-def prepare(case: Case, settings: ConfusionSettings, context: Context) -> Material:
+def prepare(case: Case, settings: ConfusionSettings, context: Context) -> PreparedData:
     """Decode both sets, set clean samples aside, and note what a reader must know."""
     assert case.train is not None and case.clean is not None
     train_set, clean = case.train, case.clean
     samples = Samples(clean, context.device)
     rows = np.arange(len(clean))
     held = hold_out(clean.labels, settings.held_out, context)
-    everyone = np.arange(len(train_set))
-    witnesses = hold_out(train_set.labels, settings.witnesses, context, "witnesses")
+    all_rows = np.arange(len(train_set))
+    untrained = hold_out(train_set.labels, settings.untrained_share, context, "witnesses")
     used = np.setdiff1d(rows, held)
     counts = np.bincount(clean.labels[used], minlength=case.num_classes)
-    for note in warnings(train_set, clean, counts):
+    for note in clean_set_warnings(train_set, clean, counts):
         context.note(note)
-    return Material(
+    return PreparedData(
         suspect=Samples(train_set, context.device),
         clean=View((samples, used, clean.labels[used])),
         held_out=View((samples, held, clean.labels[held])) if len(held) else None,
@@ -77,8 +81,8 @@ def prepare(case: Case, settings: ConfusionSettings, context: Context) -> Materi
         held_out_labels=clean.labels[held],
         num_classes=case.num_classes,
         inspected=counts > 0,
-        taught=np.setdiff1d(everyone, witnesses),
-        witnesses=witnesses if len(witnesses) else everyone,
+        trained_rows=np.setdiff1d(all_rows, untrained),
+        tested_rows=untrained if len(untrained) else all_rows,
     )
 
 
@@ -108,8 +112,11 @@ def hold_out(labels: Index, share: float, context: Context, name: str = "hold ou
     return np.sort(np.concatenate(chosen)).astype(np.int64)
 
 
-def warnings(suspect: ImageSet, clean: ImageSet, counts: Index) -> list[str]:
-    """Return what is wrong, but bearable, with the reserved clean set; *counts* are the classes confusion can use."""
+def clean_set_warnings(suspect: ImageSet, clean: ImageSet, counts: Index) -> list[str]:
+    """Return what makes the reserved clean set less useful than it could be.
+
+    :param counts: ``[C]`` clean samples of each class that confusion can use.
+    """
     found = []
     present = suspect.class_counts() > 0
     if len(absent := np.flatnonzero(present & (counts == 0))):
@@ -117,8 +124,10 @@ def warnings(suspect: ImageSet, clean: ImageSet, counts: Index) -> list[str]:
             f"classes not inspected, because the reserved clean set does not hold them: {few(absent, 10)}. Their clean "
             "images are never confused, so that being fitted says nothing"
         )
-    if len(thin := np.flatnonzero(present & (counts > 0) & (counts < THIN))):
-        found.append(f"fewer than {THIN} reserved clean samples to confuse in classes {few(thin, 10)}: less reliable")
+    if len(thin := np.flatnonzero(present & (counts > 0) & (counts < FEW_PER_CLASS))):
+        found.append(
+            f"fewer than {FEW_PER_CLASS} reserved clean samples to confuse in classes {few(thin, 10)}: less reliable"
+        )
     if shared := len(shared_rows(clean, suspect)):
         found.append(
             f"{shared} images of the reserved clean set are in the suspect set too (found by content): "
@@ -145,7 +154,7 @@ def fresh_model(case: Case, settings: ConfusionSettings, context: Context, name:
     )
 
 
-def suspect_model(case: Case, material: Material, settings: ConfusionSettings, context: Context) -> Classifier:
+def suspect_model(case: Case, data: PreparedData, settings: ConfusionSettings, context: Context) -> Classifier:
     """Return the classifier whose predictions on clean images are confused: the case's own, else a new one.
 
     It may well be backdoored. That does no harm: it only sees clean images.
@@ -166,18 +175,18 @@ def suspect_model(case: Case, material: Material, settings: ConfusionSettings, c
     )
     name = "confusion_training/reference"
     with context.stage("train reference"):
-        train(model, ShuffledBatches(material.suspect, recipe.batch_size, context, recipe.augmentation, name), recipe,
+        train(model, ShuffledBatches(data.suspect, recipe.batch_size, context, recipe.augmentation, name), recipe,
               context, name=name)  # fmt: skip
     return model
 
 
 @torch.inference_mode()
-def read_out(model: Classifier, samples: SampleSource, *, features: bool = False) -> tuple[Tensor, Tensor | None]:
+def model_outputs(model: Classifier, samples: SampleSource, *, features: bool = False) -> tuple[Tensor, Tensor | None]:
     """Return logits ``[n, C]`` and, from the same pass, features ``[n, d]``; float32 on the CPU, in eval mode."""
     model.eval()
     logits, hidden = [], []
-    for start in range(0, len(samples), READ_OUT):
-        rows = torch.arange(start, min(start + READ_OUT, len(samples)), device=samples.device)
+    for start in range(0, len(samples), EVAL_BATCH):
+        rows = torch.arange(start, min(start + EVAL_BATCH, len(samples)), device=samples.device)
         batch = to_batch(samples.pixels(rows), model.device)
         out, inner = model.features(batch) if features else (model.logits(batch), None)
         logits.append(out.float())
@@ -186,11 +195,11 @@ def read_out(model: Classifier, samples: SampleSource, *, features: bool = False
     return torch.cat(logits).cpu(), torch.cat(hidden).cpu() if features else None
 
 
-class Memory:
-    """What finished parts of a run left in the work folder, so that a killed run goes on where it was.
+class RoundCache:
+    """Keeps finished rounds in the work folder, so that a killed run continues at the round it was in.
 
-    Records belong to one (settings, seed, data): those of anything else are in another folder and never read.
-    Settings that only decide on what training found do not count.
+    There is one folder for each combination of settings, seed and data. Settings that only decide on what training
+    found do not count.
     """
 
     def __init__(self, context: Context, settings: ConfusionSettings, case: Case) -> None:
@@ -201,10 +210,10 @@ class Memory:
             key.append(None if case.model is None else case.model.fingerprint())
             self._folder = context.work_dir / f"confusion_training-{fingerprint(key)}"
 
-    def recall(
+    def load_or_make(
         self, name: str, make: Callable[[], tuple[Mapping[str, Tensor], Any]]
     ) -> tuple[Mapping[str, Tensor], Any]:
-        """Return tensors and facts (JSON types) called *name*: those on disk, else new ones, which are put there."""
+        """Return the tensors and facts (JSON types) stored as *name*, or make and store them."""
         if self._folder is None:
             return make()
         tensors, facts = self._folder / f"{name}.safetensors", self._folder / f"{name}.json"

@@ -1,4 +1,4 @@
-"""How Confusion Training decides: from what confused models say of all samples to classes, samples and a verdict.
+"""How Confusion Training decides which classes and samples are poisoned, from the outputs of the confused models.
 
 Nothing is trained here.
 """
@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 
 from ...core.context import Context
 from ...core.outcome import Outcome, Verdict
-from .data import Material
+from .data import PreparedData
 from .scoring import (
     ClassEvidence,
     Exceedance,
     Floats,
     Mask,
+    at_label,
     centred,
     class_evidence,
     exceedances,
     flag_classes,
     joint_vote,
-    own,
 )
 from .settings import ConfusionSettings
 
@@ -32,8 +32,8 @@ _VOTES = {"all": "under the least convinced of", "median": "for the median of"}
 
 
 @dataclass(frozen=True)
-class Testimony:
-    """What one confused model says: logits of the suspect set, of confused clean samples and of held-out ones."""
+class RoundOutputs:
+    """Outputs of the confused model of one round: logits of suspects, confused clean samples and held-out ones."""
 
     suspect: NDArray[np.float32]
     clean: NDArray[np.float32]
@@ -44,46 +44,46 @@ class Testimony:
 class Finding:
     """What all rounds found.
 
-    :param rounds: one testimony per round.
+    :param rounds: the outputs of each round.
     :param features: ``[N, d]`` of the suspect set under the last confused model.
     :param curves: one value per round.
     """
 
-    rounds: list[Testimony]
+    rounds: list[RoundOutputs]
     features: NDArray[np.float32]
     curves: dict[str, list[float]]
 
 
-def conclude(finding: Finding, material: Material, settings: ConfusionSettings, context: Context) -> Outcome:
-    """Decide on classes, report their isolated samples, and say what it rests on."""
-    labels, last = material.labels, finding.rounds[-1]
+def decide(finding: Finding, data: PreparedData, settings: ConfusionSettings, context: Context) -> Outcome:
+    """Flag classes and their isolated samples, and state the evidence."""
+    labels, last = data.labels, finding.rounds[-1]
     predicted = last.suspect.argmax(1)
     evidence = class_evidence(
-        finding.features, predicted, labels, material.inspected, dims=settings.pca_dims, eps=settings.pca_eps
+        finding.features, predicted, labels, data.inspected, dims=settings.pca_dims, eps=settings.pca_eps
     )
-    jury = finding.rounds[-settings.jury :]
-    beliefs = [centred(each.suspect, each.clean) for each in jury]
-    calm = [own(centred(each.held_out, each.clean), material.held_out_labels) for each in jury]
-    tests = _tests(beliefs, calm, material, settings)
-    classes = flagged_classes(evidence, tests, settings) & material.inspected
-    belief = np.mean(beliefs, axis=0)
-    scores = own(belief, labels)
-    seen = material.inspected[labels]
+    last_rounds = finding.rounds[-settings.last_models :]
+    centred_log_probs = [centred(each.suspect, each.clean) for each in last_rounds]
+    held_out_scores = [at_label(centred(each.held_out, each.clean), data.held_out_labels) for each in last_rounds]
+    tests = _tests(centred_log_probs, held_out_scores, data, settings)
+    classes = flagged_classes(evidence, tests, settings) & data.inspected
+    mean_log_probs = np.mean(centred_log_probs, axis=0)
+    scores = at_label(mean_log_probs, labels)
+    inspected = data.inspected[labels]
     # where clean samples were never confused, being fitted says nothing: below all others, so that no list begins there
-    scores[~seen] = scores[seen].min(initial=0.0)
+    scores[~inspected] = scores[inspected].min(initial=0.0)
     by_ratio = settings.rule == "ratio"
-    isolated = ((predicted if by_ratio else belief.argmax(1)) == labels) & seen
+    isolated = ((predicted if by_ratio else mean_log_probs.argmax(1)) == labels) & inspected
     if settings.decision == "ungated":
         flagged, withheld = isolated, 0
     else:
-        least = -math.inf if by_ratio else _level(np.mean(calm, axis=0), settings.strays)
-        flagged = isolated & classes[labels] & (scores > least)
+        cutoff = -math.inf if by_ratio else _cutoff(np.mean(held_out_scores, axis=0), settings.tolerated_share)
+        flagged = isolated & classes[labels] & (scores > cutoff)
         withheld = int((isolated & ~classes[labels]).sum())
     for note in _notes(evidence, finding, withheld):
         context.note(note)
     table = [
         {"class": k, **asdict(evidence[k]), **asdict(tests[k]), "flagged": bool(classes[k])}
-        for k in range(material.num_classes)
+        for k in range(data.num_classes)
     ]
     return Outcome(
         scores=scores,
@@ -96,31 +96,29 @@ def conclude(finding: Finding, material: Material, settings: ConfusionSettings, 
 
 
 def _tests(
-    beliefs: list[Floats], calm: list[Floats], material: Material, settings: ConfusionSettings
+    centred_log_probs: list[Floats], held_out_scores: list[Floats], data: PreparedData, settings: ConfusionSettings
 ) -> list[Exceedance]:
     """Return the test of each class that the last models agree on; for one that is not inspected, p = 1.
 
-    :param beliefs: ``[N, C]`` of the suspect set, one per model.
-    :param calm: ``[h]`` of the held-out samples at their label, one per model.
+    :param centred_log_probs: ``[N, C]`` of the suspect set, one per model.
+    :param held_out_scores: ``[h]`` of the held-out samples at their label, one per model.
     """
-    rows = material.witnesses
-    labels = material.labels[rows]
+    rows = data.tested_rows
+    labels = data.labels[rows]
     votes = [
-        exceedances(own(mine[rows], labels), labels, theirs, material.held_out_labels, material.num_classes,
-                    strays=settings.strays)
-        for mine, theirs in zip(beliefs, calm, strict=True)
+        exceedances(at_label(suspects[rows], labels), labels, held_out, data.held_out_labels, data.num_classes,
+                    tolerated_share=settings.tolerated_share)
+        for suspects, held_out in zip(centred_log_probs, held_out_scores, strict=True)
     ]  # fmt: skip
     tests = [joint_vote(each, settings.vote) for each in zip(*votes, strict=True)]
-    return [
-        test if inspected else Exceedance(0, 1.0) for test, inspected in zip(tests, material.inspected, strict=True)
-    ]
+    return [test if inspected else Exceedance(0, 1.0) for test, inspected in zip(tests, data.inspected, strict=True)]
 
 
-def _level(held_out: Floats, strays: float) -> float:
-    """Return the score that all but a share ``strays`` of the held-out clean samples stay below."""
+def _cutoff(held_out: Floats, tolerated_share: float) -> float:
+    """Return the score that all but *tolerated_share* of the held-out clean samples stay below."""
     if not len(held_out):
         return -math.inf
-    return float(np.sort(held_out)[::-1][int(strays * len(held_out))])
+    return float(np.sort(held_out)[::-1][int(tolerated_share * len(held_out))])
 
 
 def flagged_classes(evidence: list[ClassEvidence], tests: list[Exceedance], settings: ConfusionSettings) -> Mask:
@@ -133,7 +131,7 @@ def flagged_classes(evidence: list[ClassEvidence], tests: list[Exceedance], sett
         "ratio": by_ratio,
         "held_out": by_test,
         "both": by_ratio & by_test,
-        "guarded": (by_ratio & by_test) | (p < settings.sure),
+        "guarded": (by_ratio & by_test) | (p < settings.certain_p),
     }[settings.rule]
 
 
@@ -153,7 +151,7 @@ def _verdict(
         "held_out": f"Above {least:g} the class is flagged",
         "both": f"Above {least:g} the class is flagged if its likelihood ratio agrees",
         "guarded": f"Above {least:g} the class is flagged if its likelihood ratio agrees, above "
-        f"{-math.log10(settings.sure):g} in any case",
+        f"{-math.log10(settings.certain_p):g} in any case",
     }[settings.rule]
     return Verdict(
         poisoned,

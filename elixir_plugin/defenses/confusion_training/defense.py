@@ -15,9 +15,9 @@ The reference tests a class for being two populations (rule ``ratio``). That nee
 ``held_out`` sets clean samples aside that no model ever sees, and flags a class when its suspects are fitted better
 than nearly all of those by more than chance; the last few confused models test on their own, and the median counts.
 It can fire without poison too, because suspects that were distilled are memorised. Rule ``both`` demands that the two
-agree; the default, ``guarded``, does so unless the second is beyond doubt. With ``witnesses``, some suspects are kept
-out of all training and the held-out rule looks at these alone: then nothing is memorised, and its p-values are honest,
-at the price of fewer samples to learn from.
+agree; the default, ``guarded``, does so unless the second is beyond doubt. With ``untrained_share``, some suspects are
+kept out of the training of all rounds, and the held-out rule tests these alone: then nothing is memorised and its
+p-values are exact, but there are fewer samples to learn from.
 
 Of a flagged class, the reference reports all isolated samples under the last model; here they must be isolated under
 the mean of the last models, and fitted better than nearly all held-out samples.
@@ -38,8 +38,8 @@ from ...core.panels import Panel
 from ...defense import Card, Defense
 from ...errors import InputError
 from ...training.fit import refuse_unknown_architecture
-from .data import Material, Memory, fresh_model, prepare, read_out, refuse_none_held_out, suspect_model
-from .decision import Finding, Testimony, conclude
+from .data import PreparedData, RoundCache, fresh_model, model_outputs, prepare, refuse_none_held_out, suspect_model
+from .decision import Finding, RoundOutputs, decide
 from .panels import panels_of
 from .rounds import Round, View, confuse, train_base
 from .scoring import distil, sample_losses
@@ -74,23 +74,23 @@ class ConfusionTraining(Defense):
         refuse_unknown_architecture(self.settings.architecture, case.clean.image_shape[2])
 
     def defend(self, case: Case, context: Context) -> Outcome:
-        material = prepare(case, self.settings, context)
-        memory = Memory(context, self.settings, case)
-        finding = self._search(case, material, memory, context)
+        data = prepare(case, self.settings, context)
+        cache = RoundCache(context, self.settings, case)
+        finding = self._search(case, data, cache, context)
         with context.stage("decide"):
-            return conclude(finding, material, self.settings, context)
+            return decide(finding, data, self.settings, context)
 
     def panels(self, outcome: Outcome) -> list[Panel]:
         return panels_of(outcome, self.settings)
 
-    def _search(self, case: Case, material: Material, memory: Memory, context: Context) -> Finding:
-        """Go through all rounds; those that *memory* holds are not trained again."""
+    def _search(self, case: Case, data: PreparedData, cache: RoundCache, context: Context) -> Finding:
+        """Train all rounds that *cache* does not hold."""
         settings = self.settings
-        taught = material.taught
-        plans = settings.rounds(len(taught), material.num_classes, len(material.clean))
-        reference = self._reference(case, material, memory, context)
+        trained_rows = data.trained_rows
+        plans = settings.rounds(len(trained_rows), data.num_classes, len(data.clean))
+        reference = self._reference(case, data, cache, context)
         base = fresh_model(case, settings, context, "base 0")
-        kept = taught
+        kept = trained_rows
         curves: dict[str, list[float]] = {}
         rounds = []
         for plan in plans:
@@ -100,32 +100,32 @@ class ConfusionTraining(Defense):
             def one_round(
                 plan: Round = plan, base: Classifier = base, kept: Index = kept, reference: Index | None = reference
             ) -> tuple[dict[str, Tensor], dict[str, float]]:
-                return self._round(plan, base, kept, reference=reference, material=material, context=context)
+                return self._round(plan, base, kept, reference=reference, data=data, context=context)
 
-            found, measured = memory.recall(f"round-{plan.number}", one_round)
+            found, measured = cache.load_or_make(f"round-{plan.number}", one_round)
             base.module.load_state_dict({name[5:]: each for name, each in found.items() if name.startswith("base.")})
             reference = found["reference"].numpy()
             for name, value in {"distilled": len(kept), **measured}.items():
                 curves.setdefault(name, []).append(value)
-            rounds.append(Testimony(*(found[name].numpy() for name in ("suspect", "clean", "held_out"))))
+            rounds.append(RoundOutputs(*(found[name].numpy() for name in ("suspect", "clean", "held_out"))))
             if plan.keep is not None:
-                labels = material.labels[taught]
-                losses = sample_losses(rounds[-1].suspect[taught], labels)
-                kept = taught[distil(losses, labels, material.num_classes, plan.keep, plan.floor)]
+                labels = data.labels[trained_rows]
+                losses = sample_losses(rounds[-1].suspect[trained_rows], labels)
+                kept = trained_rows[distil(losses, labels, data.num_classes, plan.keep, plan.floor)]
         return Finding(rounds, found["features"].numpy(), curves)
 
-    def _reference(self, case: Case, material: Material, memory: Memory, context: Context) -> Index | None:
+    def _reference(self, case: Case, data: PreparedData, cache: RoundCache, context: Context) -> Index | None:
         """Return what the clean samples are predicted as; None: the base model of round 0 will say."""
         if self.settings.reference == "labels":
-            return material.clean_labels
+            return data.clean_labels
         if self.settings.reference == "base0":
             return None
 
         def predict() -> tuple[dict[str, Tensor], None]:
-            model = suspect_model(case, material, self.settings, context)
-            return {"reference": read_out(model, material.clean)[0].argmax(1)}, None
+            model = suspect_model(case, data, self.settings, context)
+            return {"reference": model_outputs(model, data.clean)[0].argmax(1)}, None
 
-        return memory.recall("reference", predict)[0]["reference"].numpy()
+        return cache.load_or_make("reference", predict)[0]["reference"].numpy()
 
     def _round(
         self,
@@ -134,25 +134,25 @@ class ConfusionTraining(Defense):
         kept: Index,
         *,
         reference: Index | None,
-        material: Material,
+        data: PreparedData,
         context: Context,
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Pretrain *base* in place, confuse a copy, and read off what it says of all suspects."""
-        settings, labels = self.settings, material.labels
-        distilled = (material.suspect, kept, labels[kept])
-        everyone = np.arange(len(material.clean))
-        shifted = (material.clean, everyone, (material.clean_labels + 1) % material.num_classes)
+        """Pretrain *base* in place, confuse a copy, and return its outputs and what was measured."""
+        settings, labels = self.settings, data.labels
+        distilled = (data.suspect, kept, labels[kept])
+        all_rows = np.arange(len(data.clean))
+        shifted = (data.clean, all_rows, (data.clean_labels + 1) % data.num_classes)
         with context.stage("pretrain"):
-            learned = train_base(
+            base_curves = train_base(
                 base, View(distilled, shifted) if plan.shifted else View(distilled), plan, settings.recipe(), context
             )
         if reference is None:
-            reference = read_out(base, material.clean)[0].argmax(1).numpy()
+            reference = model_outputs(base, data.clean)[0].argmax(1).numpy()
         with context.stage("confuse"):
-            confused, course = confuse(
+            confused, curves = confuse(
                 base,
                 View(distilled),
-                View((material.clean, everyone, reference)),
+                View((data.clean, all_rows, reference)),
                 plan,
                 recipe=settings.recipe(),
                 context=context,
@@ -160,17 +160,17 @@ class ConfusionTraining(Defense):
                 split=settings.bn_mode == "split",
             )
         with context.stage("score"):
-            logits, features = read_out(confused, material.suspect, features=plan.keep is None)
-            clean = read_out(confused, material.clean)[0]
-            held_out = read_out(confused, material.held_out)[0] if material.held_out else logits[:0]
+            logits, features = model_outputs(confused, data.suspect, features=plan.keep is None)
+            clean = model_outputs(confused, data.clean)[0]
+            held_out = model_outputs(confused, data.held_out)[0] if data.held_out else logits[:0]
         measured = {
-            "base_loss": learned["loss"][-1] if learned else float("nan"),
-            "confusion_loss": course["confusion_loss"][-1],
-            "confused_accuracy": _share(clean, material.clean_labels),
-            "isolated": _share(logits, labels),
+            "base_loss": base_curves["loss"][-1] if base_curves else float("nan"),
+            "confusion_loss": curves["confusion_loss"][-1],
+            "confused_accuracy": _accuracy(clean, data.clean_labels),
+            "isolated": _accuracy(logits, labels),
         }
         if len(held_out):
-            measured["held_out_accuracy"] = _share(held_out, material.held_out_labels)
+            measured["held_out_accuracy"] = _accuracy(held_out, data.held_out_labels)
         tensors = {f"base.{name}": value for name, value in base.module.state_dict().items()}
         tensors |= {
             "suspect": logits,
@@ -181,5 +181,5 @@ class ConfusionTraining(Defense):
         return tensors if features is None else tensors | {"features": features}, measured
 
 
-def _share(logits: Tensor, labels: Index) -> float:
+def _accuracy(logits: Tensor, labels: Index) -> float:
     return float((logits.argmax(1).numpy() == labels).mean())

@@ -1,4 +1,4 @@
-"""Confusion Training, what the report shows of it."""
+"""What the report shows of a Confusion Training run: tests per class, curves per round, a table of classes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ...core.outcome import Outcome
 from ...core.panels import Bars, Level, Panel, Table, line_panels
 from .settings import ConfusionSettings
 
-CERTAIN = 30.0  # −log10 p beyond this looks the same
+CERTAIN = 30.0  # bars of −log10 p end here
 ROUNDS = (
     (
         "What is still predicted, round by round",
@@ -21,12 +21,12 @@ ROUNDS = (
         "Of the base model, and of confusing its copy, in nats.",
         ("base_loss", "confusion_loss"),
     ),
-    ("Distilled set, round by round", "Suspects that the round went on with.", ("distilled",)),
+    ("Distilled set, round by round", "Suspects that the base model of the round is trained on.", ("distilled",)),
 )
 
 
 def panels_of(outcome: Outcome, settings: ConfusionSettings) -> list[Panel]:
-    """Return the two tests of each class with their thresholds, the course of the rounds, and the table of classes."""
+    """Return both tests of each class with their thresholds, curves over the rounds, and the table of classes."""
     classes = outcome.tables.get("classes", [])
     names = [str(row["class"]) for row in classes]
     panels: list[Panel] = []
@@ -80,5 +80,5 @@ def _levels(settings: ConfusionSettings) -> list[Level]:
     levels = [Level(name="flagged if the ratio agrees" if settings.rule != "held_out" else "flagged",
                     value=-math.log10(settings.p_value))]  # fmt: skip
     if settings.rule == "guarded":
-        levels.append(Level(name="flagged in any case", value=-math.log10(settings.sure)))
+        levels.append(Level(name="flagged in any case", value=-math.log10(settings.certain_p)))
     return levels

@@ -1,6 +1,6 @@
-"""The training half of Confusion Training: what one round does, and what it feeds to the shared training loop.
+"""The trainings of one round of Confusion Training: the base model, and its confused copy.
 
-Who is suspect is decided in :mod:`.scoring`; steps are taken in :func:`elixir_plugin.training.train`.
+Both use :func:`elixir_plugin.training.train`; batches and the objective of confusion are defined here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Offsets = Literal["cyclic", "random"]
 
 @dataclass(frozen=True)
 class Round:
-    """What one of the K + 1 rounds is told, scaling rules already applied.
+    """Parameters of one of the K + 1 rounds, after scaling to the size of the sets.
 
     :param pretrain_epochs, pretrain_lr, pretrain_batch: plain training of the base model.
     :param shifted: the base model also learns the reserved clean set under label ``(y + 1) mod C``.
@@ -59,7 +59,7 @@ class Round:
 
 
 class View:
-    """Rows of one or two sets of resident samples, one after the other; nothing is decoded anew.
+    """Rows of one or two sets of samples in memory, one after the other; nothing is decoded again.
 
     :param parts: ``(samples, rows, targets of these rows)``, one or two.
     """

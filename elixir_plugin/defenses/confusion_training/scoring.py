@@ -1,4 +1,4 @@
-"""The deciding half of Confusion Training: pure functions of logits, features and labels; nothing is trained here.
+"""Scores and statistical tests of Confusion Training: pure functions of logits, features and labels.
 
 ``N`` suspect samples, ``C`` classes, ``d`` features. All of it is float64 on the CPU: losses near zero must keep
 their order.
@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_softmax  # type: ignore[import-untyped]
 
 from ...core.images import Index
 
@@ -21,15 +22,7 @@ Mask = NDArray[np.bool_]
 
 State = Literal["tested", "too small", "too few isolated", "undecidable", "not inspected", "not finite"]
 Vote = Literal["all", "median"]
-LEAST = 2  # members a group needs before a Gaussian is fitted to it
-
-
-def log_softmax(logits: NDArray[Any]) -> Floats:
-    """Return log-probabilities ``[n, C]``."""
-    values = logits.astype(np.float64)
-    values -= values.max(1, keepdims=True)
-    out: Floats = values - np.log(np.exp(values).sum(1, keepdims=True))
-    return out
+MIN_GROUP = 2  # samples that a Gaussian is fitted to, at least
 
 
 def sample_losses(logits: NDArray[Any], labels: Index) -> Floats:
@@ -107,11 +100,11 @@ def class_evidence(
 def _state(n: int, hits: int, inspected: bool) -> State:
     if not inspected:
         return "not inspected"
-    if n < 2 * LEAST:
+    if n < 2 * MIN_GROUP:
         return "too small"
-    if hits < LEAST:
+    if hits < MIN_GROUP:
         return "too few isolated"
-    return "undecidable" if hits > n - LEAST else "tested"
+    return "undecidable" if hits > n - MIN_GROUP else "tested"
 
 
 def log_likelihood_ratio(features: NDArray[Any], isolated: Mask, *, dims: int = 2, eps: float = 0.001) -> float:
@@ -162,11 +155,12 @@ def centred(logits: NDArray[Any], clean_logits: NDArray[Any]) -> Floats:
 
     :param clean_logits: ``[M, C]`` of the same model on reserved clean samples.
     """
-    out: Floats = log_softmax(logits) - np.median(log_softmax(clean_logits), axis=0)
+    of_all, of_clean = (log_softmax(each.astype(np.float64), axis=1) for each in (logits, clean_logits))
+    out: Floats = of_all - np.median(of_clean, axis=0)
     return out
 
 
-def own(values: Floats, labels: Index) -> Floats:
+def at_label(values: Floats, labels: Index) -> Floats:
     """Return the value ``[n]`` of ``[n, C]`` that each sample has at its label."""
     out: Floats = values[np.arange(len(labels)), labels]
     return out
@@ -176,10 +170,10 @@ def own(values: Floats, labels: Index) -> Floats:
 class Exceedance:
     """How many suspects of a class are fitted better than nearly all held-out clean samples, and how likely that is.
 
-    :param above: k of the n suspects exceed all but *strays* of the h held-out samples.
-    :param p: probability of k or more, were suspects and held-out samples drawn alike; for the best of the numbers of
-        strays tried, times how many were tried.
-    :param strays: j held-out samples that are fitted as well.
+    :param above: k, suspects out of n that exceed all but j of the h held-out samples.
+    :param p: probability of k or more if suspects and held-out samples have one distribution. Several j are tried: the
+        smallest p counts, times how many were tried.
+    :param strays: j, held-out samples that are fitted as well.
     """
 
     above: int
@@ -188,13 +182,13 @@ class Exceedance:
 
 
 def exceedances(
-    surplus: Floats,
+    scores: Floats,
     labels: Index,
     held_out: Floats,
     held_out_labels: Index,
     num_classes: int,
     *,
-    strays: float = 0.0,
+    tolerated_share: float = 0.0,
 ) -> list[Exceedance]:
     """Test for each class whether its suspects are fitted better than clean samples that were never trained on.
 
@@ -207,36 +201,40 @@ def exceedances(
     lower quartile of its suspects, which poison does not reach unless it makes up three quarters of the class, and
     then the best held-out sample of the class takes its place. The larger p-value counts.
 
-    :param surplus, held_out: centred log-probability of suspects ``[N]`` and held-out samples ``[h]`` at their label.
-    :param strays: share of the held-out samples that may be fitted as well as the suspects; 0: none.
+    :param scores, held_out: centred log-probability of suspects ``[N]`` and held-out samples ``[h]`` at their label.
+    :param tolerated_share: share of the held-out samples that may be fitted as well as the suspects; 0: none.
     """
     if not len(held_out):
         return [Exceedance(0, 1.0)] * num_classes
     base = np.zeros(num_classes)
     for c in np.unique(labels):
-        own = held_out[held_out_labels == c]
-        base[c] = min(np.quantile(surplus[labels == c], 0.25), own.max(initial=-np.inf) if len(own) else 0.0)
-    most = int(strays * len(held_out))
-    as_is = _exceedances(surplus, labels, held_out, num_classes, most)
-    relative = _exceedances(surplus - base[labels], labels, held_out - base[held_out_labels], num_classes, most)
+        same_class = held_out[held_out_labels == c]
+        base[c] = min(
+            np.quantile(scores[labels == c], 0.25), same_class.max(initial=-np.inf) if len(same_class) else 0.0
+        )
+    most_strays = int(tolerated_share * len(held_out))
+    as_is = _exceedances(scores, labels, held_out, num_classes, most_strays)
+    relative = _exceedances(scores - base[labels], labels, held_out - base[held_out_labels], num_classes, most_strays)
     return [max(pair, key=lambda each: each.p) for pair in zip(as_is, relative, strict=True)]
 
 
-def _exceedances(surplus: Floats, labels: Index, held_out: Floats, num_classes: int, most: int) -> list[Exceedance]:
+def _exceedances(
+    scores: Floats, labels: Index, held_out: Floats, num_classes: int, most_strays: int
+) -> list[Exceedance]:
     h = len(held_out)
-    levels = np.sort(held_out)[::-1][: most + 1]
+    levels = np.sort(held_out)[::-1][: most_strays + 1]
     found = []
     for c in range(num_classes):
-        mine = surplus[labels == c]
+        suspects = scores[labels == c]
         tried = []
         for j, level in enumerate(levels):
-            k = int((mine > level).sum())
-            tried.append(Exceedance(k, min(1.0, len(levels) * _chance(k, j, len(mine), h)), j))
+            k = int((suspects > level).sum())
+            tried.append(Exceedance(k, min(1.0, len(levels) * _tail_probability(k, j, len(suspects), h)), j))
         found.append(min(tried, key=lambda each: each.p))
     return found
 
 
-def _chance(k: int, j: int, n: int, h: int) -> float:
+def _tail_probability(k: int, j: int, n: int, h: int) -> float:
     """Return the probability that of the k + j largest of n + h values drawn alike at most j are among the h."""
     total = _log_choose(n + h, k + j)
     ways = [_log_choose(h, i) + _log_choose(n, k + j - i) for i in range(min(j, h) + 1) if k + j - i <= n]

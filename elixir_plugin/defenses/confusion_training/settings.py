@@ -1,4 +1,4 @@
-"""Settings of Confusion Training, its presets, and how a schedule is fitted to the case at hand."""
+"""Settings and presets of Confusion Training, and how a schedule is scaled to the size of the sets."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ DECIDING = (
     "pca_eps",
     "rule",
     "p_value",
-    "sure",
-    "strays",
-    "jury",
+    "certain_p",
+    "tolerated_share",
+    "last_models",
     "vote",
 )
 LEAST_PER_CLASS = 5  # samples a class has, on average, in the smallest distilled set; fewer teach a base model nothing
 
-# A small set is memorised: after 20 epochs on 2,000 images, 70 % of the clean suspects were still fitted when confusion
-# had long destroyed the prediction of fresh images. So base models start anew in each round, see few epochs, and
-# unlearn the reserved clean set (under shifted labels) from round 1 on; distilled sets stay large enough to learn a
-# trigger from; and the last three models decide together, each of which has memorised other samples. Confusion goes on
-# until held-out samples are predicted at chance level, and no further: beyond, it destroys the trigger too.
+# A small set is memorised: after 20 epochs on 2,000 images, 70 % of the clean suspects were still fitted long after
+# confusion had destroyed the prediction of fresh images. So each round trains a new base model for few epochs, from
+# round 1 on also on the reserved clean set under shifted labels; distilled sets stay large enough to learn a trigger
+# from; and the last three models decide together, as each has memorised other samples. Confusion stops when held-out
+# samples are predicted at chance level: more of it destroys the trigger too.
 SMALL: dict[str, Any] = {
     "architecture": "fast_resnet",
     "suspect_size": 2_000,
@@ -98,9 +98,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "ratios": (1 / 2, 1 / 5, 1 / 10),
         "pretrain_epochs": (8, 8, 12, 12),
         "confusion_steps": (200,),
-        "jury": 2,
+        "last_models": 2,
     },
-    "parity": {"suspect_size": None, "reserved_size": None, "rule": "ratio", "held_out": 0, "jury": 1},
+    "parity": {"suspect_size": None, "reserved_size": None, "rule": "ratio", "held_out": 0, "last_models": 1},
 }
 
 
@@ -123,6 +123,29 @@ class ConfusionSettings(Settings):
     Presets ``cifar10``, ``gtsrb``, ``imagenet``: the reference schedules. ``parity``: the reference behaviour, nothing
     scaled, nothing held out. ``small``: for 2,000 to 10,000 images on a CPU. ``demo``: seconds.
     """
+
+    basic = (
+        "architecture",
+        "input_size",
+        "reference",
+        "pretrain_epochs",
+        "confusion_steps",
+        "confusion_lr",
+        "lam",
+        "decision",
+        "rule",
+        "held_out",
+        "untrained_share",
+        "p_value",
+        "last_models",
+    )
+
+    former: ClassVar[Mapping[str, str]] = {
+        "witnesses": "untrained_share",
+        "sure": "certain_p",
+        "strays": "tolerated_share",
+        "jury": "last_models",
+    }
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
 
@@ -181,19 +204,21 @@ class ConfusionSettings(Settings):
         "clean samples, both, or (guarded) both, or the second alone when it is beyond doubt",
     )
     held_out: float = Field(0.2, ge=0, lt=1, description="share of the clean set that confusion never sees")
-    witnesses: float = Field(
+    untrained_share: float = Field(
         0.0,
         ge=0,
         le=0.5,
-        description="share of the suspects that no confused model has been trained on; the held-out rule then looks at "
+        description="share of the suspects that no base or confused model is trained on; the held-out rule then tests "
         "these alone, so that nothing memorised counts",
     )
     p_value: float = Field(1e-3, gt=0, le=1, description="below it, the held-out rule flags a class")
-    sure: float = Field(1e-6, gt=0, le=1, description="below it, the guarded rule asks no likelihood ratio")
-    strays: float = Field(
+    certain_p: float = Field(1e-6, gt=0, le=1, description="below it, the guarded rule asks no likelihood ratio")
+    tolerated_share: float = Field(
         0.05, ge=0, le=0.5, description="share of the held-out samples that may be fitted as well as poison is"
     )
-    jury: int = Field(3, ge=1, le=10, description="last rounds whose confused models decide together (not for `ratio`)")
+    last_models: int = Field(
+        3, ge=1, le=10, description="last rounds whose confused models decide together (not for `ratio`)"
+    )
     vote: Vote = Field("median", description="which of their p-values counts: the median, or the largest (all agree)")
 
     @field_validator(*PER_ROUND, mode="before")
@@ -214,8 +239,12 @@ class ConfusionSettings(Settings):
         return self
 
     def trained_with(self) -> dict[str, Any]:
-        """Return the settings that training depends on, in JSON types; the others only decide on what it found."""
-        return {name: value for name, value in self.dump().items() if name not in DECIDING}
+        """Return the settings that training depends on, in JSON types; the others only decide on what it found.
+
+        They are under their first names, for :class:`~.data.RoundCache` to find rounds again.
+        """
+        values = {name: value for name, value in self.dump().items() if name not in DECIDING}
+        return self.under_first_names(values)
 
     def recipe(self) -> Recipe:
         """Return what all of its trainings share: SGD at a constant rate, no augmentation."""

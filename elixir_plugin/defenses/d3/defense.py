@@ -5,7 +5,7 @@ selected weights as far from their received values as a small reserved clean set
 
     minimise over θ, ‖W_i‖_p fixed:   λ · max(0, L_clean(θ) − ε) − Σ_i ‖W_i − W_i⁰‖_p
 
-solved by projected gradient descent. Where paper and released code differ, the code is followed except for λ
+solved by projected gradient descent. Where paper and released code differ, this follows the code, except for λ
 (paper 10, code 0.5); preset ``code`` has the released configuration.
 """
 
@@ -76,7 +76,7 @@ class D3(Defense):
     def defend(self, case: Case, context: Context) -> Outcome:
         assert case.model is not None and case.clean is not None
         model = case.model.clone().to(context.device)
-        _thaw(model)
+        _unfreeze(model)
         selected = select_weights(model, self.settings.select, case.clean)
         bias = _bias_of(model, selected)
         warm_up(selected, self.settings, context)
@@ -84,13 +84,13 @@ class D3(Defense):
         with context.stage("detoxify"):
             curves = self._descend(model, selected, case.clean, context)
         curves = {key: value for key, value in curves.items() if key != "loss"} | {"objective": curves["loss"]}
-        left = fraction_above(model, case.clean, self.settings.eps)
-        if left > 0.5:
-            context.note(f"{left:.0%} of the reserved clean set still has a loss above ε = {self.settings.eps}")
+        above_eps = fraction_above(model, case.clean, self.settings.eps)
+        if above_eps > 0.5:
+            context.note(f"{above_eps:.0%} of the reserved clean set still has a loss above ε = {self.settings.eps}")
         tables = {
             "start_distance_ratio": start,
             "distance_ratio": distance_ratios(selected, self.settings.p),
-            "fraction_above_eps": left,
+            "fraction_above_eps": above_eps,
             "bias_change": None if bias is None else float((bias[0] - bias[1]).norm()),
         }
         return Outcome(model=model.eval(), curves=curves, tables=tables)
@@ -194,7 +194,7 @@ def _selected(name: str, layer: nn.Module, weight: Tensor) -> Selected:
         )
     if not weight.requires_grad:
         raise InputError("weight is frozen", where=name, hint="set requires_grad, or select other layers")
-    return Selected(name, weight, _wide(weight.detach().clone()), torch.tensor(0.0))
+    return Selected(name, weight, _at_least_float32(weight.detach().clone()), torch.tensor(0.0))
 
 
 @torch.no_grad()
@@ -202,7 +202,7 @@ def warm_up(selected: list[Selected], settings: D3Settings, context: Context) ->
     """Measure the norms to hold, and move the selected weights to where the descent starts.
 
     All starts but ``middle`` are projected at once, so that the norms hold from step 0 on. ``middle`` starts at
-    zero, which has no direction, and joins the sphere after the first step.
+    zero, which has no direction, and is projected after the first step.
     """
     for each in selected:
         each.norm = each.received.norm(p=settings.p)
@@ -230,12 +230,12 @@ def _start(each: Selected, kind: WarmUp, generator: torch.Generator) -> Tensor:
 def project(selected: list[Selected], p: float) -> None:
     """Rescale each weight to the norm it was received with (Euclidean projection for p = 2).
 
-    A weight that a step took to zero has no direction: it goes back to where it was before that step.
+    A weight that a step took to zero has no direction and returns to its value before that step.
     """
     for each in selected:
-        norm = _wide(each.weight).norm(p=p)
+        norm = _at_least_float32(each.weight).norm(p=p)
         scaled = each.weight * (each.norm / norm.clamp_min(TINY))
-        # branch-free, so that the device is never waited for; a norm of NaN passes, for the training to stop at
+        # no branch, so that the host never waits for the device; a NaN norm passes, and stops the training
         each.previous = torch.where((norm < TINY).logical_not(), scaled, each.previous)
         each.weight.copy_(each.previous)
 
@@ -245,12 +245,12 @@ def d3_objective(settings: D3Settings, selected: list[Selected]) -> Callable[[nn
     scale = 1 / (settings.lam + 1) if settings.scale_objective and settings.lam > 1 else 1.0
 
     def objective(model: nn.Module, batch: Batch) -> Losses:
-        losses = F.cross_entropy(_wide(model(batch.images)), batch.targets, reduction="none")
+        losses = F.cross_entropy(_at_least_float32(model(batch.images)), batch.targets, reduction="none")
         if settings.hinge == "sample":
             penalty = F.relu(losses - settings.eps).mean()
         else:
             penalty = F.relu(losses.mean() - settings.eps)
-        distances = [(_wide(each.weight) - each.received).norm(p=settings.p) for each in selected]
+        distances = [(_at_least_float32(each.weight) - each.received).norm(p=settings.p) for each in selected]
         value = settings.lam * penalty
         if settings.distance:
             value = value - torch.stack(distances).sum()
@@ -266,7 +266,9 @@ def d3_objective(settings: D3Settings, selected: list[Selected]) -> Callable[[nn
 @torch.no_grad()
 def distance_ratios(selected: list[Selected], p: float) -> dict[str, float]:
     """Return ‖W_i − W_i⁰‖_p / ‖W_i⁰‖_p per layer; in [0, 2] on the sphere."""
-    return {each.name: float((_wide(each.weight) - each.received).norm(p=p) / each.norm) for each in selected}
+    return {
+        each.name: float((_at_least_float32(each.weight) - each.received).norm(p=p) / each.norm) for each in selected
+    }
 
 
 def fraction_above(model: Classifier, clean: ImageSet, eps: float) -> float:
@@ -275,20 +277,20 @@ def fraction_above(model: Classifier, clean: ImageSet, eps: float) -> float:
     return float((F.cross_entropy(logits, torch.tensor(clean.labels), reduction="none") > eps).float().mean())
 
 
-def _wide(values: Tensor) -> Tensor:
-    """Return *values* in float32, or in float64 where they are: norms of fewer digits drift."""
+def _at_least_float32(values: Tensor) -> Tensor:
+    """Return *values* in float32, or in float64 if they are: norms in lower precision drift."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def _thaw(model: nn.Module) -> None:
-    """Let a model learn that is frozen as a whole: some toolkits freeze finished models."""
+def _unfreeze(model: nn.Module) -> None:
+    """Make all weights trainable if none is: some toolkits freeze finished models."""
     if not any(parameter.requires_grad for parameter in model.parameters()):
         for parameter in model.parameters():
             parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
 
 
 def _bias_of(model: Classifier, selected: list[Selected]) -> tuple[Tensor, Tensor] | None:
-    """Return (live, received) bias of the last selected layer: it is free to drift, so its change is reported."""
+    """Return (live, received) bias of the last selected layer: it may drift, so its change is reported."""
     name = selected[-1].name.removesuffix(".weight")
     bias = getattr(model.module.get_submodule(name), "bias", None) if name != selected[-1].name else None
     return None if not isinstance(bias, nn.Parameter) else (bias.detach(), bias.detach().clone())

@@ -1,15 +1,15 @@
-"""D3, what the report shows of it."""
+"""What the report shows of a D3 run: distances, clean loss and selected layers."""
 
 from __future__ import annotations
 
 from ...core.outcome import Outcome
 from ...core.panels import Level, Lines, Panel, Series, Table
 
-SHOWN = 6  # layers as lines of their own
+SHOWN = 6  # layers that get a line in the figure
 
 
 def panels_of(outcome: Outcome, eps: float) -> list[Panel]:
-    """Return how far the weights moved, how the clean loss went, and what was left at the end."""
+    """Return figures of distance and clean loss per epoch, and a table of the selected layers."""
     curves, tables = outcome.curves, outcome.tables
     distances = {name.removeprefix("distance/"): each for name, each in curves.items() if name.startswith("distance/")}
     farthest = sorted(distances, key=lambda name: -distances[name][-1])[:SHOWN]
@@ -18,8 +18,8 @@ def panels_of(outcome: Outcome, eps: float) -> list[Panel]:
         panels.append(
             Lines(
                 title="Distance from the received weights",
-                caption="‖W − W⁰‖ / ‖W⁰‖ of each selected layer, 2 at most. Far is what D3 seeks; how far alone does "
-                "not tell how much of the backdoor is gone."
+                caption="‖W − W⁰‖ / ‖W⁰‖ of each selected layer, 2 at most. D3 maximises it; the distance "
+                "alone does not tell how much of the backdoor is gone."
                 + (f" The {SHOWN} layers that moved most." if len(distances) > SHOWN else ""),
                 series=[Series(name=name, y=distances[name]) for name in farthest],
                 x_label="epoch",

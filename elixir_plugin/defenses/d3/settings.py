@@ -16,6 +16,8 @@ WarmUp = Literal["random", "far", "noise", "near", "middle"]
 class D3Settings(Settings):
     """Settings of D3; the symbols are those of the paper."""
 
+    basic = ("lam", "eps", "select", "warm_up", "epochs", "batch_size", "lr", "augmentation.crop", "augmentation.flip")
+
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "code": {"lam": 0.5, "batch_size": 256},
         "finetune": {"distance": False, "project": False, "warm_up": "near", "eps": 0.0, "lam": 1.0},
@@ -23,7 +25,7 @@ class D3Settings(Settings):
     }
 
     lam: float = Field(10.0, ge=0, description="λ, weight of the clean loss against the distance")
-    eps: float = Field(0.1, ge=0, description="ε, clean loss (nats) up to which a sample asks for nothing")
+    eps: float = Field(0.1, ge=0, description="ε, clean loss (nats) below which a sample is not penalised")
     p: float = Field(2.0, ge=1, description="order of the norm, for distance and projection")
     select: Literal["head", "linears", "all"] | tuple[str, ...] = Field(
         "head", description="weights to move: the last linear layer, all linear, linear and conv, or names and patterns"

@@ -23,6 +23,8 @@ PER_CLASS = 20  # reserved clean images per class, on average, from which on mod
 class Detection(Settings):
     """How target classes are found."""
 
+    basic = ("mode", "targets", "z_threshold")
+
     mode: Literal["auto", "mad", "excess", "all", "given"] = Field(
         "auto",
         description="mad: classes whose samples scatter more than those of others (paper); excess: classes whose "
@@ -127,6 +129,8 @@ PAPER: dict[str, Any] = {
 class PurificationRounds(Purification):
     """How images are purified; defaults are those of DataElixir, few-step: 14 evaluations per round."""
 
+    basic = ("rounds", "steps")
+
     level: NoiseLevel = Field(NoiseLevel(**LEVEL), description="T; how deep each round goes")
     rounds: int = Field(5, ge=1, le=100, description="n, chained: each starts from the result of the one before")
     steps: int | None = Field(10, ge=1, description="steps of the reverse chain, evenly spaced; None: all")
@@ -135,6 +139,8 @@ class PurificationRounds(Purification):
 
 class Training(Recipe):
     """How the probe, the benign model and the final model are trained; defaults are those of the released code."""
+
+    basic = ("epochs",)
 
     epochs: int = Field(100, ge=1)
     lr: float = Field(0.01, gt=0)
@@ -150,6 +156,20 @@ class DataElixirSettings(Settings):
     ``parity``: the released code with its faults (but images that no step touches stay as they are). ``small``: a few
     thousand images on a CPU, with a denoiser trained on the spot. ``demo``: seconds.
     """
+
+    basic = (
+        "denoiser",
+        "purification",
+        "states",
+        "threshold",
+        "detect_per_class",
+        "detection",
+        "probe",
+        "architecture",
+        "recipe",
+        "purify_all_in_target",
+        "train_final",
+    )
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": PAPER,

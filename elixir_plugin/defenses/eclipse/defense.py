@@ -1,16 +1,15 @@
 """ECLIPSE: expunging clean-label indiscriminate poisons via sparse diffusion purification.
 
 Wang et al., ESORICS 2024, arXiv 2406.15093. Every image of the suspect set may carry a small perturbation that makes a
-model trained on it fail on clean data. Three modules answer:
+model trained on it fail on clean data. There are three modules:
 
 - A: a denoiser, trained on a few reserved clean images (no labels needed), purifies the suspect set: forward jump to
   noise level t*, then the reverse chain (Algorithm 1, Eqs. 9–12).
 - B: some images lose their colour while a model trains on them.
 - C: all of them get Gaussian noise.
 
-Where paper and released code differ, the code is followed: B and C draw anew at every access (``mode`` online), x̂0 is
-clipped, T = 4000. Neither is followed in taking the clean images from the scored test set: that is refused, as are
-clean images that are suspects too.
+Where paper and released code differ, this follows the code: B and C draw new values at every access (``mode``
+online), x̂0 is clipped, T = 4000. Unlike both, it refuses clean images from the scored test set or the suspect set.
 """
 
 from __future__ import annotations
@@ -124,7 +123,7 @@ class Eclipse(Defense):
 
     def purified(self, denoiser: Denoiser, train: ImageSet, context: Context) -> tuple[ImageSet, dict[str, Any], float]:
         """Module A: return the purified set, facts for the report, and the noise added on the way."""
-        settings = self._short_enough(denoiser, context)
+        settings = self._with_steps_of_chain(denoiser, context)
         planned = plan(denoiser, settings, train.image_shape)
         store = None if context.work_dir is None else context.work_dir / "purified"
         images = purify(denoiser, settings, train, context, seed_name="eclipse", store=store)
@@ -138,17 +137,17 @@ class Eclipse(Defense):
         }
         return images, tables, planned.sigma
 
-    def _short_enough(self, denoiser: Denoiser, context: Context) -> Purification:
-        """Return how to purify, with at most as many steps as the noise level has in the denoiser's chain.
+    def _with_steps_of_chain(self, denoiser: Denoiser, context: Context) -> Purification:
+        """Return how to purify, with no more steps than the denoiser's chain has up to the noise level.
 
-        A level that is given in another chain may have far fewer of them there.
+        A level stated for another chain may correspond to far fewer steps there.
         """
         settings = self.settings.purification
         most = settings.level.resolve(denoiser.schedule)
         if not most or settings.steps is None or settings.steps <= most:
             return settings
         context.note(
-            f"the denoiser's chain has {most} steps up to the noise level: all are taken, {settings.steps} wanted"
+            f"the denoiser's chain has only {most} steps up to the noise level: all are used, not {settings.steps}"
         )
         return settings.model_copy(update={"steps": most})
 

@@ -18,6 +18,19 @@ PAPER_LEVEL = {"steps": 100, "of": 4000, "schedule": "cosine"}  # t* of the rele
 class EclipseSettings(Settings):
     """Settings of ECLIPSE; preset ``paper`` has the released configuration, days of work on a CPU."""
 
+    basic = (
+        "denoiser",
+        "sparse",
+        "fit.size",
+        "fit.iterations",
+        "fit.batch_size",
+        "purification.level",
+        "purification.steps",
+        "gray_p",
+        "noise_std",
+        "mode",
+    )
+
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {
             "fit": FitSettings.build(preset="paper").dump(),

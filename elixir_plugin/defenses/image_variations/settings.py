@@ -22,6 +22,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Learning(Recipe):
     """How teacher and student are trained; defaults are those of the released code."""
 
+    basic = ("epochs",)
+
     epochs: int = Field(100, ge=1)
     optimizer: Literal["sgd", "adam", "adamw"] = "adam"
     lr: float = Field(1e-3, gt=0)
@@ -65,6 +67,22 @@ class ImageVariationsSettings(GeneratorSettings):
     Defaults are the training of the released code; the generator is the first one at hand. ``paper``: its generator
     too. ``cpu``: a few thousand small images, with a denoiser trained on the spot. ``demo``: seconds.
     """
+
+    basic = (
+        "backend",
+        "weights",
+        "denoiser",
+        "num_inference_steps",
+        "strength",
+        "num_variations",
+        "color_transfer",
+        "variations",
+        "teacher",
+        "architecture",
+        "recipe",
+        "temperature",
+        "alpha",
+    )
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {
