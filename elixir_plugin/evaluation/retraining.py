@@ -262,14 +262,23 @@ def _fresh(images: ImageSet, case: Case, plan: Retraining, context: Context) -> 
     ).to(context.device)
 
 
-def undefended(case: Case, outcome: Outcome, plan: Retraining, context: Context) -> ModelMetrics:
+def undefended(
+    case: Case, outcome: Outcome, plan: Retraining, context: Context, described: Mapping[str, Any] | None = None
+) -> ModelMetrics:
     """Return the metrics of the control ``undefended``: of a model trained on the suspect set as it is.
 
     Of the runs that share a cache, one trains it; the seconds of its training count in each of them.
+
+    :param described: what ``describe`` says of *case*, in JSON types; default: found out where it is needed.
     """
     if context.cache is None:
         return run_control("undefended", case, outcome, plan, context)
-    facts = [plain(describe(case)), plan.dump(), context.seed, context.device.type]
+    facts = [
+        plain(describe(case)) if described is None else dict(described),
+        plan.dump(),
+        context.seed,
+        context.device.type,
+    ]
     file = context.cache / f"undefended-{fingerprint(facts)}.json"
     sign = None if context.work_dir is None else context.work_dir / f"{file.stem}.trained-here"
     if not file.exists():

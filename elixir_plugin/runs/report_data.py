@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import shlex
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,11 @@ def make_report(
     *,
     device: torch.device,
     written: list[Path],
+    described: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the content of ``report.json``.
+
+    :param described: what ``describe`` says of *case*, where it is known: it takes reading every pixel.
 
     Lists of one value per sample, where there are many samples, are left to ``outcome/outcome.json``.
     """
@@ -53,7 +57,7 @@ def make_report(
         "run": spec.dump(),
         "identity": spec.identity(),
         "defense": {"name": defense.name, "kind": defense.kind, "paper": defense.card.paper},
-        "case": describe(case),
+        "case": describe(case) if described is None else dict(described),
         "metrics": evaluation.as_dict(),
         "outcome": {**outcome.summary(), "tables": _short(plain(outcome.tables))},
         "notes": [*case.notes, *outcome.notes],

@@ -240,14 +240,18 @@ def _lead(job: _Job, described: dict[str, Any]) -> RunResult:
         def told(seconds: float) -> None:
             note(folder, "defended", seconds=previewed + seconds)
 
-        outcome, evaluation = execute(job.defense, case, context, job.plan, controls=spec.controls, on_defended=told)
+        outcome, evaluation = execute(
+            job.defense, case, context, job.plan, controls=spec.controls, on_defended=told, described=described
+        )
         outcome.timings["total"] += before.seconds + previewed
         outcome.save(folder / "outcome")
         written = []
         if job.target is not None:
             job.target.mkdir(parents=True, exist_ok=True)
             written = job.adapter.write(case, outcome, evaluation, job.target, spec.defense)
-        facts = make_report(spec, job.defense, case, outcome, evaluation, device=context.device, written=written)
+        facts = make_report(
+            spec, job.defense, case, outcome, evaluation, device=context.device, written=written, described=described
+        )
         report = plain(facts | {"goes": before.goes + 1})
         write_json(folder / "report.json", report)
         shutil.rmtree(folder / "work", ignore_errors=True)

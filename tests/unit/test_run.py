@@ -23,16 +23,19 @@ from elixir_plugin.adapter import Adapter, Source
 from elixir_plugin.cli.app import _spec, program
 from elixir_plugin.core.case import Case, describe
 from elixir_plugin.core.context import Context
+from elixir_plugin.core.images import LazyImages
 from elixir_plugin.core.metrics import Evaluation
 from elixir_plugin.core.outcome import Outcome, same_outcome
 from elixir_plugin.core.settings import Settings
 from elixir_plugin.defense import Card, Defense
 from elixir_plugin.errors import ElixirError, MissingNeedError, RunError, SettingsError
+from elixir_plugin.evaluation import retraining
 from elixir_plugin.hookspecs import Entry, hookimpl
 from elixir_plugin.io.files import plain
 from elixir_plugin.io.locks import locked
 from elixir_plugin.plugins import plugins
 from elixir_plugin.runs import folder as run_folder
+from elixir_plugin.runs import report_data
 from elixir_plugin.runs import run as run_module
 from elixir_plugin.runs.events import append_event, read_events
 from elixir_plugin.runs.folder import folder_for_case, logged, opened
@@ -166,6 +169,40 @@ def test_a_run_leaves_a_complete_folder(watcher: Watcher) -> None:
     assert report["case"]["train"]["samples"] == 96
     assert watcher.events[0] == "started scorer" and watcher.events[-1] == "finished scorer"
     assert "stage score" in watcher.events
+
+
+def test_a_run_describes_its_case_once(watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[int] = []
+    case = tiny_case()
+    assert case.train is not None
+    pixels = case.train.read(slice(None))
+
+    def read(position: int) -> Any:
+        decoded.append(position)
+        return pixels[position]
+
+    lazy = case.train.replace(images=LazyImages(read, len(pixels), case.train.image_shape))
+    monkeypatch.setattr(Tiny, "read", lambda self, path, seed=0: dataclasses.replace(case, train=lazy))
+    monkeypatch.setattr(Scorer, "defend", lambda self, case, context: Outcome(scores=np.zeros(len(pixels))))
+    run_defense(spec())
+    shown = len(decoded) - len(pixels)  # samples on the page
+    assert decoded[: len(pixels)] == list(range(len(pixels))) and 0 <= shown < len(pixels) // 2
+
+
+def test_what_runs_share_is_found_by_a_description_at_hand(
+    watcher: Watcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Case] = []
+
+    def counted(case: Case) -> dict[str, Any]:
+        calls.append(case)
+        return describe(case)
+
+    for module in (run_module, report_data, retraining):
+        monkeypatch.setattr(module, "describe", counted)
+    monkeypatch.setattr(Tiny, "read", lambda self, path, seed=0: dataclasses.replace(tiny_case(), model=None))
+    run_defense(spec(retrain={"epochs": 1}), cache=tmp_path / "cache")
+    assert len(calls) == 1 and len(list((tmp_path / "cache").iterdir())) == 1
 
 
 def test_the_run_file_in_the_folder_runs_again(watcher: Watcher) -> None:
