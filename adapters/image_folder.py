@@ -167,7 +167,7 @@ def _common_size(listings: list[Listing]) -> tuple[int, int]:
             where=listings[0].root,
             found=counts + (", …" if len(sizes) > 5 else ""),
             allowed="one size for all images",
-            hint="let them be resized with option size, e.g. --option size=64",
+            hint="let them be resized, e.g. with {option:size=64}",
         )
     return next(iter(sizes))
 

@@ -21,8 +21,9 @@ Kind = Literal["detect", "purify", "train", "repair"]
 
 NEEDS = {  # what a defense may need -> how a user provides it
     "train": "the suspect set: use an adapter that reads training images",
-    "clean": "a reserved clean set: --option clean=DIR (image_folder), or a toolkit's own clean data with --data DIR",
-    "model": "the suspect model: use a record that holds one, or --option model=DIR",
+    "clean": "a reserved clean set: {option:clean=DIR} (image_folder), or a toolkit's own clean data with "
+    "{option:data=DIR}",
+    "model": "the suspect model: use a record that holds one, or {option:model=DIR}",
     "denoiser": "a diffusion denoiser: name one in the settings, or give a reserved clean set to train one on",
     "generator": "a generator of image variations: name one in the settings, or give a reserved clean set to train the "
     "denoiser of sdedit on",

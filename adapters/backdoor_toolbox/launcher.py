@@ -26,9 +26,10 @@ from typing import Any
 import click
 
 from ...errors import ElixirError, SettingsError, nearest
-from ...io.text import shown
+from ...io.text import shown, with_flags
 from ...plugins import plugins
 
+OURS = ("--preset", "--set", "--option", "--device")  # flags that come before the script
 FLAGS = {"cleanser": ("detect", "purify"), "defense": ("repair", "train")}  # what a flag of theirs may name of ours
 
 
@@ -49,7 +50,7 @@ def main(root: Path, arguments: Sequence[str] | None = None) -> None:
         _after_parsing(lambda args: _prepare(own, args))
         runpy.run_path(str(script), run_name="__main__")
     except ElixirError as error:
-        click.echo(shown(f"error: {error}"), err=True)
+        click.echo(shown(f"error: {error.told(with_flags(OURS))}"), err=True)
         sys.exit(error.exit_code)
 
 
@@ -167,7 +168,7 @@ def _run(own: argparse.Namespace, args: argparse.Namespace, defense: str) -> tup
     spec = {
         "defense": defense,
         "source": {"adapter": "backdoor_toolbox", "path": str(folder), "options": options},
-        "settings": parse_assignments(own.set),
+        "settings": parse_assignments(own.set, where="--set"),
         "preset": own.preset,
         "seed": args.seed,
         "device": own.device,

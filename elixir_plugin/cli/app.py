@@ -18,7 +18,7 @@ import click
 
 from .._version import __version__
 from ..errors import ElixirError, SettingsError
-from ..io.text import shown
+from ..io.text import shown, with_flags
 from .compare import compare
 from .denoiser import denoiser
 from .report import report, results
@@ -46,7 +46,7 @@ class _Program(click.Group):
         try:
             return super().invoke(ctx)
         except ElixirError as error:
-            click.echo(shown(f"error: {error}"), err=True)
+            click.echo(shown(f"error: {error.told(with_flags(self._flags(ctx)))}"), err=True)
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("\ninterrupted; nothing half-written is left. Run the same command again to go on.", err=True)
@@ -54,6 +54,13 @@ class _Program(click.Group):
             # handled or not; another exec takes that back
             exec("")  # noqa: S102
             sys.exit(1)
+
+    def _flags(self, ctx: click.Context) -> set[str]:
+        """Return the flags of the command that was called, with those of its subcommands."""
+        command = self.get_command(ctx, ctx.invoked_subcommand or "")
+        found = [command] if command is not None else []
+        found += list(command.commands.values()) if isinstance(command, click.Group) else []
+        return {flag for each in found for parameter in each.params for flag in parameter.opts}
 
 
 @click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"]})
@@ -150,7 +157,7 @@ def _spec(target: str, flags: dict[str, Any]) -> RunSpec:
     given = {**parse_assignments(flags["options"], where="--option"), **shortcuts}
     source = values["source"]
     source["options"] = get_adapter(source["adapter"]).Options.overlaid(source["options"], given)
-    given = parse_assignments(flags["assignments"])
+    given = parse_assignments(flags["assignments"], where="--set")
     values["settings"] = get_defense(values["defense"]).Settings.overlaid(values.get("settings", {}), given)
     values |= {key: flags[key] for key in ("preset", "seed", "device", "out", "write_to") if flags[key] is not None}
     if flags["no_write_back"]:

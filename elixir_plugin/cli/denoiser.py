@@ -80,7 +80,7 @@ def train(
 
     place = resolve_device(device)
     preset = preset or ("cpu" if place.type == "cpu" else "fast")
-    settings = FitSettings.build(parse_assignments(assignments), preset=preset, where="denoiser train")
+    settings = FitSettings.build(parse_assignments(assignments, where="--set"), preset=preset, where="denoiser train")
     images = read_pictures(clean, int(channels), resize)
     context = Context(seed=seed, device=place, quiet=quiet)
     done = finished(out, images, settings, context)

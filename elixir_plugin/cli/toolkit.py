@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from ..runs.checkout import Change
 
 _root = click.argument("root", metavar="PATH", type=click.Path(path_type=Path, file_okay=False))
-_edited = click.option(
-    "--edited",
+_modified = click.option(
+    "--modified",
     type=click.Choice(["refuse", "keep", "discard"]),
     default="refuse",
     show_default=True,
@@ -36,24 +36,24 @@ def toolkit() -> None:
 @click.argument("name", metavar="TOOLKIT")
 @_root
 @click.option("--defense", "defenses", multiple=True, help="Only this one; repeatable (default: all built-in ones).")
-@_edited
-def install(name: str, root: Path, defenses: tuple[str, ...], edited: str) -> None:
+@_modified
+def install(name: str, root: Path, defenses: tuple[str, ...], modified: str) -> None:
     """Place scripts and config files in the checkout of TOOLKIT at PATH; nothing that is there is overwritten."""
     from ..runs.checkout import place  # noqa: PLC0415  (as all imports in commands: slow)
 
-    changes = place(_adapter(name).placement(root, _chosen(defenses)), root, edited=edited)  # type: ignore[arg-type]
+    changes = place(_adapter(name).placement(root, _chosen(defenses)), root, modified=modified)  # type: ignore[arg-type]
     _report(changes, root)
 
 
 @toolkit.command()
 @click.argument("name", metavar="TOOLKIT")
 @_root
-@_edited
-def uninstall(name: str, root: Path, edited: str) -> None:
+@_modified
+def uninstall(name: str, root: Path, modified: str) -> None:
     """Take away what install placed in the checkout of TOOLKIT at PATH, and nothing else."""
     from ..runs.checkout import remove  # noqa: PLC0415
 
-    _report(remove(root, name, edited=edited), root)  # type: ignore[arg-type]
+    _report(remove(root, name, modified=modified), root)  # type: ignore[arg-type]
 
 
 @toolkit.command()

@@ -137,7 +137,7 @@ def _certainty(facts: Facts) -> Answer:
     if after is not None and after.acc is not None:
         return Answer(question, "Measured on test data", "The defense never saw it. One run, one seed.")
     if facts.case.get("test") is not None:
-        return Answer(question, "Not measured", "No model was trained on the result; --retrain does, and tests it.")
+        return Answer(question, "Not measured", "No model was trained on the result; a run with retrain tests one.")
     return Answer(question, "Nothing to check it against", "Neither truth nor test data came with this set.")
 
 

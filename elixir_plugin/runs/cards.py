@@ -147,7 +147,7 @@ def save_card(card: ResultCard, folder: Path) -> Path:
     """
     file = folder / f"{card.name}.json"
     if file.exists() and read_json(file) != card.dump():
-        raise RunError("there is another card of this name", where=file, hint="remove it, or choose another --to")
+        raise RunError("there is another card of this name", where=file, hint="remove it, or choose {argument:to}")
     write_json(file, card.dump())
     return file
 

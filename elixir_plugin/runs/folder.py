@@ -36,7 +36,7 @@ def choose_folder(spec: RunSpec, force: bool) -> Path:
     if not folder.exists():
         return folder
     if not folder.is_dir() or (holds_something(folder) and not (folder / "run.yaml").exists()):
-        raise RunError("output folder holds something else", where=folder, hint="choose another --out")
+        raise RunError("output folder holds something else", where=folder, hint="choose another {argument:out}")
     there = _identity(folder)
     if there not in (None, spec.identity()):
         raise RunError(
@@ -44,7 +44,7 @@ def choose_folder(spec: RunSpec, force: bool) -> Path:
             where=folder,
             found=f"run {there}",
             allowed=f"run {spec.identity()}",
-            hint="choose another --out, or --force to run beside it",
+            hint="choose another {argument:out}, or {argument:force} to run beside it",
         )
     return folder
 
@@ -60,7 +60,9 @@ def folder_for_case(folder: Path, spec: RunSpec, case: Callable[[], Mapping[str,
     if not _saw_another(folder, case):
         return folder
     if not beside:
-        raise RunError("the input has changed since this run began", where=folder, hint="use --force to run beside it")
+        raise RunError(
+            "the input has changed since this run began", where=folder, hint="{argument:force} runs beside it"
+        )
     return next(
         each
         for each in _side_by_side(folder)
@@ -113,7 +115,7 @@ def _refuse_input(target: Path, spec: RunSpec, adapter: Adapter) -> None:
     for path in (each.resolve() for each in read if each.exists()):
         if place.is_relative_to(path) or path.is_relative_to(place):
             raise RunError(
-                "results would land in the input", where=target, found=path, hint="choose another --write-to"
+                "results would land in the input", where=target, found=path, hint="choose another {argument:write_to}"
             )
 
 
@@ -167,7 +169,7 @@ def _alone(folder: Path) -> Iterator[None]:
     with locked(folder / DIARY, wait=False) as mine:
         if mine is None:
             raise RunError(
-                "another process works on this run", where=folder, hint="wait for it, or choose another --out"
+                "another process works on this run", where=folder, hint="wait for it, or choose another {argument:out}"
             )
         yield
 

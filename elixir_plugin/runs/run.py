@@ -5,7 +5,7 @@
     run.yaml       the resolved run: source, settings with every default, seed, versions
     log.txt        what was logged
     events.jsonl   one line per event: started, stage, defended, stopped or killed, finished
-    preview.png    with --preview: suspect images and what the defense makes of them
+    preview.png    with ``preview``: suspect images and what the defense makes of them
     outcome/       what the defense returned (safetensors + JSON)
     report.json    everything measured, and what the page shows; its presence means "done"
     report.html    the same to look at, in one file made from report.json alone
@@ -104,7 +104,7 @@ def run_defense(
     (False, True, ['acc', 'asr', 'clean_loss', 'ra', 'triggered_loss'])
     """
     if preview and get_defense(spec.defense).preview is Defense.preview:
-        raise SettingsError("this defense has no preview", where="--preview", found=spec.defense)
+        raise SettingsError("this defense has no preview", where="{argument:preview}", found=spec.defense)
     with together():
         show = partial(write_preview, count=preview, on_done=on_preview)
         return _run(spec, force, quiet, show, rewrite=rewrite, cache=cache)
@@ -128,7 +128,7 @@ def write_preview(
     with context.stage("preview"):
         rows = defense.preview(case.visible(), context, count)
     if not rows:
-        raise SettingsError("this defense has no preview", where="--preview", found=defense.name)
+        raise SettingsError("this defense has no preview", where="{argument:preview}", found=defense.name)
     if rank_and_world()[0]:  # the others came along because what a preview makes may be made together
         return
     write_grid(folder / "preview.png", rows)
@@ -191,7 +191,9 @@ def _run(
     spec = resolved(spec, defense, adapter, plan)
     rank, world = rank_and_world()
     if force and world > 1:
-        raise SettingsError("ranks would choose different folders", where="--force", hint="name a new one with --out")
+        raise SettingsError(
+            "ranks would choose different folders", where="{argument:force}", hint="name {argument:out}"
+        )
     folder = choose_folder(spec, force)
     case = adapter.read(Path(spec.source.path), spec.seed)
     described = _described(case)

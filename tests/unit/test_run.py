@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from click.testing import CliRunner
 from pydantic import Field
 
 from elixir_plugin.adapter import Adapter, Source
@@ -270,6 +271,14 @@ def test_a_folder_of_another_run_is_refused(watcher: Watcher) -> None:
         run_defense(spec(seed=1))
 
 
+def test_the_command_line_names_its_flags(watcher: Watcher) -> None:
+    run_defense(spec())
+    with pytest.raises(RunError, match="choose another out, or force to run beside it"):
+        run_defense(spec(seed=1))
+    command = ["run", "scorer", "--from", "tiny:case", "--out", "out", "--seed", "1"]
+    assert "choose another --out, or --force to run beside it" in CliRunner().invoke(program, command).output
+
+
 def test_a_folder_with_something_else_is_refused_and_untouched(watcher: Watcher) -> None:
     Path("out").mkdir()
     Path("out/thesis.tex").write_text("dear")
@@ -458,7 +467,7 @@ def test_a_killed_run_does_not_go_on_with_other_input(watcher: Watcher, monkeypa
     kill(monkeypatch, 0)
     with pytest.raises(RunError, match="input has changed") as refusal:
         gone(1)
-    assert "--force" in str(refusal.value)
+    assert "force" in str(refusal.value)
     assert gone(1, rewrite=True) == ("out-2", False)
     assert gone(0) == ("out", False)
 

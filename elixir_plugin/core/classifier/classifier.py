@@ -232,7 +232,7 @@ def find_head(model: Classifier, images: Tensor) -> str:
             where=type(model.module).__name__,
             found="attention comes last" if fits else None,
             allowed=f"a Linear or 1×1 Conv2d with {width} outputs",
-            hint=f"name the layer yourself, e.g. --set select=[{fits[-1][0] if fits else 'classifier.6'}]",
+            hint=f"name the layer yourself, e.g. {{setting:select=[{fits[-1][0] if fits else 'classifier.6'}]}}",
         )
     linears = [name for name, layer in fits if isinstance(layer, nn.Linear)]
     return linears[-1] if linears else fits[-1][0]

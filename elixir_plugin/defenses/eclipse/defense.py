@@ -53,7 +53,7 @@ class Eclipse(Defense):
         claims="makes a set usable again whose every image carries a bounded perturbation with correct labels",
         cost="training a denoiser on 2–6 % clean images, then 25–100 network evaluations per suspect image",
         limits="not for backdoors, wrong labels or unbounded poisons (CUDA, OPS); costs some clean accuracy; detects "
-        "nothing; on small data the denoiser adds little over grayscale and noise alone: run with --controls",
+        "nothing; on small data the denoiser adds little over grayscale and noise alone: run with controls",
     )
 
     def check(self, case: Case) -> None:

@@ -80,7 +80,7 @@ def _at_hand(case: Case, settings: ImageVariationsSettings) -> str:
             "which backend are these weights for?",
             where=f"weights: {settings.weights}",
             found=found or "no diffusers folder",
-            hint=f"say so: --set backend=NAME with one of {', '.join(ADAPTERS)}",
+            hint=f"say so: {{setting:backend=NAME}} with one of {', '.join(ADAPTERS)}",
         )
     for name in ORDER:
         if is_cached(ADAPTERS[name].default):
@@ -92,7 +92,7 @@ def _at_hand(case: Case, settings: ImageVariationsSettings) -> str:
         where="backend: auto",
         found="no denoiser is named, no reserved clean set to train one on, no pipeline on this machine",
         allowed=f"sdedit (denoiser=FOLDER, or a reserved clean set), {names()}",
-        hint="name weights, e.g. --set backend=image_variation --set weights=FOLDER",
+        hint="name weights, e.g. {setting:backend=image_variation} {setting:weights=FOLDER}",
     )
 
 

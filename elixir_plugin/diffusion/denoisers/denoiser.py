@@ -226,7 +226,9 @@ def find_denoiser(
         return load_denoiser(source, device=device)
     if image_size is None:
         raise SettingsError(
-            "a plugin's denoiser is made for one image size", where=str(source), hint="say which, e.g. --image-size 32"
+            "a plugin's denoiser is made for one image size",
+            where=str(source),
+            hint="say which: {argument:image_size=32}",
         )
     denoiser: Denoiser = plugins().get("denoiser", str(source))(image_size, channels)
     return denoiser.to(device)
@@ -252,7 +254,7 @@ def _folder_of(source: str | Path) -> Path:
         "denoiser not found",
         where=source,
         allowed=f"a diffusers folder, or owner/name on the Hugging Face Hub{more}",
-        hint="train one on clean images: elixir-plugin denoiser train --clean DIR --out DIR",
+        hint="train one on clean images: {command:denoiser train clean=DIR out=DIR}",
     )
 
 

@@ -230,7 +230,7 @@ def _opened(folder: Path, spec: CompareSpec) -> Iterator[None]:
     :raises RunError: when it holds something else.
     """
     if folder.exists() and (not folder.is_dir() or (holds_something(folder) and not (folder / FILE).is_file())):
-        raise RunError("output folder holds something else", where=folder, hint="choose another --out")
+        raise RunError("output folder holds something else", where=folder, hint="choose another {argument:out}")
     if folder.is_dir():
         remove_leftovers(folder)
     if (folder / SHARED).is_dir():
