@@ -159,10 +159,10 @@ def reason_of(error: BaseException) -> str:
     return said if len(said) <= REASON else said[: REASON - 1] + "…"
 
 
-def few(items: Sequence[object] | NDArray[Any], limit: int = 4) -> str:
+def preview_list(items: Sequence[object] | NDArray[Any], limit: int = 4) -> str:
     """Return the first of *items* for a message.
 
-    >>> few([1, 2, 3], limit=2)
+    >>> preview_list([1, 2, 3], limit=2)
     '1, 2, …'
     """
     return ", ".join(map(str, items[:limit])) + (", …" if len(items) > limit else "")

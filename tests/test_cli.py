@@ -26,7 +26,7 @@ from elixir_plugin.cli.app import program
 from elixir_plugin.core.classifier.classifier import Classifier
 from elixir_plugin.core.images import ImageSet
 from elixir_plugin.io import versions as environment
-from elixir_plugin.io.text import shown
+from elixir_plugin.io.text import escape_control
 from elixir_plugin.testing.defenses import tiny_case
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -243,7 +243,7 @@ def test_a_terminal_gets_a_progress_bar(case_file: Path, tmp_path: Path) -> None
 
 
 def test_control_characters_are_shown_as_text() -> None:
-    assert shown("ok \x1b[31mred\x07\n") == "ok \\x1b[31mred\\x07\n"
+    assert escape_control("ok \x1b[31mred\x07\n") == "ok \\x1b[31mred\\x07\n"
 
 
 @pytest.mark.e2e

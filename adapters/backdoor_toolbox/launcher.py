@@ -26,7 +26,7 @@ from typing import Any
 import click
 
 from ...errors import ElixirError, SettingsError, nearest
-from ...io.text import shown, with_flags
+from ...io.text import escape_control, with_flags
 from ...plugins import plugins
 
 OURS = ("--preset", "--set", "--option", "--device")  # flags that come before the script
@@ -50,7 +50,7 @@ def main(root: Path, arguments: Sequence[str] | None = None) -> None:
         _after_parsing(lambda args: _prepare(own, args))
         runpy.run_path(str(script), run_name="__main__")
     except ElixirError as error:
-        click.echo(shown(f"error: {error.told(with_flags(OURS))}"), err=True)
+        click.echo(escape_control(f"error: {error.told(with_flags(OURS))}"), err=True)
         sys.exit(error.exit_code)
 
 
@@ -150,7 +150,7 @@ def _prepare(own: argparse.Namespace, given: argparse.Namespace) -> None:
 def _provide(own: argparse.Namespace, args: argparse.Namespace, defense: str, expected: Path, *, again: bool) -> None:
     """Make sure that *expected* is there, by running *defense*."""
     if expected.exists() and not again:
-        click.echo(shown(f"{defense}: taken from {expected}; remove this file to run it again"))
+        click.echo(escape_control(f"{defense}: taken from {expected}; remove this file to run it again"))
         return
     kind = "cleansed_set_indices_other_" if expected.name.startswith("cleansed") else "defended_"
     written = [path for path in _run(own, args, defense) if path.name.startswith(kind)]
@@ -175,7 +175,7 @@ def _run(own: argparse.Namespace, args: argparse.Namespace, defense: str) -> tup
     }
     result = run_defense(RunSpec.build(spec, where="elixir.py"), quiet=False, rewrite=True)
     for line in result.lines():
-        click.echo(shown(line))
+        click.echo(escape_control(line))
     return result.written
 
 
@@ -213,4 +213,4 @@ def _train_on_purified(folder: Path, defense: str) -> None:
         original(self, *moved, *given, **values)
 
     dataset.__init__ = init
-    click.echo(shown(f"{defense}: training on {purified}"))
+    click.echo(escape_control(f"{defense}: training on {purified}"))

@@ -18,7 +18,7 @@ import click
 
 from .._version import __version__
 from ..errors import ElixirError, SettingsError
-from ..io.text import shown, with_flags
+from ..io.text import escape_control, with_flags
 from .compare import compare
 from .denoiser import denoiser
 from .report import report, results
@@ -46,7 +46,7 @@ class _Program(click.Group):
         try:
             return super().invoke(ctx)
         except ElixirError as error:
-            click.echo(shown(f"error: {error.told(with_flags(self._flags(ctx)))}"), err=True)
+            click.echo(escape_control(f"error: {error.told(with_flags(self._flags(ctx)))}"), err=True)
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("\ninterrupted; nothing half-written is left. Run the same command again to go on.", err=True)
@@ -201,9 +201,9 @@ def demo(*, poison: str, size: int, only: tuple[str, ...], seed: int, device: st
     started = time.perf_counter()
     rows = run_demo(chosen, context, out, size=size, only=only, on_row=lambda row: _say([demo_line(row)]))
     click.echo(f"{time.perf_counter() - started:.0f} seconds in all, with the suspect model and the reports")
-    click.echo(shown(f"reports: {out / '*' / 'report.html'}, {out / 'report.json'}"))
+    click.echo(escape_control(f"reports: {out / '*' / 'report.html'}, {out / 'report.json'}"))
     if failed := [row.defense for row in rows if row.failed]:
-        click.echo(shown(f"failed: {', '.join(failed)}"), err=True)
+        click.echo(escape_control(f"failed: {', '.join(failed)}"), err=True)
         sys.exit(1)
 
 
@@ -215,10 +215,12 @@ def list_() -> None:
     for kind, title in PART.items():
         click.echo(f"{title}:")
         for name, offer in sorted(plugins().offers()[kind].items()):
-            click.echo(shown(f"  {name:<18} {offer.entry.kind:<8} {offer.entry.summary}".rstrip()))
+            click.echo(escape_control(f"  {name:<18} {offer.entry.kind:<8} {offer.entry.summary}".rstrip()))
     broken = [info.name for info in plugins().infos.values() if info.broken or info.refused]
     if broken:
-        click.echo(shown(f"not everything was loaded ({', '.join(broken)}): see 'elixir-plugin plugins'"), err=True)
+        click.echo(
+            escape_control(f"not everything was loaded ({', '.join(broken)}): see 'elixir-plugin plugins'"), err=True
+        )
 
 
 @program.command()
@@ -231,7 +233,9 @@ def show(name: str) -> None:
     for kind in PART:
         if name in offers[kind]:
             thing = plugins().get(kind, name)
-            click.echo(shown(f"{name} ({kind}, from {offers[kind][name].origin}): {offers[kind][name].entry.summary}"))
+            click.echo(
+                escape_control(f"{name} ({kind}, from {offers[kind][name].origin}): {offers[kind][name].entry.summary}")
+            )
             _say(card_lines(thing))
             _say(settings_lines(getattr(thing, "Settings", None) or getattr(thing, "Options", None)))
             if kind == "denoiser":
@@ -263,10 +267,10 @@ def plugins(as_json: bool) -> None:
         click.echo(json.dumps(infos, indent=2))
         return
     for info in infos:
-        click.echo(shown(f"{info['name']} {info['version']}: {', '.join(info['hooks']) or 'no hooks'}"))
+        click.echo(escape_control(f"{info['name']} {info['version']}: {', '.join(info['hooks']) or 'no hooks'}"))
         for fault in [info["broken"], *info["refused"]]:
             if fault:
-                click.echo(shown(f"  refused: {fault}"))
+                click.echo(escape_control(f"  refused: {fault}"))
 
 
 @program.command()
@@ -289,7 +293,7 @@ def env(as_json: bool) -> None:
 
 def _say(lines: Iterable[str]) -> None:
     for line in lines:
-        click.echo(shown(line))
+        click.echo(escape_control(line))
 
 
 def _tell_progress() -> None:

@@ -19,7 +19,7 @@ from ..defense import Defense
 from ..errors import ElixirError, MissingNeedError, reason_of
 from ..evaluation.measure import execute
 from ..evaluation.retraining import Retraining
-from ..io.files import plain, write_json
+from ..io.files import to_json_types, write_json
 from ..plugins import plugins
 from ..report.single import write_pages
 from ..runs.report_data import make_report, versions
@@ -120,7 +120,7 @@ def _run_one(
     report = make_report(spec, defense, case, outcome, evaluation, device=inner.device, written=[], described=described)
     size = source.options["size"]
     report["command"] = f"elixir-plugin demo --poison {source.path} --size {size} --only {name} --seed {context.seed}"
-    report = plain(report)
+    report = to_json_types(report)
     write_json(folder / "report.json", report)
     write_pages(report, folder)
     seconds = outcome.timings["total"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import SettingsError
-from ..io.text import shown
+from ..io.text import escape_control
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -310,4 +310,4 @@ def _short(value: Any) -> str:
 
 
 def _say(text: str) -> None:
-    click.echo(shown(text))
+    click.echo(escape_control(text))

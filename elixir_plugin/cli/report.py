@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ..errors import SettingsError
-from ..io.text import shown
+from ..io.text import escape_control
 
 
 @click.group(invoke_without_command=True)
@@ -33,9 +33,9 @@ def results(context: click.Context, *, folders: tuple[Path, ...], defense: str |
     for card in cards:
         click.echo()
         for line in card_lines_of(card):
-            click.echo(shown(line))
+            click.echo(escape_control(line))
     if not cards:
-        click.echo(shown(f"no result card{'' if defense is None else ' of ' + defense}"))
+        click.echo(escape_control(f"no result card{'' if defense is None else ' of ' + defense}"))
 
 
 @results.command()
@@ -58,8 +58,8 @@ def add(*, runs: tuple[Path, ...], to: Path, case: str | None, reported: tuple[s
     card = card_from_runs(runs, case=case, reported=others)
     file = save_card(card, to)
     for line in card_lines_of(card):
-        click.echo(shown(line))
-    click.echo(shown(f"card: {file}"))
+        click.echo(escape_control(line))
+    click.echo(escape_control(f"card: {file}"))
 
 
 @click.command()
@@ -71,6 +71,6 @@ def report(folder: Path, quiet: bool) -> None:
 
     page, *figures = write_report(folder)
     if not quiet:
-        click.echo(shown(f"report:  {page}"))
+        click.echo(escape_control(f"report:  {page}"))
         if figures:
-            click.echo(shown(f"figures: {len(figures)} files in {figures[0].parent}"))
+            click.echo(escape_control(f"figures: {len(figures)} files in {figures[0].parent}"))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..io.text import shown
+from ..io.text import escape_control
 
 if TYPE_CHECKING:
     from ..adapter import Adapter
@@ -84,9 +84,9 @@ def export(
     read_with = parse_assignments(options, where="--option")
     write_with = parse_assignments(to_options, where="--to-option")
     written = write(source, to, folder, options=read_with, to_options=write_with, seed=seed)
-    click.echo(shown(f"written: {folder}"))
+    click.echo(escape_control(f"written: {folder}"))
     flags = "".join(f" -o {key}={value}" for key, value in written.options.items())
-    click.echo(shown(f"read it with: --from {written.adapter}:{written.path}{flags}"))
+    click.echo(escape_control(f"read it with: --from {written.adapter}:{written.path}{flags}"))
 
 
 def _adapter(name: str) -> Adapter:
@@ -113,4 +113,4 @@ def _chosen(names: tuple[str, ...]) -> list[str]:
 
 def _report(changes: Iterable[Change], root: Path) -> None:
     for change in changes:
-        click.echo(shown(f"{change.state + ':':<24} {root / change.path}"))
+        click.echo(escape_control(f"{change.state + ':':<24} {root / change.path}"))

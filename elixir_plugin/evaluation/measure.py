@@ -44,10 +44,10 @@ def execute(
         with context.stage("evaluate before"):
             model = case.model.clone().to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             before = model_metrics(model, case.test, case.test_poisoned)
-    borrowed = context.borrowed
+    cached = context.cached_seconds
     outcome = defense.run(case, context)
     if on_defended is not None:
-        on_defended(outcome.timings["total"] - (context.borrowed - borrowed))
+        on_defended(outcome.timings["total"] - (context.cached_seconds - cached))
     barrier()  # no rank needs the intermediate files any more
     measured: dict[str, ModelMetrics] = {}
     if plan is not None and case.train is not None:

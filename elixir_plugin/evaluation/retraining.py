@@ -27,7 +27,7 @@ from ..core.outcome import Outcome
 from ..core.pixels import normalisation
 from ..core.settings import fingerprint
 from ..errors import InputError
-from ..io.files import plain, read_json, write_json
+from ..io.files import read_json, to_json_types, write_json
 from ..training.batches import Samples, ShuffledBatches
 from ..training.loop import Recipe, train
 from .metrics import der, detection_metrics, model_metrics
@@ -121,7 +121,7 @@ def run_controls(
     for name in CONTROLS:
         if not possible[name]:
             continue
-        if name == "no_denoiser" and outcome.augmentation is None and outcome.baked is None:
+        if name == "no_denoiser" and outcome.augmentation is None and outcome.static_augmentation is None:
             found[name] = found["undefended"]  # the same images under the same recipe
         elif name == "undefended" and undefended is not None:
             found[name] = undefended
@@ -137,17 +137,17 @@ def run_controls(
 def run_control(name: str, case: Case, outcome: Outcome, plan: Retraining, context: Context) -> ModelMetrics:
     """Train and measure one control of :data:`CONTROLS`."""
     images = _suspects(case)
-    added, baked = outcome.augmentation, outcome.baked
+    added, static = outcome.augmentation, outcome.static_augmentation
     if name == "noise_only":
         level = outcome.noise_level or 0.0
-        added, baked = (added, _noisier(baked, level)) if baked else (_noisier(added, level), None)
+        added, static = (added, _noisier(static, level)) if static else (_noisier(added, level), None)
     elif name != "no_denoiser":
-        added = baked = None
+        added = static = None
     if name == "clean_only":
         assert case.clean is not None
         images, plan = case.clean, _as_many_steps(plan, len(images), len(case.clean))
-    if baked is not None:
-        images = augmented_once(images, baked, context.generator("control", name))
+    if static is not None:
+        images = augmented_once(images, static, context.generator("control", name))
     return model_metrics(
         _trained(images, case, _with(plan, added), context, f"control {name}"), case.test, case.test_poisoned
     )
@@ -274,7 +274,7 @@ def undefended(
     if context.cache is None:
         return run_control("undefended", case, outcome, plan, context)
     facts = [
-        plain(describe(case)) if described is None else dict(described),
+        to_json_types(describe(case)) if described is None else dict(described),
         plan.dump(),
         context.seed,
         context.device.type,
@@ -290,7 +290,7 @@ def undefended(
         write_json(file, {"metrics": dataclasses.asdict(found), "seconds": context.timings[UNDEFENDED] - before})
         return found
     known = read_json(file)
-    if sign is None or not sign.exists():  # else an earlier go of this very run trained it, and has counted it
+    if sign is None or not sign.exists():  # else an earlier attempt of this very run trained it, and has counted it
         with context.stage(UNDEFENDED):
-            context.borrow(known["seconds"])
+            context.add_cached_time(known["seconds"])
     return ModelMetrics(**known["metrics"])

@@ -10,7 +10,7 @@ FLAGS = {"setting": "--set", "retrain": "--retrain-set", "option": "--option", "
 NAMED = {"source": "--from"}  # arguments whose flag has another name
 
 
-def shown(text: str) -> str:
+def escape_control(text: str) -> str:
     """Return *text* with control characters made visible, so that no input can drive the terminal."""
     return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
 

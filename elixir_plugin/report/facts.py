@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from ..core.metrics import RepairMetrics
 from ..errors import InputError
@@ -88,7 +88,7 @@ class Sheet(_Facts):
     samples: list[Sample]
 
 
-class Summary(_Facts):
+class SetSummary(_Facts):
     """What became of the set as a whole; see ``exhibits``."""
 
     kept: int | None = None
@@ -100,7 +100,7 @@ class Summary(_Facts):
 class Exhibits(_Facts):
     """What is kept for the page beside the numbers; see ``exhibits``."""
 
-    summary: Summary = Summary()
+    summary: SetSummary = SetSummary()
     sheets: list[Sheet] = []
     scores: list[dict[str, Any]] = []
     panels: list[dict[str, Any]] = []
@@ -146,7 +146,7 @@ class Facts(_Facts):
     notes: list[str] = []
     written: list[str] = []
     environment: dict[str, str | None] = {}
-    goes: int = 1
+    attempts: int = Field(1, validation_alias=AliasChoices("attempts", "goes"))  # "goes" in earlier reports
     exhibits: Exhibits | None = None
 
     @property

@@ -17,7 +17,7 @@ from ..core.case import Case, describe
 from ..core.metrics import Evaluation
 from ..core.outcome import Outcome
 from ..defense import Defense
-from ..io.files import plain
+from ..io.files import to_json_types
 from .report_panels import collect
 from .spec import RunSpec
 
@@ -59,7 +59,7 @@ def make_report(
         "defense": {"name": defense.name, "kind": defense.kind, "paper": defense.card.paper},
         "case": describe(case) if described is None else dict(described),
         "metrics": evaluation.as_dict(),
-        "outcome": {**outcome.summary(), "tables": _short(plain(outcome.tables))},
+        "outcome": {**outcome.summary(), "tables": _short(to_json_types(outcome.tables))},
         "notes": [*case.notes, *outcome.notes],
         "written": [str(path) for path in written],
         "environment": {"device": _device_name(device), "python": platform.python_version(), **versions()},

@@ -12,7 +12,7 @@
     figures/       its figures as PNG files
 
 A rerun of the same command finds ``report.json`` and says "already done"; without it, it starts over in the same
-folder with the intermediate files (``work/``) that are there. Seconds then include those of the goes before. A folder
+folder with the intermediate files (``work/``) that are there. Seconds then include those of earlier attempts. A folder
 that belongs to another run, or to a run that saw other input, is refused.
 """
 
@@ -39,7 +39,7 @@ from ..errors import SettingsError
 from ..evaluation.measure import execute
 from ..evaluation.retraining import Retraining
 from ..io.distributed import barrier, local_device, rank_and_world, together
-from ..io.files import plain, read_json, write_json
+from ..io.files import read_json, to_json_types, write_json
 from ..io.images import write_grid
 from ..plugins import plugins
 from ..report.single import write_pages
@@ -139,7 +139,7 @@ def write_preview(
 def estimate_run(spec: RunSpec, *, force: bool = False) -> dict[str, Any]:
     """Return what :func:`run_defense` would cost, as far as the defense can say; nothing is written.
 
-    A denoiser that an earlier go of this run has trained costs nothing any more.
+    A denoiser that an earlier attempt of this run has trained costs nothing any more.
 
     :raises ElixirError: for what a run would refuse before any work.
     """
@@ -215,7 +215,7 @@ def _own_device(name: str) -> torch.device:
 
 def _described(case: Case) -> Callable[[], dict[str, Any]]:
     """Return a function that says what *case* is made of, in JSON types; all of it is read at the first call alone."""
-    return cache_of(lambda: plain(describe(case)))
+    return cache_of(lambda: to_json_types(describe(case)))
 
 
 def _help(job: _Job) -> RunResult:
@@ -254,7 +254,7 @@ def _lead(job: _Job, described: dict[str, Any]) -> RunResult:
         facts = make_report(
             spec, job.defense, case, outcome, evaluation, device=context.device, written=written, described=described
         )
-        report = plain(facts | {"goes": before.goes + 1})
+        report = to_json_types(facts | {"attempts": before.attempts + 1})
         write_json(folder / "report.json", report)
         shutil.rmtree(folder / "work", ignore_errors=True)
         write_pages(report, folder)

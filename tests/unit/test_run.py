@@ -32,7 +32,7 @@ from elixir_plugin.defense import Card, Defense
 from elixir_plugin.errors import ElixirError, MissingNeedError, RunError, SettingsError
 from elixir_plugin.evaluation import retraining
 from elixir_plugin.hookspecs import Entry, hookimpl
-from elixir_plugin.io.files import plain
+from elixir_plugin.io.files import to_json_types
 from elixir_plugin.io.locks import locked
 from elixir_plugin.plugins import plugins
 from elixir_plugin.runs import folder as run_folder
@@ -354,7 +354,7 @@ def test_a_hook_that_fails_does_not_stop_a_run(watcher: Watcher, monkeypatch: py
             raise RuntimeError("boom")
 
     plugins().register(Broken(), "broken")
-    assert run_defense(spec()).report["goes"] == 1
+    assert run_defense(spec()).report["attempts"] == 1
     assert "boom" in Path("out/log.txt").read_text()
 
 
@@ -374,7 +374,7 @@ def test_seconds_include_those_of_the_goes_before(watcher: Watcher, monkeypatch:
     append_event(Path("out"), "stopped", at=140)
     report = run_defense(spec()).report
     assert 40 < report["outcome"]["timings"]["total"] < 60 and 30 < report["outcome"]["timings"]["score"] < 50
-    assert report["goes"] == 2 and run_defense(spec()).report == report
+    assert report["attempts"] == 2 and run_defense(spec()).report == report
 
 
 @pytest.mark.parametrize(
@@ -460,7 +460,7 @@ def test_a_killed_run_of_a_host_goes_on_where_it_was(watcher: Watcher, monkeypat
     for _ in range(2):
         kill(monkeypatch, 1, rewrite=True)
     assert gone(1, rewrite=True) == ("out-2", False) and not Path("out-3").exists()
-    assert json.loads(Path("out-2/report.json").read_text())["goes"] == 3
+    assert json.loads(Path("out-2/report.json").read_text())["attempts"] == 3
 
 
 def test_a_killed_run_does_not_go_on_with_other_input(watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -496,7 +496,7 @@ def test_force_passes_by_a_file(watcher: Watcher) -> None:
 def test_a_slow_rank_chooses_the_folder_that_rank_0_has_opened(watcher: Watcher) -> None:
     gone(0)
     resolved = RunSpec.from_yaml(Path("out/run.yaml"))
-    facts = plain(describe(tiny_case(seed=1)))
+    facts = to_json_types(describe(tiny_case(seed=1)))
 
     def chosen() -> Path:
         return folder_for_case(Path("out"), resolved, lambda: facts, beside=True)
@@ -534,7 +534,7 @@ def test_a_full_disk_does_not_lose_what_was_computed(watcher: Watcher, monkeypat
     assert run_defense(spec()).already_done
 
 
-def test_what_stopped_a_run_is_told_where_the_diary_cannot_be_written(
+def test_what_stopped_a_run_is_told_where_the_event_log_cannot_be_written(
     watcher: Watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any) -> Outcome:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from ...errors import InputError, SettingsError, few, nearest
+from ...errors import InputError, SettingsError, nearest, preview_list
 from ...io.files import read_tensors, write_json, write_tensors
 from ...plugins import plugins
 from ..images import ImageSet
@@ -270,7 +270,7 @@ def _reset(module: nn.Module) -> None:
         raise InputError(
             "module cannot be drawn anew",
             where=type(module).__name__,
-            found=f"no reset_parameters() for {few(left)}",
+            found=f"no reset_parameters() for {preview_list(left)}",
             hint="build the classifier by architecture name",
         )
 

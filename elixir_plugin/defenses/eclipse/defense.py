@@ -32,7 +32,7 @@ from ...diffusion.denoisers.base import Denoiser
 from ...diffusion.fit import choose as choice
 from ...diffusion.plan import Purification, plan
 from ...diffusion.purify import purify
-from ...io.files import plain
+from ...io.files import to_json_types
 from .settings import EclipseSettings
 
 
@@ -42,7 +42,7 @@ class Eclipse(Defense):
     name = "eclipse"
     kind = "purify"
     needs = frozenset({"train", "clean"})
-    learns_clean = True
+    trains_on_clean = True
     Settings = EclipseSettings
     settings: EclipseSettings
     card = Card(
@@ -83,7 +83,7 @@ class Eclipse(Defense):
         if settings.mode == "static":
             return Outcome(
                 train=augmented_once(images, added, context.generator("eclipse", "static")),
-                baked=added,
+                static_augmentation=added,
                 noise_level=level,
                 curves=curves,
                 tables=tables,
@@ -121,7 +121,7 @@ class Eclipse(Defense):
         for note in (unknown, known):
             if note is not None:
                 context.note(note)
-        return dict(plain(facts))
+        return dict(to_json_types(facts))
 
     def purified(self, denoiser: Denoiser, train: ImageSet, context: Context) -> tuple[ImageSet, dict[str, Any], float]:
         """Module A: return the purified set, facts for the report, and the noise added on the way."""

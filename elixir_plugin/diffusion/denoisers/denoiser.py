@@ -24,9 +24,9 @@ from typing_extensions import Self
 
 from ...core.classifier.weights import unwrap
 from ...core.images import ImageSet
-from ...core.pixels import fractions, rounded
+from ...core.pixels import as_float, as_uint8
 from ...errors import InputError, SettingsError
-from ...io.files import atomic_folder, plain, read_json, write_json
+from ...io.files import atomic_folder, read_json, to_json_types, write_json
 from ...io.versions import installed
 from ...plugins import plugins
 from ...training.checkpoint import write_state
@@ -133,7 +133,7 @@ class UNetDenoiser(Denoiser):
         known = set(self.card.get("images", {}).get("content", ()))
         if not known:
             return np.zeros(len(images), bool)
-        other = fractions(images) if images.images.dtype == np.uint8 else rounded(images)
+        other = as_float(images) if images.images.dtype == np.uint8 else as_uint8(images)
         pairs = zip(hexadecimal(images), hexadecimal(other), strict=True)
         return np.array([own in known or converted in known for own, converted in pairs], bool)
 
@@ -292,7 +292,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     loss = curves.get("loss", []) if isinstance(curves, dict) else None
     if not _list_of(content, str) or not _list_of(loss, float | int):
         raise InputError("card refused", where=path, found="not the card of a denoiser", hint="remove it")
-    return dict(plain(card))
+    return dict(to_json_types(card))
 
 
 def _list_of(value: Any, kind: Any) -> bool:
