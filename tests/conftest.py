@@ -31,7 +31,7 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     from elixir_plugin.report import page
     from elixir_plugin.report.figures import Drawn
 
-    empty = Drawn("<svg></svg>", b"\x89PNG")
+    empty = Drawn('<svg role="img" aria-label="left out"></svg>', b"\x89PNG")
     monkeypatch.setattr(page, "draw", lambda panel, name, *, png=True: empty if png else Drawn(empty.svg, b""))
 
 
