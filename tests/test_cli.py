@@ -286,3 +286,28 @@ def test_a_dry_run_refuses_what_a_run_would_refuse(case_file: Path, tmp_path: Pa
     done = call("run", "dataelixir", "--from", f"arrays:{case_file}", "--dry-run", "-s", "rounds=3")
     assert done.exit_code == 2 and "rounds" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("former", "now"), [(["results"], ["cards"]), (["reference"], ["settings"]), (["results", "add"], ["cards", "add"])]
+)
+def test_former_names_of_commands_are_understood_but_not_listed(former: list[str], now: list[str]) -> None:
+    first, second = (call(*command, "--help") for command in (former, now))
+    assert first.exit_code == 0 and first.stdout.split("\n", 1)[1] == second.stdout.split("\n", 1)[1]
+    assert f"  {now[0]} " in call("--help").stdout and f"  {former[0]} " not in call("--help").stdout
+
+
+@pytest.mark.parametrize("flag", ["--modified", "--edited"])
+def test_the_former_name_of_a_flag_is_understood_but_not_listed(flag: str, tmp_path: Path) -> None:
+    done = call("toolkit", "uninstall", "backdoorbench", str(tmp_path), flag, "keep")
+    assert "No such option" not in done.stderr and done.exit_code == 1
+    told = call("toolkit", "uninstall", "--help").stdout
+    assert "--modified" in told and "--edited" not in told
+
+
+def test_assignments_are_told_in_the_same_words() -> None:
+    told = " ".join(
+        " ".join(call(*words, "--help").stdout for words in (["run"], ["export"], ["denoiser", "train"])).split()
+    )
+    assert told.count("Sets ") == told.count("KEY=VALUE") == 6 and told.count("repeatable.") >= 6
+    assert "Main keys: architecture, epochs," in told

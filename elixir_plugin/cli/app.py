@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage. Everything slow is imported inside 
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import sys
@@ -21,7 +22,8 @@ from ..errors import ElixirError, SettingsError
 from ..io.text import escape_control, with_flags
 from .compare import compare
 from .denoiser import denoiser
-from .report import report, results
+from .options import key_values
+from .report import cards, report
 from .text import card_lines, demo_header, demo_line, estimate_lines, settings_lines
 from .toolkit import export, toolkit
 
@@ -50,8 +52,8 @@ class _Program(click.Group):
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("\ninterrupted; nothing half-written is left. Run the same command again to go on.", err=True)
-            # where Ctrl-C passed through an exec of text (dataclasses are made so), CPython would end by the signal,
-            # handled or not; another exec takes that back
+            # since bpo-1054041, CPython takes a KeyboardInterrupt that leaves an exec of text, as dataclasses use, for
+            # unhandled, and would end by the signal; the next exec takes that back
             exec("")  # noqa: S102
             sys.exit(1)
 
@@ -74,7 +76,17 @@ program.add_command(denoiser)
 program.add_command(report)
 program.add_command(toolkit)
 program.add_command(export)
-program.add_command(results)
+program.add_command(cards)
+
+
+def _former(name: str, command: click.Command) -> None:
+    """Let *command* still answer to its former *name*, unseen."""
+    alias = copy.copy(command)
+    alias.name, alias.hidden = name, True
+    program.add_command(alias)
+
+
+_former("results", cards)
 
 
 def main() -> None:
@@ -89,12 +101,16 @@ def main() -> None:
 )
 @click.option("--data", type=click.Path(), help="Folder of the toolkit's clean data (short for --option data=…).")
 @click.option("--clean", type=click.Path(), help="Folder of the reserved clean set (short for --option clean=…).")
-@click.option("-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="Adapter option; repeatable.")
-@click.option("-s", "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Defense setting; repeatable.")
+@key_values("-o", "--option", "options", sets="an option of the adapter", example="size=32")
+@key_values("-s", "--set", "assignments", sets="a setting of the defense", example="epochs=20")
 @click.option("--preset", help="Named settings below --set; see 'show DEFENSE'.")
 @click.option("--retrain", "retrain", is_flag=True, help="Train a model on what the defense leaves, and measure it.")
-@click.option(
-    "--retrain-set", "retrain_values", multiple=True, metavar="KEY=VALUE", help="How, e.g. epochs=30; repeatable."
+@key_values(
+    "--retrain-set",
+    "retrain_values",
+    sets="how --retrain trains that model",
+    example="epochs=30",
+    more="Main keys: architecture, epochs, batch_size, lr, augmentation.crop. Implies --retrain.",
 )
 @click.option(
     "--controls", is_flag=True, help="Also train without the denoiser, and on the clean set alone; implies --retrain."
@@ -248,11 +264,14 @@ def show(name: str) -> None:
 
 
 @program.command()
-def reference() -> None:
+def settings() -> None:
     """Print every setting of everything built in, as Markdown; docs/settings.md is made this way."""
     from .reference import reference as text
 
     click.echo(text(), nl=False)
+
+
+_former("reference", settings)
 
 
 @program.command()

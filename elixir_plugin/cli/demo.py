@@ -124,5 +124,9 @@ def _run_one(
     write_json(folder / "report.json", report)
     write_pages(report, folder)
     seconds = outcome.timings["total"]
-    facts = {"settings": defense.settings.dump(), "metrics": evaluation.as_dict(), "outcome": outcome.summary()}
+    facts = {
+        "settings": defense.settings.dump(),
+        "metrics": dataclasses.asdict(evaluation),
+        "outcome": outcome.summary(),
+    }
     return Row(name, evaluation, seconds), facts

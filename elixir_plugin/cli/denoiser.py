@@ -14,6 +14,7 @@ import click
 
 from ..errors import SettingsError
 from ..io.text import escape_control
+from .options import key_values
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +54,7 @@ def denoiser() -> None:
 @click.option("--clean", type=click.Path(path_type=Path), required=True, help="Folder of clean images, any layout.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the denoiser.")
 @click.option("--preset", help="paper, fast or cpu (default: cpu on a CPU, fast on a GPU).")
-@click.option("-s", "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting; repeatable.")
+@key_values("-s", "--set", "assignments", sets="a setting of the training", example="iterations=5000")
 @click.option("--resize", type=click.IntRange(8, 4096), help="Edge length to resize images to.")
 @_channels
 @_seed

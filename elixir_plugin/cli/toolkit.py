@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..io.text import escape_control
+from .options import key_values
 
 if TYPE_CHECKING:
     from ..adapter import Adapter
@@ -25,6 +26,8 @@ _modified = click.option(
     show_default=True,
     help="What to do with placed files that were edited since.",
 )
+FORMER = {"edited": "modified"}  # flags that are still understood -> what they are called
+_understood = {"token_normalize_func": lambda token: FORMER.get(token, token)}
 
 
 @click.group()
@@ -32,7 +35,7 @@ def toolkit() -> None:
     """Make the defenses callable from inside a toolkit's checkout, by its own command line."""
 
 
-@toolkit.command()
+@toolkit.command(context_settings=_understood)
 @click.argument("name", metavar="TOOLKIT")
 @_root
 @click.option("--defense", "defenses", multiple=True, help="Only this one; repeatable (default: all built-in ones).")
@@ -45,7 +48,7 @@ def install(name: str, root: Path, defenses: tuple[str, ...], modified: str) -> 
     _report(changes, root)
 
 
-@toolkit.command()
+@toolkit.command(context_settings=_understood)
 @click.argument("name", metavar="TOOLKIT")
 @_root
 @_modified
@@ -71,8 +74,8 @@ def status(name: str, root: Path) -> None:
 @click.argument("source", metavar="CASE_OR_RUN")
 @click.option("--to", required=True, metavar="FORMAT", help="backdoorbench, backdoor_toolbox, image_folder or arrays.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="Of the adapter that reads.")
-@click.option("--to-option", "to_options", multiple=True, metavar="KEY=VALUE", help="Of the adapter that writes.")
+@key_values("-o", "--option", "options", sets="an option of the adapter that reads", example="size=32")
+@key_values("--to-option", "to_options", sets="an option of the adapter that writes", example="dataset=cifar10")
 @click.option("--seed", default=0, show_default=True, help="Of what the reading adapter draws.")
 def export(
     *, source: str, to: str, folder: Path, options: tuple[str, ...], to_options: tuple[str, ...], seed: int

@@ -51,8 +51,8 @@ class Outcome:
     :param noise_level: relative noise, in pixel scale, that purification added before it denoised; what a control
         without denoiser has to add.
     :param model: the repaired or newly trained model, in eval mode.
-    :param undefended: a model trained on the suspect set as it is, where the defense made one on its way; it stands in
-        as "before" for a case without a suspect model, and is a control beside one. Measured, not saved.
+    :param undefended: a model trained on the suspect set as it is, where the defense made one on its way. Measured, not
+        saved; ``evaluation.measure.execute`` says what for.
     :param verdict: the answer for the whole case.
     :param curves: named lists of numbers over steps, epochs or rounds.
     :param tables: further results in JSON types.
@@ -102,6 +102,12 @@ class Outcome:
         parts: tuple[Any, ...] = (self.scores, self.flagged, self.train, self.kept, self.model, self.verdict)
         if all(part is None for part in parts):
             raise OutcomeError("the outcome is empty", allowed="at least one of scores, flagged, train, kept, model")
+
+    def kept_rows(self, n: int) -> Index:
+        """Return the positions of the samples to go on with, of *n*: those at ``kept``, else those not flagged."""
+        if self.kept is not None:
+            return self.kept
+        return np.arange(n) if self.flagged is None else np.flatnonzero(~self.flagged)
 
     def save(self, folder: Path) -> None:
         """Write the outcome to *folder*, which appears only when it is complete."""

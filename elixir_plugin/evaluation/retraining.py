@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-import numpy as np
 from pydantic import Field
 
 from ..core.augmentation import Augmentation, augmented_once
@@ -63,8 +62,8 @@ def retrain(
 ) -> Classifier:
     """Return a model trained on what *outcome* keeps.
 
-    These are the samples at ``outcome.kept``, else those not flagged; images and labels are those of
-    ``outcome.train``, else of the suspect set. ``outcome.augmentation`` comes on top of the plan's own.
+    These are the samples at ``outcome.kept_rows``; images and labels are those of ``outcome.train``, else of the
+    suspect set. ``outcome.augmentation`` comes on top of the plan's own.
 
     :param start: the classifier to train, in place, for networks that have no name; default: a fresh one by name.
     :param stage: of the context.
@@ -202,10 +201,7 @@ def kept_rows(case: Case, outcome: Outcome) -> Index:
 
     :raises InputError: when there are none.
     """
-    kept = outcome.kept
-    if kept is None:
-        count = len(_suspects(case))
-        kept = np.arange(count) if outcome.flagged is None else np.flatnonzero(~outcome.flagged)
+    kept = outcome.kept_rows(len(_suspects(case)))
     if not len(kept):
         raise InputError("nothing to train on", where="outcome.kept", found="no sample is kept")
     return kept

@@ -9,9 +9,10 @@ from typing import Any
 
 import yaml
 
+from ..core.metrics import ModelMetrics
 from ..core.panels import load_panels
 from ..io.files import atomic_file, atomic_folder
-from .facts import Exhibits, Facts, Model, facts_of, read_facts
+from .facts import Exhibits, Facts, facts_of, read_facts
 from .page import RenderedPanel, prepare, render
 from .words import summary_of
 
@@ -110,7 +111,7 @@ def _models(facts: Facts) -> list[Row]:
     return [row for row in rows if any(cell.value is not None for cell in row.cells)]
 
 
-def _row(name: str, remark: str, model: Model, before: Model | None, *, main: bool = False) -> Row:
+def _row(name: str, remark: str, model: ModelMetrics, before: ModelMetrics | None, *, main: bool = False) -> Row:
     cells = []
     for key, (_, more_is_better) in METRICS.items():
         value, first = getattr(model, key), getattr(before, key, None)

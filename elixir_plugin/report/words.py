@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from .facts import Facts, Model
+from ..core.metrics import ModelMetrics
+from .facts import Facts
 from .page import duration, number, percent
 
 
@@ -149,7 +150,7 @@ def _basis(facts: Facts) -> str:
     return f"The verdict rests on a score of {number(round(verdict.score, 3))}{meaning}."
 
 
-def _both(before: Model | None, after: Model | None, key: str) -> bool:
+def _both(before: ModelMetrics | None, after: ModelMetrics | None, key: str) -> bool:
     return getattr(before, key, None) is not None and getattr(after, key, None) is not None
 
 

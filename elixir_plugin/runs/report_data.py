@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import platform
 import shlex
@@ -32,6 +33,7 @@ PACKAGES = (
     "pydantic",
     "pluggy",
 )
+SCHEMA = 1  # of report.json; a reader of this version takes no other
 LONGEST = 5000  # values of a list in the report; longer ones are in the outcome alone
 
 
@@ -53,12 +55,13 @@ def make_report(
     Lists of one value per sample, where there are many samples, are left to ``outcome/outcome.json``.
     """
     return {
+        "schema": SCHEMA,
         "elixir_plugin": __version__,
         "run": spec.dump(),
         "identity": spec.identity(),
         "defense": {"name": defense.name, "kind": defense.kind, "paper": defense.card.paper},
         "case": describe(case) if described is None else dict(described),
-        "metrics": evaluation.as_dict(),
+        "metrics": dataclasses.asdict(evaluation),
         "outcome": {**outcome.summary(), "tables": _short(to_json_types(outcome.tables))},
         "notes": [*case.notes, *outcome.notes],
         "written": [str(path) for path in written],

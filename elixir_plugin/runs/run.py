@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 
 from ..adapter import Adapter, get_adapter
 from ..core.case import Case, describe
@@ -273,8 +274,9 @@ def _already_done(folder: Path, spec: RunSpec, case: Case, adapter: Adapter, rew
     complete = here and all(path.exists() for path in written)
     if target is not None and (rewrite or not complete):
         outcome = Outcome.load(folder / "outcome")
+        evaluation = TypeAdapter(Evaluation).validate_python(report["metrics"])
         target.mkdir(parents=True, exist_ok=True)
-        written = adapter.write(case, outcome, Evaluation.from_dict(report["metrics"]), target, spec.defense)
+        written = adapter.write(case, outcome, evaluation, target, spec.defense)
         report = {**report, "written": [str(path) for path in written]}
         write_json(folder / "report.json", report)
     if not (folder / "report.html").exists():  # killed before, or made by an older version

@@ -231,6 +231,15 @@ def test_earlier_reports_count_attempts_under_another_name(report: Any) -> None:
     assert facts_of({**former, "goes": 3}).attempts == 3 and facts_of(former).attempts == 1
 
 
+def test_a_report_says_which_schema_it_has_and_one_without_is_read(report: Any) -> None:
+    assert report["schema"] == 1
+    former = {key: value for key, value in report.items() if key != "schema"}
+    assert facts_of(former) == facts_of(report)
+    with pytest.raises(InputError, match="not the report of a run") as refusal:
+        facts_of({**report, "schema": 2})
+    assert "schema" in str(refusal.value)
+
+
 def test_a_verdict_is_held_against_the_truth_where_that_is_known(report: Any) -> None:
     detection = {"tpr": 0.98, "fpr": 0.01, "auroc": 0.99, "flagged": 10, "poison": 7}
     made = told(report, verdict={"poisoned": False, "score": 1.2}, flagged=0, metrics={"detection": detection})
