@@ -138,7 +138,7 @@ class Arrays(Adapter):
                 sets[x] = ImageSet(images, numbers[y], classes)
         if len(set(layouts.values())) > 1:
             raise InputError(
-                "images in two layouts", where=where, found=layouts, hint="say which, e.g. --option layout=nhwc"
+                "images in two layouts", where=where, found=layouts, hint="say which, e.g. {option:layout=nhwc}"
             )
         triggered = sets.get("x_test_poisoned")
         return Case(

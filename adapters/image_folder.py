@@ -17,7 +17,7 @@ from ..core.metrics import Evaluation
 from ..core.outcome import Outcome
 from ..core.pixels import to_bytes
 from ..core.settings import Settings
-from ..errors import InputError, few
+from ..errors import InputError, preview_list
 from ..io.files import atomic_file, atomic_folder, write_csv
 from ..io.images import image_shape
 from .common.images import Listing, different, eager_or_lazy, file_reader, in_threads, inexact, list_images, save_png
@@ -118,7 +118,7 @@ class ImageFolder(Adapter):
 
     def _set(self, listing: Listing, size: tuple[int, int], notes: list[str]) -> ImageSet:
         if listing.ignored:
-            named = few(listing.ignored, 3)
+            named = preview_list(listing.ignored, 3)
             notes.append(f"{listing.root.name}: {len(listing.ignored)} files are not images and were ignored: {named}")
         shape = (*size, self.options.channels)
         resize = size if self.options.size else None
@@ -167,7 +167,7 @@ def _common_size(listings: list[Listing]) -> tuple[int, int]:
             where=listings[0].root,
             found=counts + (", …" if len(sizes) > 5 else ""),
             allowed="one size for all images",
-            hint="let them be resized with option size, e.g. --option size=64",
+            hint="let them be resized, e.g. with {option:size=64}",
         )
     return next(iter(sizes))
 

@@ -46,7 +46,7 @@ class Source(Settings):
     options: dict[str, Any] = Field({}, description="options of the adapter")
 
     @classmethod
-    def parse(cls, text: str, options: Mapping[str, Any] | None = None, *, where: str = "--from") -> Source:
+    def parse(cls, text: str, options: Mapping[str, Any] | None = None, *, where: str = "{argument:source}") -> Source:
         """Read ``ADAPTER:PATH``, the form of ``--from``."""
         adapter, colon, path = text.partition(":")
         if not (adapter and colon and path):
@@ -109,7 +109,7 @@ class Adapter(ABC):
         :raises InputError: when the case lacks something the format cannot do without, or holds something it cannot
             say.
         """
-        raise SettingsError(f"{self.name} cannot write whole cases", where="--to", found=self.name)
+        raise SettingsError(f"{self.name} cannot write whole cases", where="{argument:to}", found=self.name)
 
     def placement(self, root: Path, defenses: Sequence[str]) -> Placement:
         """Return the files that make *defenses* callable by name inside the toolkit's checkout at *root*.

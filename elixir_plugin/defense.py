@@ -21,8 +21,9 @@ Kind = Literal["detect", "purify", "train", "repair"]
 
 NEEDS = {  # what a defense may need -> how a user provides it
     "train": "the suspect set: use an adapter that reads training images",
-    "clean": "a reserved clean set: --option clean=DIR (image_folder), or a toolkit's own clean data with --data DIR",
-    "model": "the suspect model: use a record that holds one, or --option model=DIR",
+    "clean": "a reserved clean set: {option:clean=DIR} (image_folder), or a toolkit's own clean data with "
+    "{option:data=DIR}",
+    "model": "the suspect model: use a record that holds one, or {option:model=DIR}",
     "denoiser": "a diffusion denoiser: name one in the settings, or give a reserved clean set to train one on",
     "generator": "a generator of image variations: name one in the settings, or give a reserved clean set to train the "
     "denoiser of sdedit on",
@@ -49,8 +50,8 @@ class Card:
 class Defense(ABC):
     """One defense. Subclasses set the class attributes and write :meth:`defend`.
 
-    :cvar learns_clean: True when what is learned from the reserved clean set shapes the scored result so directly that
-        a clean set which overlaps the test set is refused.
+    :cvar trains_on_clean: True when what is learned from the reserved clean set shapes the scored result so directly
+        that a clean set which overlaps the test set is refused.
 
     Settings go to the constructor, data to :meth:`run`; an instance keeps no state between runs.
 
@@ -67,12 +68,14 @@ class Defense(ABC):
     kind: ClassVar[Kind]
     needs: ClassVar[frozenset[str]]
     card: ClassVar[Card]
-    learns_clean: ClassVar[bool] = False
+    trains_on_clean: ClassVar[bool] = False
     Settings: ClassVar[type[config.Settings]] = config.Settings
     settings: config.Settings
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if "learns_clean" in cls.__dict__:  # the former name
+            cls.trains_on_clean = cls.__dict__["learns_clean"]
         if "run" in cls.__dict__:
             raise TypeError(f"{cls.__name__} may not override run(): write defend()")
 
@@ -98,9 +101,9 @@ class Defense(ABC):
         context = context or Context()
         self.refuse(case)
         visible = case.visible()
-        started = context.clock()
+        started = context.counted_time()
         outcome = self.defend(visible, context)
-        outcome.timings = {**context.timings, **outcome.timings, "total": context.clock() - started}
+        outcome.timings = {**context.timings, **outcome.timings, "total": context.counted_time() - started}
         outcome.notes = [*context.notes, *(note for note in outcome.notes if note not in context.notes)]
         outcome.check(visible)
         return outcome
@@ -109,11 +112,11 @@ class Defense(ABC):
         """Raise when *case*, as far as this defense may see it, cannot be defended; called before any work.
 
         :raises MissingNeedError: when something in :attr:`needs` is absent.
-        :raises InputError: when the reserved clean set is also scored on (see :attr:`learns_clean`).
+        :raises InputError: when the reserved clean set is also scored on (see :attr:`trains_on_clean`).
         """
         visible = case.visible()
         self.refuse_missing(visible)
-        if self.learns_clean:
+        if self.trains_on_clean:
             refuse_scored_clean(case)
         self.check(visible)
 

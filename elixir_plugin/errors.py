@@ -1,12 +1,19 @@
 """The errors a caller may meet: one root, so that ``except ElixirError`` catches all of them.
 
 Every message answers the same five questions where they apply: what is wrong, where, what was found, what is
-allowed, what to do next.
+allowed, what to do next. What a reader is to give is marked in ``where``, ``allowed`` and ``hint``, because a caller in
+Python gives it otherwise than a person at a command line:
+
+- ``{setting:KEY=VALUE}`` of the defense, ``{retrain:KEY=VALUE}`` of the training on what it leaves;
+- ``{option:KEY=VALUE}`` of the adapter that reads, ``{to_option:KEY=VALUE}`` of the one that writes;
+- ``{argument:NAME}`` or ``{argument:NAME=VALUE}`` of the call;
+- ``{command:WORDS}``: a command of ``elixir-plugin``, its flags as ``NAME=VALUE``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +22,42 @@ if TYPE_CHECKING:
 
 
 REASON = 300  # characters of a reason that a table shows at most
+MARK = re.compile(r"\{(setting|retrain|option|to_option|argument|command):([^{}]+)\}")
+Spelling = Callable[[str, str], str]  # (kind of mark, its text) -> how to write it
+
+
+def in_python(kind: str, text: str) -> str:
+    """Spell a mark for a caller in Python.
+
+    >>> in_python("setting", "denoiser=FOLDER"), in_python("option", "size=64"), in_python("argument", "out")
+    ('denoiser=FOLDER', 'option size=64', 'out')
+    """
+    if kind == "command":
+        return f"'elixir-plugin {' '.join(word for word in text.split() if '=' not in word)}'"
+    prefix = {"option": "option ", "to_option": "option ", "retrain": "retrain "}.get(kind, "")
+    return prefix + text
+
+
+def spelled(value: Any, spell: Spelling = in_python) -> Any:
+    """Return *value* with every mark in it spelled, where it is text.
+
+    >>> spelled("name one: {setting:denoiser=FOLDER}")
+    'name one: denoiser=FOLDER'
+    """
+    return MARK.sub(lambda found: spell(found[1], found[2]), value) if isinstance(value, str) else value
+
+
+class _Marked:
+    """Text that may hold marks; reads as it is spelled for Python."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = f"marked_{name}"
+
+    def __get__(self, error: Any, owner: type | None = None) -> Any:
+        return self if error is None else spelled(getattr(error, self.name))
+
+    def __set__(self, error: Any, value: object) -> None:
+        setattr(error, self.name, value)
 
 
 class ElixirError(Exception):
@@ -26,6 +69,8 @@ class ElixirError(Exception):
     :param allowed: what would have been accepted.
     :param hint: the next step for the reader.
 
+    ``str(error)`` and the attributes are spelled for Python; a command line writes its own flags with :meth:`told`.
+
     >>> print(ElixirError("label out of range", where="labels[3]", found=12, allowed="0..9"))
     label out of range
       where:   labels[3]
@@ -34,6 +79,9 @@ class ElixirError(Exception):
     """
 
     exit_code = 1
+    where = _Marked()
+    allowed = _Marked()
+    hint = _Marked()
 
     def __init__(
         self,
@@ -48,7 +96,13 @@ class ElixirError(Exception):
         super().__init__(what)
 
     def __str__(self) -> str:
-        rows = [("where", self.where), ("found", self.found), ("allowed", self.allowed), ("next", self.hint)]
+        return self.told(in_python)
+
+    def told(self, spell: Spelling) -> str:
+        """Return the whole message, with what the reader is to give as *spell* writes it."""
+        marked = {name: getattr(self, f"marked_{name}") for name in ("where", "allowed", "hint")}
+        where, allowed, hint = (spelled(value, spell) for value in marked.values())
+        rows = [("where", where), ("found", self.found), ("allowed", allowed), ("next", hint)]
         lines = [f"  {name + ':':<8} {value}" for name, value in rows if value is not None]
         return "\n".join([self.what, *lines])
 
@@ -105,10 +159,10 @@ def reason_of(error: BaseException) -> str:
     return said if len(said) <= REASON else said[: REASON - 1] + "…"
 
 
-def few(items: Sequence[object] | NDArray[Any], limit: int = 4) -> str:
+def preview_list(items: Sequence[object] | NDArray[Any], limit: int = 4) -> str:
     """Return the first of *items* for a message.
 
-    >>> few([1, 2, 3], limit=2)
+    >>> preview_list([1, 2, 3], limit=2)
     '1, 2, …'
     """
     return ", ".join(map(str, items[:limit])) + (", …" if len(items) > limit else "")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ...core.case import Case
 from ...core.outcome import Outcome
 from ...errors import InputError, OutcomeError
-from ...io.files import plain
+from ...io.files import to_json_types
 from .data import classifier_of, frame_of
 from .params import COMMON, Configured
 
@@ -56,7 +56,7 @@ class Detector(Configured):
         self.set_params(**parameters)
         outcome = self._run(self._case(), self._own["classifier"].device)
         is_clean = self._is_clean(outcome)
-        report = {"defense": self.defense.name, "poison": is_clean.count(0), **plain(outcome.summary())}
+        report = {"defense": self.defense.name, "poison": is_clean.count(0), **to_json_types(outcome.summary())}
         if outcome.scores is not None:
             report["scores"] = outcome.scores.tolist()
         return report, is_clean

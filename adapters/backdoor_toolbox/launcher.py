@@ -26,9 +26,10 @@ from typing import Any
 import click
 
 from ...errors import ElixirError, SettingsError, nearest
-from ...io.text import shown
+from ...io.text import escape_control, with_flags
 from ...plugins import plugins
 
+OURS = ("--preset", "--set", "--option", "--device")  # flags that come before the script
 FLAGS = {"cleanser": ("detect", "purify"), "defense": ("repair", "train")}  # what a flag of theirs may name of ours
 
 
@@ -49,7 +50,7 @@ def main(root: Path, arguments: Sequence[str] | None = None) -> None:
         _after_parsing(lambda args: _prepare(own, args))
         runpy.run_path(str(script), run_name="__main__")
     except ElixirError as error:
-        click.echo(shown(f"error: {error}"), err=True)
+        click.echo(escape_control(f"error: {error.told(with_flags(OURS))}"), err=True)
         sys.exit(error.exit_code)
 
 
@@ -149,7 +150,7 @@ def _prepare(own: argparse.Namespace, given: argparse.Namespace) -> None:
 def _provide(own: argparse.Namespace, args: argparse.Namespace, defense: str, expected: Path, *, again: bool) -> None:
     """Make sure that *expected* is there, by running *defense*."""
     if expected.exists() and not again:
-        click.echo(shown(f"{defense}: taken from {expected}; remove this file to run it again"))
+        click.echo(escape_control(f"{defense}: taken from {expected}; remove this file to run it again"))
         return
     kind = "cleansed_set_indices_other_" if expected.name.startswith("cleansed") else "defended_"
     written = [path for path in _run(own, args, defense) if path.name.startswith(kind)]
@@ -167,14 +168,14 @@ def _run(own: argparse.Namespace, args: argparse.Namespace, defense: str) -> tup
     spec = {
         "defense": defense,
         "source": {"adapter": "backdoor_toolbox", "path": str(folder), "options": options},
-        "settings": parse_assignments(own.set),
+        "settings": parse_assignments(own.set, where="--set"),
         "preset": own.preset,
         "seed": args.seed,
         "device": own.device,
     }
     result = run_defense(RunSpec.build(spec, where="elixir.py"), quiet=False, rewrite=True)
     for line in result.lines():
-        click.echo(shown(line))
+        click.echo(escape_control(line))
     return result.written
 
 
@@ -212,4 +213,4 @@ def _train_on_purified(folder: Path, defense: str) -> None:
         original(self, *moved, *given, **values)
 
     dataset.__init__ = init
-    click.echo(shown(f"{defense}: training on {purified}"))
+    click.echo(escape_control(f"{defense}: training on {purified}"))

@@ -157,7 +157,7 @@ class BackdoorBench(Adapter):
                 where=f"case from {case.origin.adapter}",
                 found=f"data set {dataset or 'not named'}, folder {data or 'not named'}",
                 allowed="a data set of BackdoorBench, with the samples in its order",
-                hint="name them, e.g. --to-option dataset=cifar10 --to-option data=data/cifar10",
+                hint="name them, e.g. {to_option:dataset=cifar10} {to_option:data=data/cifar10}",
             )
         return dataset, data, facts.get("data_path", f"./data/{dataset}")
 

@@ -110,7 +110,7 @@ def find_data(record: Path, data_path: str, option: Path | None) -> Path:
         where=record,
         found=f"the record names {data_path!r}; looked for " + (", ".join(map(str, looked)) or "nothing"),
         allowed="a folder with the clean data the attack started from",
-        hint="name it with option data, e.g. --data data/cifar10",
+        hint="name it, e.g. with {option:data=data/cifar10}",
     )
 
 
@@ -152,7 +152,7 @@ def _read_cifar(dataset: str, folder: Path, shape: Shape) -> CleanData:
             where=root,
             found=f"no {', '.join(missing)}",
             allowed=f"{files.folder}/{{{', '.join(expected)}}}",
-            hint="name the folder with option data, e.g. --data data/" + dataset,
+            hint=f"name the folder, e.g. with {{option:data=data/{dataset}}}",
         )
     sums = {name: hashlib.md5((root / name).read_bytes(), usedforsecurity=False).hexdigest() for name in expected}
     other = [name for name in expected if sums[name] != expected[name]]
@@ -199,7 +199,7 @@ def _read_gtsrb(folder: Path, shape: Shape) -> CleanData:
             where=folder,
             found=f"no {missing[0].relative_to(folder)}" + (f" and {len(missing) - 1} more" if missing[1:] else ""),
             allowed="Train/<5-digit class>/GT-<class>.csv and Test/GT-final_test.csv, with the images beside them",
-            hint="name the folder with option data, e.g. --data data/gtsrb",
+            hint="name the folder, e.g. with {option:data=data/gtsrb}",
         )
     return CleanData(_gtsrb_set(tables, num_classes, shape), _gtsrb_set(test, num_classes, shape))
 
@@ -241,7 +241,7 @@ def _read_folders(dataset: str, folder: Path, num_classes: int, shape: Shape) ->
                 where=root,
                 found=f"no folder {part.name}",
                 allowed=f"train/<class>/… and test/<class>/… (or val/): how {dataset!r} is read",
-                hint="name the folder with option data, e.g. --data data/" + dataset,
+                hint=f"name the folder, e.g. with {{option:data=data/{dataset}}}",
             )
     listings = [list_images(part, "clean data") for part in (root / "train", test)]
     for listing in listings:

@@ -12,8 +12,8 @@ import yaml
 
 from ...adapter import get_adapter
 from ...core.settings import Settings, load_yaml
-from ...defense import Defense
-from ...errors import SettingsError, nearest
+from ...defense import Defense, get_defense
+from ...errors import ElixirError, SettingsError, nearest
 from ...runs.run import resolved, retraining_of
 from ...runs.spec import RunSpec
 from ...training.loop import Recipe
@@ -93,6 +93,15 @@ def read_request(cls: type[Defense], root: Path, arguments: Sequence[str]) -> Re
     if values.get("result_file") is None:
         raise SettingsError("which record?", where="--result_file", hint="name a folder below record")
     return Request(values)
+
+
+def flags_of(defense: str, root: Path) -> list[str]:
+    """Return every flag that the script of *defense* has; none where there is no such defense."""
+    try:
+        actions = _parser(get_defense(defense), root)._actions
+    except ElixirError:
+        return []
+    return [flag for action in actions for flag in action.option_strings]
 
 
 def to_spec(cls: type[Defense], request: Request, root: Path, out: Path) -> RunSpec:

@@ -138,7 +138,7 @@ def read_part(record: Record, name: str, clean: ImageSet) -> Part:
             found=f"original label {recorded[other[0]]} in the record, {original[other[0]]} in the clean data"
             f" ({len(other)} of {len(recorded)} differ)",
             allowed="the clean data the attack started from, in the order in which BackdoorBench reads them",
-            hint="name them with option data, e.g. --data data/cifar10",
+            hint="name them, e.g. with {option:data=data/cifar10}",
         )
     return Part(index, held, labels, original, _reader(samples, record, where))
 

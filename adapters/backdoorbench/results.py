@@ -60,7 +60,7 @@ def export_case(case: Case, folder: Path, dataset: str, data: Path, data_path: s
             where="model of the case",
             found=head.model_name,
             allowed=", ".join(ARCHITECTURES),
-            hint="train one of these, e.g. --retrain-set architecture=preactresnet18",
+            hint="train one of these, e.g. {retrain:architecture=preactresnet18}",
         )
     held = originals = None
     if case.train is not None:

@@ -17,9 +17,9 @@ import click
 from ...defense import get_defense
 from ...errors import ElixirError, SettingsError
 from ...io.files import writing
-from ...io.text import shown
+from ...io.text import escape_control, with_flags
 from ...runs.run import RunResult, run_defense
-from .flags import Request, read_request, record_of, to_spec
+from .flags import Request, flags_of, read_request, record_of, to_spec
 from .record import read_record
 
 
@@ -31,7 +31,7 @@ def main(defense: str, root: Path, arguments: Sequence[str] | None = None) -> No
     try:
         _run(defense, root, sys.argv[1:] if arguments is None else arguments)
     except ElixirError as error:
-        click.echo(shown(f"error: {error}"), err=True)
+        click.echo(escape_control(f"error: {error.told(with_flags(flags_of(defense, root)))}"), err=True)
         sys.exit(error.exit_code)
 
 
@@ -50,7 +50,7 @@ def _run(defense: str, root: Path, arguments: Sequence[str]) -> RunResult:
         for line in result.lines():
             log.info("%s", line)
     for line in (*(f"note: no use for {unused}" for unused in request.unused), *result.lines()):
-        click.echo(shown(line))
+        click.echo(escape_control(line))
     return result
 
 

@@ -197,7 +197,7 @@ def checked_ids(samples: ImageSet, originals: Index | None, clean: ImageSet, wha
     :param originals: labels before the attack, or None when they are not known.
     :raises InputError: when a position is out of range, or the original label there is another one.
     """
-    hint = "name the clean data the attack started from: --to-option dataset=NAME --to-option data=DIR"
+    hint = "name the clean data the attack started from: {to_option:dataset=NAME} {to_option:data=DIR}"
     if len(samples.ids) and not (samples.ids.min() >= 0 and samples.ids.max() < len(clean)):
         raise InputError(
             f"{what} and clean data do not belong together",

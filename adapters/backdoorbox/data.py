@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
-from ...api.convert import Raw, as_classifier, read_raw
+from ...api.convert import RawDataset, as_classifier, to_raw
 from ...core.case import Truth
 from ...core.classifier.classifier import Classifier
 from ...core.images import ImageSet, Index
@@ -89,14 +89,14 @@ class Plain(Dataset[Any]):
         return image, int(label)
 
 
-def read_plain(dataset: Any, *, color: str | None = None, seed: int = 0, where: str = "dataset") -> Raw:
+def read_plain(dataset: Any, *, color: str | None = None, seed: int = 0, where: str = "dataset") -> RawDataset:
     """Return images and labels of a dataset, poisoned or not, without random augmentation; RGB.
 
     :param color: ``"rgb"`` or ``"bgr"``: what the dataset's loader gives; default: found out.
     :param seed: for triggers that are drawn anew at every access; one draw is taken.
     """
     swap = is_bgr(dataset, color, where)
-    return read_raw(Plain(without_randomness(dataset), swap), seed=seed, where=where, changing=True)
+    return to_raw(Plain(without_randomness(dataset), swap), seed=seed, where=where, changing=True)
 
 
 def truth_of(dataset: Any, labels: Index) -> Truth | None:

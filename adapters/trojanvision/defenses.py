@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import Subset
 
 from ...api.arrays import Normalisation
-from ...api.convert import as_classifier, read_raw
+from ...api.convert import as_classifier, to_raw
 from ...core.case import Case
 from ...core.classifier.classifier import Classifier
 from ...core.classifier.weights import load_by_name
@@ -183,7 +183,7 @@ class Behaviour:
         return torch.tensor(outside.mean).reshape(1, -1, 1, 1), torch.tensor(outside.std).reshape(1, -1, 1, 1)
 
     def _read(self, data: Any, where: str) -> ImageSet:
-        raw = read_raw(data, normalised=self._normalisation(), seed=self._seed, where=where)
+        raw = to_raw(data, normalised=self._normalisation(), seed=self._seed, where=where)
         return raw.image_set(int(self.dataset.num_classes), where)
 
     def _normalisation(self) -> Normalisation | None:

@@ -111,6 +111,6 @@ def _layout(shape: Sequence[int], where: str, prefer: str | None) -> str:
             where=where,
             found=tuple(shape),
             allowed="[N, H, W, C] or [N, C, H, W] with 1 or 3 channels",
-            hint="say which, e.g. --option layout=nhwc",
+            hint="say which, e.g. {option:layout=nhwc}",
         )
     return fits[0]

@@ -29,7 +29,7 @@ CHUNK = 256
 
 
 @dataclass(frozen=True)
-class Raw:
+class RawDataset:
     """Images ``[N, H, W, C]`` and labels as they came, before the number of classes is known."""
 
     images: Images
@@ -47,7 +47,7 @@ class Raw:
         return ImageSet(self.images, integer_labels(self.labels, num_classes, f"{where}: labels"), num_classes)
 
 
-def read_raw(
+def to_raw(
     data: Any,
     *,
     layout: Layout = "auto",
@@ -55,7 +55,7 @@ def read_raw(
     changing: bool = False,
     seed: int = 0,
     where: str = "data",
-) -> Raw:
+) -> RawDataset:
     """Read what a host calls a data set, in its own order.
 
     :param data: ``(images, labels)`` as arrays or tensors; a map-style dataset whose items start with image and label
@@ -68,12 +68,12 @@ def read_raw(
         differ in size or leave [0, 1], and for datasets that put the true label in the label's place.
     """
     if isinstance(data, ImageSet):
-        return Raw(data.load().read(slice(None)), data.labels)
+        return RawDataset(data.load().read(slice(None)), data.labels)
     if _is_pair(data):
         images, labels = (_array(part) for part in data)
         prefer = "nchw" if isinstance(data[0], Tensor) and layout == "auto" else None
         pixels, found = array_images(images, layout, f"{where}: images", normalised=normalised, prefer=prefer)
-        return Raw(_owned(pixels, images), labels, found)
+        return RawDataset(_owned(pixels, images), labels, found)
     with streams_aside(seed):
         return _read_dataset(data, layout, normalised, where, changing=changing)
 
@@ -82,14 +82,14 @@ def as_image_set(data: Any, num_classes: int | None = None, *, where: str = "dat
     """Return *data* as an :class:`ImageSet`; an image set comes back as it is.
 
     :param num_classes: default: from one-hot labels, else the highest label plus one.
-    :param options: of :func:`read_raw`.
+    :param options: of :func:`to_raw`.
 
     >>> as_image_set((np.zeros((2, 8, 8, 3), np.uint8), [0, 1]))
     ImageSet(2 × (8, 8, 3), uint8, 2 classes)
     """
     if isinstance(data, ImageSet):
         return data
-    raw = read_raw(data, where=where, **options)
+    raw = to_raw(data, where=where, **options)
     return raw.image_set(num_classes or raw.least_classes(), where)
 
 
@@ -167,7 +167,9 @@ def streams_aside(seed: int) -> Iterator[None]:
             random.setstate(python_state)
 
 
-def _read_dataset(data: Any, layout: Layout, normalised: Normalisation | None, where: str, *, changing: bool) -> Raw:
+def _read_dataset(
+    data: Any, layout: Layout, normalised: Normalisation | None, where: str, *, changing: bool
+) -> RawDataset:
     batches, dataset = _batches(data, where)
     if getattr(dataset, "getitem_all_switch", False):
         raise InputError(
@@ -190,7 +192,7 @@ def _read_dataset(data: Any, layout: Layout, normalised: Normalisation | None, w
         labels.append(numbers)
     if images is None:
         raise InputError("the data set is empty", where=where)
-    return Raw(images[:filled], np.concatenate(labels))
+    return RawDataset(images[:filled], np.concatenate(labels))
 
 
 def _batches(data: Any, where: str) -> tuple[DataLoader[Any], Any]:

@@ -6,7 +6,7 @@
     benign = elixir_plugin.purify(train_set, clean=verified_set, defense="eclipse").train
     module = elixir_plugin.repair(module, verified_set, mean=MEAN, std=STD, epochs=20).model.module
 
-Data are torch datasets, loaders, pairs of arrays or image sets (:func:`~elixir_plugin.api.convert.read_raw`), models
+Data are torch datasets, loaders, pairs of arrays or image sets (:func:`~elixir_plugin.api.convert.to_raw`), models
 are plain modules. Whatever else is given is a setting of the defense.
 """
 
@@ -27,7 +27,7 @@ from ..defense import Defense, get_defense
 from ..errors import InputError, SettingsError
 from ..plugins import plugins
 from .arrays import Layout, Normalisation
-from .convert import as_classifier, read_raw
+from .convert import as_classifier, to_raw
 
 
 def detect(data: Any, *, defense: str = "confusion_training", **options: Any) -> Outcome:
@@ -146,7 +146,7 @@ def make_case(
     undone = Normalisation(mean, std) if normalised and mean is not None and std is not None else None
     given = {"train": train, "clean": clean}
     raw = {
-        name: read_raw(data, layout=layout, normalised=undone, seed=seed, where=name)
+        name: to_raw(data, layout=layout, normalised=undone, seed=seed, where=name)
         for name, data in given.items()
         if data is not None and not isinstance(data, ImageSet)
     }

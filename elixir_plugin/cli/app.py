@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage. Everything slow is imported inside 
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import sys
@@ -18,10 +19,11 @@ import click
 
 from .._version import __version__
 from ..errors import ElixirError, SettingsError
-from ..io.text import shown
+from ..io.text import escape_control, with_flags
 from .compare import compare
 from .denoiser import denoiser
-from .report import report, results
+from .options import key_values
+from .report import cards, report
 from .text import card_lines, demo_header, demo_line, estimate_lines, settings_lines
 from .toolkit import export, toolkit
 
@@ -46,14 +48,21 @@ class _Program(click.Group):
         try:
             return super().invoke(ctx)
         except ElixirError as error:
-            click.echo(shown(f"error: {error}"), err=True)
+            click.echo(escape_control(f"error: {error.told(with_flags(self._flags(ctx)))}"), err=True)
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("\ninterrupted; nothing half-written is left. Run the same command again to go on.", err=True)
-            # where Ctrl-C passed through an exec of text (dataclasses are made so), CPython would end by the signal,
-            # handled or not; another exec takes that back
+            # since bpo-1054041, CPython takes a KeyboardInterrupt that leaves an exec of text, as dataclasses use, for
+            # unhandled, and would end by the signal; the next exec takes that back
             exec("")  # noqa: S102
             sys.exit(1)
+
+    def _flags(self, ctx: click.Context) -> set[str]:
+        """Return the flags of the command that was called, with those of its subcommands."""
+        command = self.get_command(ctx, ctx.invoked_subcommand or "")
+        found = [command] if command is not None else []
+        found += list(command.commands.values()) if isinstance(command, click.Group) else []
+        return {flag for each in found for parameter in each.params for flag in parameter.opts}
 
 
 @click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"]})
@@ -67,7 +76,17 @@ program.add_command(denoiser)
 program.add_command(report)
 program.add_command(toolkit)
 program.add_command(export)
-program.add_command(results)
+program.add_command(cards)
+
+
+def _former(name: str, command: click.Command) -> None:
+    """Let *command* still answer to its former *name*, unseen."""
+    alias = copy.copy(command)
+    alias.name, alias.hidden = name, True
+    program.add_command(alias)
+
+
+_former("results", cards)
 
 
 def main() -> None:
@@ -82,12 +101,16 @@ def main() -> None:
 )
 @click.option("--data", type=click.Path(), help="Folder of the toolkit's clean data (short for --option data=…).")
 @click.option("--clean", type=click.Path(), help="Folder of the reserved clean set (short for --option clean=…).")
-@click.option("-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="Adapter option; repeatable.")
-@click.option("-s", "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Defense setting; repeatable.")
+@key_values("-o", "--option", "options", sets="an option of the adapter", example="size=32")
+@key_values("-s", "--set", "assignments", sets="a setting of the defense", example="epochs=20")
 @click.option("--preset", help="Named settings below --set; see 'show DEFENSE'.")
 @click.option("--retrain", "retrain", is_flag=True, help="Train a model on what the defense leaves, and measure it.")
-@click.option(
-    "--retrain-set", "retrain_values", multiple=True, metavar="KEY=VALUE", help="How, e.g. epochs=30; repeatable."
+@key_values(
+    "--retrain-set",
+    "retrain_values",
+    sets="how --retrain trains that model",
+    example="epochs=30",
+    more="Main keys: architecture, epochs, batch_size, lr, augmentation.crop. Implies --retrain.",
 )
 @click.option(
     "--controls", is_flag=True, help="Also train without the denoiser, and on the clean set alone; implies --retrain."
@@ -150,7 +173,7 @@ def _spec(target: str, flags: dict[str, Any]) -> RunSpec:
     given = {**parse_assignments(flags["options"], where="--option"), **shortcuts}
     source = values["source"]
     source["options"] = get_adapter(source["adapter"]).Options.overlaid(source["options"], given)
-    given = parse_assignments(flags["assignments"])
+    given = parse_assignments(flags["assignments"], where="--set")
     values["settings"] = get_defense(values["defense"]).Settings.overlaid(values.get("settings", {}), given)
     values |= {key: flags[key] for key in ("preset", "seed", "device", "out", "write_to") if flags[key] is not None}
     if flags["no_write_back"]:
@@ -194,9 +217,9 @@ def demo(*, poison: str, size: int, only: tuple[str, ...], seed: int, device: st
     started = time.perf_counter()
     rows = run_demo(chosen, context, out, size=size, only=only, on_row=lambda row: _say([demo_line(row)]))
     click.echo(f"{time.perf_counter() - started:.0f} seconds in all, with the suspect model and the reports")
-    click.echo(shown(f"reports: {out / '*' / 'report.html'}, {out / 'report.json'}"))
+    click.echo(escape_control(f"reports: {out / '*' / 'report.html'}, {out / 'report.json'}"))
     if failed := [row.defense for row in rows if row.failed]:
-        click.echo(shown(f"failed: {', '.join(failed)}"), err=True)
+        click.echo(escape_control(f"failed: {', '.join(failed)}"), err=True)
         sys.exit(1)
 
 
@@ -208,10 +231,12 @@ def list_() -> None:
     for kind, title in PART.items():
         click.echo(f"{title}:")
         for name, offer in sorted(plugins().offers()[kind].items()):
-            click.echo(shown(f"  {name:<18} {offer.entry.kind:<8} {offer.entry.summary}".rstrip()))
+            click.echo(escape_control(f"  {name:<18} {offer.entry.kind:<8} {offer.entry.summary}".rstrip()))
     broken = [info.name for info in plugins().infos.values() if info.broken or info.refused]
     if broken:
-        click.echo(shown(f"not everything was loaded ({', '.join(broken)}): see 'elixir-plugin plugins'"), err=True)
+        click.echo(
+            escape_control(f"not everything was loaded ({', '.join(broken)}): see 'elixir-plugin plugins'"), err=True
+        )
 
 
 @program.command()
@@ -225,7 +250,9 @@ def show(*, name: str, expert: bool) -> None:
     for kind in PART:
         if name in offers[kind]:
             thing = plugins().get(kind, name)
-            click.echo(shown(f"{name} ({kind}, from {offers[kind][name].origin}): {offers[kind][name].entry.summary}"))
+            click.echo(
+                escape_control(f"{name} ({kind}, from {offers[kind][name].origin}): {offers[kind][name].entry.summary}")
+            )
             _say(card_lines(thing))
             _say(settings_lines(getattr(thing, "Settings", None) or getattr(thing, "Options", None), expert=expert))
             if kind == "denoiser":
@@ -238,11 +265,14 @@ def show(*, name: str, expert: bool) -> None:
 
 
 @program.command()
-def reference() -> None:
+def settings() -> None:
     """Print every setting of everything built in, as Markdown; docs/settings.md is made this way."""
     from .reference import reference as text
 
     click.echo(text(), nl=False)
+
+
+_former("reference", settings)
 
 
 @program.command()
@@ -257,10 +287,10 @@ def plugins(as_json: bool) -> None:
         click.echo(json.dumps(infos, indent=2))
         return
     for info in infos:
-        click.echo(shown(f"{info['name']} {info['version']}: {', '.join(info['hooks']) or 'no hooks'}"))
+        click.echo(escape_control(f"{info['name']} {info['version']}: {', '.join(info['hooks']) or 'no hooks'}"))
         for fault in [info["broken"], *info["refused"]]:
             if fault:
-                click.echo(shown(f"  refused: {fault}"))
+                click.echo(escape_control(f"  refused: {fault}"))
 
 
 @program.command()
@@ -283,7 +313,7 @@ def env(as_json: bool) -> None:
 
 def _say(lines: Iterable[str]) -> None:
     for line in lines:
-        click.echo(shown(line))
+        click.echo(escape_control(line))
 
 
 def _tell_progress() -> None:

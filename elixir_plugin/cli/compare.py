@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from ..io.text import shown
+from ..io.text import escape_control
 
 
 @click.command()
@@ -41,17 +41,17 @@ def compare(*, file: Path, out: Path | None, device: str | None, dry_run: bool, 
             place = cell.folder(folder)
             done = place is not None and (place / "report.json").is_file()
             state = "done" if done else f"cannot run: {cell.reason}" if place is None else "missing"
-            click.echo(shown(f"{cell.defense} on {cell.case}, seed {cell.seed}: {state}"))
+            click.echo(escape_control(f"{cell.defense} on {cell.case}, seed {cell.seed}: {state}"))
         return
     logging.getLogger("elixir_plugin").setLevel(logging.INFO)  # for log.txt; the terminal gets lines of its own
-    say = None if quiet or as_json else lambda line: click.echo(shown(line), err=True)
+    say = None if quiet or as_json else lambda line: click.echo(escape_control(line), err=True)
     found = run_compare(spec, folder, quiet=quiet or as_json, on_line=say)
     if as_json:
         click.echo(json.dumps(found.results, indent=2))
     elif not quiet:
         for line in table_lines(found.results, found.timings):
-            click.echo(shown(line))
-        click.echo(shown(f"page: {folder / 'compare.html'}"))
+            click.echo(escape_control(line))
+        click.echo(escape_control(f"page: {folder / 'compare.html'}"))
     if found.failed:
         click.echo(
             f"{found.failed} of {len(found.results['cells'])} runs failed; the same command tries them again.", err=True

@@ -19,7 +19,7 @@ from ..defense import Defense
 from ..errors import ElixirError, MissingNeedError, reason_of
 from ..evaluation.measure import execute
 from ..evaluation.retraining import Retraining
-from ..io.files import plain, write_json
+from ..io.files import to_json_types, write_json
 from ..plugins import plugins
 from ..report.single import write_pages
 from ..runs.report_data import make_report, versions
@@ -74,11 +74,12 @@ def run_demo(
     """
     started = time.perf_counter()
     case = suspect_case(poison, size, context)
+    described = describe(case)
     rows: list[Row] = []
     runs: dict[str, Any] = {}
     for name in only or plugins().offers()["defense"]:
         source = Source(adapter="testbed", path=poison.name, options={"size": size, "poison": poison.settings.dump()})
-        row, facts = _run_one(name, case, context, source, folder / name)
+        row, facts = _run_one(name, case, context, source, folder / name, described=described)
         rows.append(row)
         runs[name] = facts
         if on_row is not None:
@@ -87,7 +88,7 @@ def run_demo(
         "elixir_plugin": __version__,
         "poison": {"name": poison.name, "settings": poison.settings.dump()},
         "seed": context.seed,
-        "case": describe(case),
+        "case": described,
         "defenses": runs,
         "failed": [row.defense for row in rows if row.failed],
         "seconds": time.perf_counter() - started,
@@ -97,7 +98,9 @@ def run_demo(
     return rows
 
 
-def _run_one(name: str, case: Case, context: Context, source: Source, folder: Path) -> tuple[Row, dict[str, Any]]:
+def _run_one(
+    name: str, case: Case, context: Context, source: Source, folder: Path, *, described: dict[str, Any]
+) -> tuple[Row, dict[str, Any]]:
     started = time.perf_counter()
     try:
         cls: type[Defense] = plugins().get("defense", name)
@@ -114,12 +117,16 @@ def _run_one(name: str, case: Case, context: Context, source: Source, folder: Pa
         remark, said = f"failed: {reason_of(error)}", str(error) if known else reason_of(error)
         return Row(name, None, time.perf_counter() - started, remark, failed=True), {"error": said}
     spec = RunSpec(defense=name, source=source, settings=defense.settings.dump(), seed=context.seed)
-    report = make_report(spec, defense, case, outcome, evaluation, device=inner.device, written=[])
+    report = make_report(spec, defense, case, outcome, evaluation, device=inner.device, written=[], described=described)
     size = source.options["size"]
     report["command"] = f"elixir-plugin demo --poison {source.path} --size {size} --only {name} --seed {context.seed}"
-    report = plain(report)
+    report = to_json_types(report)
     write_json(folder / "report.json", report)
     write_pages(report, folder)
     seconds = outcome.timings["total"]
-    facts = {"settings": defense.settings.dump(), "metrics": evaluation.as_dict(), "outcome": outcome.summary()}
+    facts = {
+        "settings": defense.settings.dump(),
+        "metrics": dataclasses.asdict(evaluation),
+        "outcome": outcome.summary(),
+    }
     return Row(name, evaluation, seconds), facts

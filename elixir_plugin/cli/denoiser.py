@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import SettingsError
-from ..io.text import shown
+from ..io.text import escape_control
+from .options import key_values
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +54,7 @@ def denoiser() -> None:
 @click.option("--clean", type=click.Path(path_type=Path), required=True, help="Folder of clean images, any layout.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the denoiser.")
 @click.option("--preset", help="paper, fast or cpu (default: cpu on a CPU, fast on a GPU).")
-@click.option("-s", "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting; repeatable.")
+@key_values("-s", "--set", "assignments", sets="a setting of the training", example="iterations=5000")
 @click.option("--resize", type=click.IntRange(8, 4096), help="Edge length to resize images to.")
 @_channels
 @_seed
@@ -80,7 +81,7 @@ def train(
 
     place = resolve_device(device)
     preset = preset or ("cpu" if place.type == "cpu" else "fast")
-    settings = FitSettings.build(parse_assignments(assignments), preset=preset, where="denoiser train")
+    settings = FitSettings.build(parse_assignments(assignments, where="--set"), preset=preset, where="denoiser train")
     images = read_pictures(clean, int(channels), resize)
     context = Context(seed=seed, device=place, quiet=quiet)
     done = finished(out, images, settings, context)
@@ -310,4 +311,4 @@ def _short(value: Any) -> str:
 
 
 def _say(text: str) -> None:
-    click.echo(shown(text))
+    click.echo(escape_control(text))

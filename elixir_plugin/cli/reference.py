@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 from ..core.settings import Settings
 from ..evaluation.retraining import Retraining
-from ..io.files import plain
+from ..io.files import to_json_types
 from ..plugins import plugins
 from ..runs.cards import ResultCard
 from ..runs.compare.spec import CompareSpec
@@ -112,13 +112,13 @@ def default_text(value: Any) -> str:
     ('null', 'true', '[1, 2]', 'auto')
     """
     if isinstance(value, Settings):
-        usual = {key: plain(field.default) for key, field in type(value).model_fields.items()}
+        usual = {key: to_json_types(field.default) for key, field in type(value).model_fields.items()}
         value = {key: each for key, each in value.dump().items() if each != usual[key] and not _same(each, usual[key])}
         if not value:
             return "its defaults"
     if isinstance(value, str):
         return value or '""'
-    return json.dumps(_rounded(plain(value)), ensure_ascii=False)
+    return json.dumps(_rounded(to_json_types(value)), ensure_ascii=False)
 
 
 def type_text(about: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
@@ -187,7 +187,7 @@ def _section(title: str, summary: str, model: Model, level: int = 2) -> str:
         lines += [f"<details><summary>Expert settings: {len(expert)}</summary>", ""]
         lines += [*HEADER, *expert, "", "</details>", ""]
     for name, values in model.presets.items():
-        chosen = json.dumps(_rounded(plain(_dumped(values))), ensure_ascii=False)
+        chosen = json.dumps(_rounded(to_json_types(_dumped(values))), ensure_ascii=False)
         lines += [f"Preset `{name}`: {_code(chosen) if values else 'the defaults'}", ""]
     return "\n".join(lines)
 

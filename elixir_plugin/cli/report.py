@@ -1,4 +1,4 @@
-"""``elixir-plugin results …``: what was measured beside what others report, and new cards from finished runs."""
+"""``elixir-plugin cards …``: what was measured beside what others report, and new cards from finished runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ..errors import SettingsError
-from ..io.text import shown
+from ..io.text import escape_control
 
 
 @click.group(invoke_without_command=True)
@@ -18,27 +18,27 @@ from ..io.text import shown
 @click.option("--defense", help="Only the cards of this defense.")
 @click.option("--json", "as_json", is_flag=True, help="Print the cards as JSON.")
 @click.pass_context
-def results(context: click.Context, *, folders: tuple[Path, ...], defense: str | None, as_json: bool) -> None:
+def cards(context: click.Context, *, folders: tuple[Path, ...], defense: str | None, as_json: bool) -> None:
     """Print what was measured, beside what is reported elsewhere."""
     if context.invoked_subcommand is not None:
         return
     from ..runs.cards import BUILT_IN, card_lines_of, load_cards  # noqa: PLC0415  (as all imports here: slow)
 
-    cards = [card for card in load_cards(BUILT_IN, *folders) if defense in (None, card.defense)]
+    found = [card for card in load_cards(BUILT_IN, *folders) if defense in (None, card.defense)]
     if as_json:
-        click.echo(json.dumps([card.dump() for card in cards], indent=2))
+        click.echo(json.dumps([card.dump() for card in found], indent=2))
         return
-    if cards:
+    if found:
         click.echo("accuracies and rates in percent, AUROC and DER times 100; over seeds with range or deviation")
-    for card in cards:
+    for card in found:
         click.echo()
         for line in card_lines_of(card):
-            click.echo(shown(line))
-    if not cards:
-        click.echo(shown(f"no result card{'' if defense is None else ' of ' + defense}"))
+            click.echo(escape_control(line))
+    if not found:
+        click.echo(escape_control(f"no result card{'' if defense is None else ' of ' + defense}"))
 
 
-@results.command()
+@cards.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--to", type=click.Path(path_type=Path), default=Path("cards"), show_default=True, help="Folder.")
 @click.option("--case", help="What was defended, in words (default: adapter and name).")
@@ -58,8 +58,8 @@ def add(*, runs: tuple[Path, ...], to: Path, case: str | None, reported: tuple[s
     card = card_from_runs(runs, case=case, reported=others)
     file = save_card(card, to)
     for line in card_lines_of(card):
-        click.echo(shown(line))
-    click.echo(shown(f"card: {file}"))
+        click.echo(escape_control(line))
+    click.echo(escape_control(f"card: {file}"))
 
 
 @click.command()
@@ -71,6 +71,6 @@ def report(folder: Path, quiet: bool) -> None:
 
     page, *figures = write_report(folder)
     if not quiet:
-        click.echo(shown(f"report:  {page}"))
+        click.echo(escape_control(f"report:  {page}"))
         if figures:
-            click.echo(shown(f"figures: {len(figures)} files in {figures[0].parent}"))
+            click.echo(escape_control(f"figures: {len(figures)} files in {figures[0].parent}"))

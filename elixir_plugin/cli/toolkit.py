@@ -11,20 +11,23 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..io.text import shown
+from ..io.text import escape_control
+from .options import key_values
 
 if TYPE_CHECKING:
     from ..adapter import Adapter
     from ..runs.checkout import Change
 
 _root = click.argument("root", metavar="PATH", type=click.Path(path_type=Path, file_okay=False))
-_edited = click.option(
-    "--edited",
+_modified = click.option(
+    "--modified",
     type=click.Choice(["refuse", "keep", "discard"]),
     default="refuse",
     show_default=True,
     help="What to do with placed files that were edited since.",
 )
+FORMER = {"edited": "modified"}  # flags that are still understood -> what they are called
+_understood = {"token_normalize_func": lambda token: FORMER.get(token, token)}
 
 
 @click.group()
@@ -32,28 +35,28 @@ def toolkit() -> None:
     """Make the defenses callable from inside a toolkit's checkout, by its own command line."""
 
 
-@toolkit.command()
+@toolkit.command(context_settings=_understood)
 @click.argument("name", metavar="TOOLKIT")
 @_root
 @click.option("--defense", "defenses", multiple=True, help="Only this one; repeatable (default: all built-in ones).")
-@_edited
-def install(name: str, root: Path, defenses: tuple[str, ...], edited: str) -> None:
+@_modified
+def install(name: str, root: Path, defenses: tuple[str, ...], modified: str) -> None:
     """Place scripts and config files in the checkout of TOOLKIT at PATH; nothing that is there is overwritten."""
     from ..runs.checkout import place  # noqa: PLC0415  (as all imports in commands: slow)
 
-    changes = place(_adapter(name).placement(root, _chosen(defenses)), root, edited=edited)  # type: ignore[arg-type]
+    changes = place(_adapter(name).placement(root, _chosen(defenses)), root, modified=modified)  # type: ignore[arg-type]
     _report(changes, root)
 
 
-@toolkit.command()
+@toolkit.command(context_settings=_understood)
 @click.argument("name", metavar="TOOLKIT")
 @_root
-@_edited
-def uninstall(name: str, root: Path, edited: str) -> None:
+@_modified
+def uninstall(name: str, root: Path, modified: str) -> None:
     """Take away what install placed in the checkout of TOOLKIT at PATH, and nothing else."""
     from ..runs.checkout import remove  # noqa: PLC0415
 
-    _report(remove(root, name, edited=edited), root)  # type: ignore[arg-type]
+    _report(remove(root, name, modified=modified), root)  # type: ignore[arg-type]
 
 
 @toolkit.command()
@@ -71,8 +74,8 @@ def status(name: str, root: Path) -> None:
 @click.argument("source", metavar="CASE_OR_RUN")
 @click.option("--to", required=True, metavar="FORMAT", help="backdoorbench, backdoor_toolbox, image_folder or arrays.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="Of the adapter that reads.")
-@click.option("--to-option", "to_options", multiple=True, metavar="KEY=VALUE", help="Of the adapter that writes.")
+@key_values("-o", "--option", "options", sets="an option of the adapter that reads", example="size=32")
+@key_values("--to-option", "to_options", sets="an option of the adapter that writes", example="dataset=cifar10")
 @click.option("--seed", default=0, show_default=True, help="Of what the reading adapter draws.")
 def export(
     *, source: str, to: str, folder: Path, options: tuple[str, ...], to_options: tuple[str, ...], seed: int
@@ -84,9 +87,9 @@ def export(
     read_with = parse_assignments(options, where="--option")
     write_with = parse_assignments(to_options, where="--to-option")
     written = write(source, to, folder, options=read_with, to_options=write_with, seed=seed)
-    click.echo(shown(f"written: {folder}"))
+    click.echo(escape_control(f"written: {folder}"))
     flags = "".join(f" -o {key}={value}" for key, value in written.options.items())
-    click.echo(shown(f"read it with: --from {written.adapter}:{written.path}{flags}"))
+    click.echo(escape_control(f"read it with: --from {written.adapter}:{written.path}{flags}"))
 
 
 def _adapter(name: str) -> Adapter:
@@ -113,4 +116,4 @@ def _chosen(names: tuple[str, ...]) -> list[str]:
 
 def _report(changes: Iterable[Change], root: Path) -> None:
     for change in changes:
-        click.echo(shown(f"{change.state + ':':<24} {root / change.path}"))
+        click.echo(escape_control(f"{change.state + ':':<24} {root / change.path}"))

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..io.files import plain
+from ..io.files import to_json_types
 from .classifier.classifier import Classifier
 from .images import ImageSet, Index, checked_labels, frozen
 from .pixels import shared_rows
@@ -197,7 +197,7 @@ def describe(case: Case) -> dict[str, Any]:
     if case.test_poisoned is not None:
         facts["test_poisoned"]["original_labels"] = fingerprint(case.test_poisoned.original_labels.tolist())
     if case.truth is not None:
-        facts["truth"] = fingerprint(plain(dataclasses.asdict(case.truth)))
+        facts["truth"] = fingerprint(to_json_types(dataclasses.asdict(case.truth)))
     return facts | {
         "num_classes": case.num_classes,
         "origin": {"adapter": case.origin.adapter, "path": case.origin.path},

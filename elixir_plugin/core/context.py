@@ -49,7 +49,7 @@ class Context:
     on_stage: Callable[[str, float], None] | None = None
     timings: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    borrowed: float = field(default=0.0, init=False)
+    cached_seconds: float = field(default=0.0, init=False)
 
     def derive_seed(self, *name: object) -> int:
         """Return a 63-bit seed that depends on :attr:`seed` and *name* alone."""
@@ -64,7 +64,7 @@ class Context:
         return torch.Generator().manual_seed(self.derive_seed(*name))
 
     @contextmanager
-    def workplace(self, name: str) -> Iterator[Path]:
+    def scratch_dir(self, name: str) -> Iterator[Path]:
         """Yield a folder for what is too large for memory: *name* in the work folder, else one that goes at the end."""
         if self.work_dir is not None:
             yield self.work_dir / name
@@ -74,22 +74,22 @@ class Context:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a stage; adds up when entered again. Borrowed seconds count, but :attr:`on_stage` is not told them."""
-        started, counted = time.perf_counter(), self.clock()
+        """Time a stage; adds up when entered again. Cached seconds count, but :attr:`on_stage` is not told them."""
+        started, counted = time.perf_counter(), self.counted_time()
         try:
             yield
         finally:
-            self.timings[name] = self.timings.get(name, 0.0) + self.clock() - counted
+            self.timings[name] = self.timings.get(name, 0.0) + self.counted_time() - counted
             if self.on_stage is not None:
                 self.on_stage(name, time.perf_counter() - started)
 
-    def clock(self) -> float:
-        """Return seconds since some moment, borrowed ones included: two readings say what lay between them."""
-        return time.perf_counter() + self.borrowed
+    def counted_time(self) -> float:
+        """Return seconds since some moment, cached ones included; the difference of two readings is what counts."""
+        return time.perf_counter() + self.cached_seconds
 
-    def borrow(self, seconds: float) -> None:
+    def add_cached_time(self, seconds: float) -> None:
         """Count *seconds* that another run spent on something found in :attr:`cache`, as if spent here."""
-        self.borrowed += seconds
+        self.cached_seconds += seconds
 
     def progress(self, items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
         """Iterate with a progress bar on a terminal; elsewhere, log a line every minute (logger ``….progress``)."""
@@ -98,7 +98,7 @@ class Context:
         if total is None and isinstance(items, Sized):
             total = len(items)
         if not sys.stderr.isatty():
-            return _told(items, description, total)
+            return _log_progress(items, description, total)
         width = shutil.get_terminal_size().columns  # 80 where the terminal does not say
         return tqdm(items, desc=description, total=total, leave=False, ncols=width)
 
@@ -109,7 +109,7 @@ class Context:
             logging.getLogger(__name__).warning(text)
 
 
-def _told(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
+def _log_progress(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
     """Yield *items*, and say now and then how many are done and how long the others will take."""
     started = said = time.monotonic()
     for done, item in enumerate(items, 1):
@@ -117,11 +117,11 @@ def _told(items: Iterable[T], description: str, total: int | None) -> Iterator[T
         now = time.monotonic()
         if now - said >= EVERY and done != total:
             said = now
-            left = "" if total is None else f" of {total}, {_spoken((now - started) / done * (total - done))} left"
+            left = "" if total is None else f" of {total}, {_format_eta((now - started) / done * (total - done))} left"
             logging.getLogger("elixir_plugin.progress").info("%s: %d%s", description, done, left)
 
 
-def _spoken(seconds: float) -> str:
+def _format_eta(seconds: float) -> str:
     minutes = round(seconds / 60)
     if minutes < 1:
         return "less than a minute"

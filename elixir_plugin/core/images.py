@@ -40,6 +40,7 @@ class LazyImages:
     :param shape: ``(H, W, C)`` that every image must have.
     :param dtype: ``uint8`` or ``float32``.
     :ivar hashes: what :meth:`ImageSet.content_hashes` found, kept because it takes decoding all images.
+    :ivar digests: the same of :meth:`ImageSet.fingerprint`: number of classes -> digest up to the labels.
     """
 
     hashes: NDArray[np.bytes_] | None = None
@@ -48,6 +49,7 @@ class LazyImages:
         self._read = read
         self.shape: tuple[int, ...] = (length, *shape)
         self.dtype: np.dtype[Any] = np.dtype(dtype)
+        self.digests: dict[int, Any] = {}
 
     def __getitem__(self, index: slice | Index) -> Images:
         positions = np.arange(len(self))[index]
@@ -183,11 +185,18 @@ class ImageSet:
 
     def fingerprint(self) -> str:
         """Return 12 hex digits over all pixels and labels, in order."""
+        known = self.images.digests if isinstance(self.images, LazyImages) else {}  # an array may change under us
+        if self.num_classes not in known:
+            known[self.num_classes] = self._pixel_digest()
+        digest = known[self.num_classes].copy()
+        digest.update(self.labels.tobytes())
+        return str(digest.hexdigest()[:12])
+
+    def _pixel_digest(self) -> Any:
         digest = hashlib.sha256(repr((self.image_shape, self.images.dtype.str, self.num_classes)).encode())
         for _, images in self.chunks():
             digest.update(np.ascontiguousarray(images).tobytes())
-        digest.update(self.labels.tobytes())
-        return digest.hexdigest()[:12]
+        return digest
 
 
 def checked_labels(labels: Any, n: int, num_classes: int, where: str = "labels") -> Index:

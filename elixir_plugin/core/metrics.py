@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -71,8 +69,7 @@ class Evaluation:
     :param repair: how well the set was repaired; None without truth, or when no set was handed back.
     :param controls: models trained as the outcome's was, but without one part of the defense; see ``retraining``.
 
-    >>> measured = Evaluation(after=ModelMetrics(acc=0.9, asr=0.02))
-    >>> Evaluation.from_dict(measured.as_dict()) == measured
+    >>> Evaluation(after=ModelMetrics(acc=0.9, asr=0.02)).before is None
     True
     """
 
@@ -82,20 +79,3 @@ class Evaluation:
     detection: DetectionMetrics | None = None
     controls: dict[str, ModelMetrics] = field(default_factory=dict)
     repair: RepairMetrics | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return nested JSON types."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Evaluation:
-        """Undo :meth:`as_dict`; what older reports lack is None."""
-        parts = {
-            "before": ModelMetrics,
-            "after": ModelMetrics,
-            "detection": DetectionMetrics,
-            "repair": RepairMetrics,
-        }
-        plain = {key: parts[key](**v) if key in parts and v is not None else v for key, v in values.items()}
-        controls = {name: ModelMetrics(**each) for name, each in values.get("controls", {}).items()}
-        return cls(**{**plain, "controls": controls})

@@ -47,12 +47,12 @@ class Outcome:
     :param train: the sanitised suspect set, in the order of the suspect set.
     :param kept: ascending positions of the suspect samples to go on with.
     :param augmentation: what belongs to training on ``train``, beside the usual crop and flip.
-    :param baked: what was done to the images of ``train`` once, for good; controls do the same to theirs.
+    :param static_augmentation: what was done to the images of ``train`` once, for good; controls do the same to theirs.
     :param noise_level: relative noise, in pixel scale, that purification added before it denoised; what a control
         without denoiser has to add.
     :param model: the repaired or newly trained model, in eval mode.
-    :param undefended: a model trained on the suspect set as it is, where the defense made one on its way; it stands in
-        as "before" for a case without a suspect model, and is a control beside one. Measured, not saved.
+    :param undefended: a model trained on the suspect set as it is, where the defense made one on its way. Measured, not
+        saved; ``evaluation.measure.execute`` says what for.
     :param verdict: the answer for the whole case.
     :param curves: named lists of numbers over steps, epochs or rounds.
     :param tables: further results in JSON types.
@@ -69,7 +69,7 @@ class Outcome:
     train: ImageSet | None = None
     kept: Index | None = None
     augmentation: Augmentation | None = None
-    baked: Augmentation | None = None
+    static_augmentation: Augmentation | None = None
     noise_level: float | None = None
     model: Classifier | None = None
     undefended: Classifier | None = None
@@ -103,6 +103,12 @@ class Outcome:
         if all(part is None for part in parts):
             raise OutcomeError("the outcome is empty", allowed="at least one of scores, flagged, train, kept, model")
 
+    def kept_rows(self, n: int) -> Index:
+        """Return the positions of the samples to go on with, of *n*: those at ``kept``, else those not flagged."""
+        if self.kept is not None:
+            return self.kept
+        return np.arange(n) if self.flagged is None else np.flatnonzero(~self.flagged)
+
     def save(self, folder: Path) -> None:
         """Write the outcome to *folder*, which appears only when it is complete."""
         arrays: dict[str, Tensor | NDArray[Any]] = {}
@@ -127,6 +133,7 @@ class Outcome:
         """Read an outcome back; the model too when its architecture is known by name."""
         facts = read_json(folder / "outcome.json")
         arrays = {name: tensor.numpy() for name, tensor in read_tensors(folder / "outcome.safetensors").items()}
+        static = facts.get("static_augmentation") or facts.get("baked")  # its former name
         train = None
         if "images" in arrays:
             train = ImageSet(arrays["images"], arrays["labels"], facts["num_classes"], facts["names"], arrays["ids"])
@@ -136,7 +143,7 @@ class Outcome:
             train=train,
             kept=arrays.get("kept"),
             augmentation=Augmentation.build(facts["augmentation"]) if facts["augmentation"] else None,
-            baked=Augmentation.build(facts["baked"]) if facts.get("baked") else None,
+            static_augmentation=Augmentation.build(static) if static else None,
             noise_level=facts["noise_level"],
             model=Classifier.load(folder / "model") if (folder / "model").is_dir() else None,
             verdict=Verdict(**facts["verdict"]) if facts["verdict"] else None,
@@ -153,7 +160,7 @@ class Outcome:
             "flagged": None if self.flagged is None else int(self.flagged.sum()),
             "num_classes": None if self.train is None else self.train.num_classes,
             "augmentation": None if self.augmentation is None else self.augmentation.dump(),
-            "baked": None if self.baked is None else self.baked.dump(),
+            "static_augmentation": None if self.static_augmentation is None else self.static_augmentation.dump(),
             "noise_level": self.noise_level,
             "curves": self.curves,
             "tables": self.tables,
@@ -167,7 +174,7 @@ def same_outcome(first: Outcome, second: Outcome) -> list[str]:
     different = [
         name for name in ("scores", "flagged", "kept") if not _same_array(getattr(first, name), getattr(second, name))
     ]
-    said = ("curves", "tables", "verdict", "augmentation", "baked", "noise_level")
+    said = ("curves", "tables", "verdict", "augmentation", "static_augmentation", "noise_level")
     different += [name for name in said if not _same_json(first, second, name)]
     if (first.train is None) != (second.train is None) or (
         first.train is not None and second.train is not None and first.train.fingerprint() != second.train.fingerprint()

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from ..errors import InputError
-from ..io.files import plain
+from ..io.files import to_json_types
 
 LONGEST = 400  # points of a line; more are thinned, as no figure shows them
 Number = float | None  # None: not finite, or not known
@@ -31,7 +31,7 @@ class _Part(BaseModel):
     @classmethod
     def _plain(cls, values: Any) -> Any:
         """Accept numpy numbers and arrays; NaN and infinities become None."""
-        return plain(values) if isinstance(values, dict) else values
+        return to_json_types(values) if isinstance(values, dict) else values
 
 
 class _Titled(_Part):

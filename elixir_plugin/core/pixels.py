@@ -86,11 +86,11 @@ def shared_rows(images: ImageSet, others: ImageSet) -> Index:
     Where one set is in 8 bits and the other in float, both are compared in 8 bits.
 
     >>> a = ImageSet(np.zeros((2, 4, 4, 1), np.uint8) + np.array([0, 9], np.uint8)[:, None, None, None], [0, 0], 1)
-    >>> shared_rows(a, a.subset([1])).tolist(), shared_rows(fractions(a), a.subset([1])).tolist()
+    >>> shared_rows(a, a.subset([1])).tolist(), shared_rows(as_float(a), a.subset([1])).tolist()
     ([1], [1])
     """
     if images.images.dtype != others.images.dtype:
-        images, others = rounded(images), rounded(others)
+        images, others = as_uint8(images), as_uint8(others)
     return np.flatnonzero(np.isin(images.content_hashes(), others.content_hashes()))
 
 
@@ -106,12 +106,12 @@ class _Converted:
         return self._convert(self._set.read(index))
 
 
-def rounded(images: ImageSet) -> ImageSet:
+def as_uint8(images: ImageSet) -> ImageSet:
     """Return the same samples in 8 bits, to compare contents only: a faint trigger would not survive it."""
     return images if images.images.dtype == np.uint8 else images.replace(images=_Converted(images, np.uint8, to_bytes))
 
 
-def fractions(images: ImageSet) -> ImageSet:
+def as_float(images: ImageSet) -> ImageSet:
     """Return the same samples in float; those in 8 bits as fractions of 255."""
     if images.images.dtype != np.uint8:
         return images

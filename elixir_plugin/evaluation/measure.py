@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
@@ -19,10 +20,6 @@ from .metrics import evaluate, model_metrics
 from .retraining import Retraining, judge_denoiser, retrain, run_controls, undefended
 
 
-def _rates(model: ModelMetrics) -> tuple[float | None, ...]:
-    return model.acc, model.asr, model.ra
-
-
 def execute(
     defense: Defense,
     case: Case,
@@ -31,6 +28,7 @@ def execute(
     *,
     controls: bool = False,
     on_defended: Callable[[float], None] | None = None,
+    described: Mapping[str, Any] | None = None,
 ) -> tuple[Outcome, Evaluation]:
     """Run *defense* on *case* and measure it; the test data is touched only before and after.
 
@@ -39,23 +37,24 @@ def execute(
         does; beside a suspect model, it is the control ``undefended``, unless that is measured anyway.
     :param controls: also measure the controls of ``retraining``; needs *plan*.
     :param on_defended: called with the seconds the defense took here, before anything is measured.
+    :param described: what ``describe`` says of *case*, in JSON types, where it is known: it takes reading every pixel.
     """
     before: ModelMetrics | None = None
     if case.model is not None:
         with context.stage("evaluate before"):
             model = case.model.clone().to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             before = model_metrics(model, case.test, case.test_poisoned)
-    borrowed = context.borrowed
+    cached = context.cached_seconds
     outcome = defense.run(case, context)
     if on_defended is not None:
-        on_defended(outcome.timings["total"] - (context.borrowed - borrowed))
+        on_defended(outcome.timings["total"] - (context.cached_seconds - cached))
     barrier()  # no rank needs the intermediate files any more
     measured: dict[str, ModelMetrics] = {}
     if plan is not None and case.train is not None:
         own = outcome.model is not None
         if not own:
             outcome.model = _retrained(case, outcome, plan, context)
-        plain_model = undefended(case, outcome, plan, context) if controls or before is None else None
+        plain_model = undefended(case, outcome, plan, context, described) if controls or before is None else None
         if controls:
             measured = run_controls(case, outcome, plan, context, own_model=own, undefended=plain_model)
         before = before or plain_model
@@ -85,3 +84,7 @@ def _retrained(case: Case, outcome: Outcome, plan: Retraining, context: Context)
     except InputError as error:
         outcome.notes.append(f"no model was trained on the result: {error.what} ({error.found})")
         return None
+
+
+def _rates(model: ModelMetrics) -> tuple[float | None, ...]:
+    return model.acc, model.asr, model.ra

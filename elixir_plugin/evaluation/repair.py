@@ -1,7 +1,7 @@
 """How well a set was repaired, against the truth; a part of :mod:`elixir_plugin.evaluation`, no defense sees any of it.
 
-All shares are of the samples that the outcome keeps: those at ``outcome.kept``, else those not flagged. A sample that
-is dropped has no new image and no new label. Measures after DataElixir (Zhou et al., AAAI 2024):
+All shares are of the samples that the outcome keeps (``Outcome.kept_rows``). A sample that is dropped has no new
+image and no new label. Measures after DataElixir (Zhou et al., AAAI 2024):
 
 - Changed: another image, to the last bit of a pixel, or another label. Relabelled: another label.
 - Change recall, change FPR: share of poison / of all other samples that is changed. Cover samples are not poison.
@@ -43,7 +43,8 @@ def repair_metrics(suspects: ImageSet, outcome: Outcome, truth: Truth) -> Repair
     """
     if outcome.train is None:
         return None
-    kept = _kept(len(suspects), outcome)
+    kept = np.zeros(len(suspects), bool)
+    kept[outcome.kept_rows(len(suspects))] = True
     poison, others = kept & truth.poison, kept & ~truth.poison
     relabelled: Mask = outcome.train.labels != suspects.labels
     changed: Mask = relabelled | (rms_changes(suspects, outcome.train) != 0)  # NaN, another size, is a change
@@ -96,10 +97,3 @@ def share(hit: Mask, of: Mask) -> float | None:
     (0.5, None)
     """
     return float(hit[of].mean()) if of.any() else None
-
-
-def _kept(count: int, outcome: Outcome) -> Mask:
-    """Return bool ``[N]``: what there is to train on, by the rule of ``retraining.kept_rows``."""
-    if outcome.kept is not None:
-        return np.isin(np.arange(count), outcome.kept)
-    return np.ones(count, bool) if outcome.flagged is None else ~outcome.flagged

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-import numpy as np
 from pydantic import Field
 
 from ..core.augmentation import Augmentation, augmented_once
@@ -26,7 +25,7 @@ from ..core.metrics import Evaluation, ModelMetrics
 from ..core.outcome import Outcome
 from ..core.settings import fingerprint
 from ..errors import InputError
-from ..io.files import plain, read_json, write_json
+from ..io.files import read_json, to_json_types, write_json
 from ..training.fit import learn, untrained
 from ..training.loop import Recipe
 from .metrics import der, detection_metrics, model_metrics
@@ -62,8 +61,8 @@ def retrain(
 ) -> Classifier:
     """Return a model trained on what *outcome* keeps.
 
-    These are the samples at ``outcome.kept``, else those not flagged; images and labels are those of
-    ``outcome.train``, else of the suspect set. ``outcome.augmentation`` comes on top of the plan's own.
+    These are the samples at ``outcome.kept_rows``; images and labels are those of ``outcome.train``, else of the
+    suspect set. ``outcome.augmentation`` comes on top of the plan's own.
 
     :param start: the classifier to train, in place, for networks that have no name; default: a fresh one by name.
     :param stage: of the context.
@@ -120,7 +119,7 @@ def run_controls(
     for name in CONTROLS:
         if not possible[name]:
             continue
-        if name == "no_denoiser" and outcome.augmentation is None and outcome.baked is None:
+        if name == "no_denoiser" and outcome.augmentation is None and outcome.static_augmentation is None:
             found[name] = found["undefended"]  # the same images under the same recipe
         elif name == "undefended" and undefended is not None:
             found[name] = undefended
@@ -136,17 +135,17 @@ def run_controls(
 def run_control(name: str, case: Case, outcome: Outcome, plan: Retraining, context: Context) -> ModelMetrics:
     """Train and measure one control of :data:`CONTROLS`."""
     images = _suspects(case)
-    added, baked = outcome.augmentation, outcome.baked
+    added, static = outcome.augmentation, outcome.static_augmentation
     if name == "noise_only":
         level = outcome.noise_level or 0.0
-        added, baked = (added, _noisier(baked, level)) if baked else (_noisier(added, level), None)
+        added, static = (added, _noisier(static, level)) if static else (_noisier(added, level), None)
     elif name != "no_denoiser":
-        added = baked = None
+        added = static = None
     if name == "clean_only":
         assert case.clean is not None
         images, plan = case.clean, _as_many_steps(plan, len(images), len(case.clean))
-    if baked is not None:
-        images = augmented_once(images, baked, context.generator("control", name))
+    if static is not None:
+        images = augmented_once(images, static, context.generator("control", name))
     return model_metrics(
         _trained(images, case, _with(plan, added), context, f"control {name}"), case.test, case.test_poisoned
     )
@@ -201,10 +200,7 @@ def kept_rows(case: Case, outcome: Outcome) -> Index:
 
     :raises InputError: when there are none.
     """
-    kept = outcome.kept
-    if kept is None:
-        count = len(_suspects(case))
-        kept = np.arange(count) if outcome.flagged is None else np.flatnonzero(~outcome.flagged)
+    kept = outcome.kept_rows(len(_suspects(case)))
     if not len(kept):
         raise InputError("nothing to train on", where="outcome.kept", found="no sample is kept")
     return kept
@@ -252,14 +248,23 @@ def _fresh(images: ImageSet, case: Case, plan: Retraining, context: Context) -> 
     return untrained(images, name, seed, context.device, default="small_resnet", input_size=size)
 
 
-def undefended(case: Case, outcome: Outcome, plan: Retraining, context: Context) -> ModelMetrics:
+def undefended(
+    case: Case, outcome: Outcome, plan: Retraining, context: Context, described: Mapping[str, Any] | None = None
+) -> ModelMetrics:
     """Return the metrics of the control ``undefended``: of a model trained on the suspect set as it is.
 
     Of the runs that share a cache, one trains it; the seconds of its training count in each of them.
+
+    :param described: what ``describe`` says of *case*, in JSON types; default: found out where it is needed.
     """
     if context.cache is None:
         return run_control("undefended", case, outcome, plan, context)
-    facts = [plain(describe(case)), plan.dump(), context.seed, context.device.type]
+    facts = [
+        to_json_types(describe(case)) if described is None else dict(described),
+        plan.dump(),
+        context.seed,
+        context.device.type,
+    ]
     file = context.cache / f"undefended-{fingerprint(facts)}.json"
     sign = None if context.work_dir is None else context.work_dir / f"{file.stem}.trained-here"
     if not file.exists():
@@ -271,7 +276,7 @@ def undefended(case: Case, outcome: Outcome, plan: Retraining, context: Context)
         write_json(file, {"metrics": dataclasses.asdict(found), "seconds": context.timings[UNDEFENDED] - before})
         return found
     known = read_json(file)
-    if sign is None or not sign.exists():  # else an earlier go of this very run trained it, and has counted it
+    if sign is None or not sign.exists():  # else an earlier attempt of this very run trained it, and has counted it
         with context.stage(UNDEFENDED):
-            context.borrow(known["seconds"])
+            context.add_cached_time(known["seconds"])
     return ModelMetrics(**known["metrics"])

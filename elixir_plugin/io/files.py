@@ -203,7 +203,7 @@ def _umask() -> int:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically; numpy numbers and arrays become plain ones, NaN and infinities become null."""
     with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(plain(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(to_json_types(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
@@ -219,20 +219,20 @@ def read_json(path: Path) -> Any:
         raise InputError("file is not JSON", where=path, found=_first_sentence(error)) from None
 
 
-def plain(value: Any) -> Any:
+def to_json_types(value: Any) -> Any:
     """Turn *value* into JSON types.
 
-    >>> plain({"a": np.float32(0.5), "b": np.arange(2), "c": float("nan")})
+    >>> to_json_types({"a": np.float32(0.5), "b": np.arange(2), "c": float("nan")})
     {'a': 0.5, 'b': [0, 1], 'c': None}
     """
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_json_types(item) for key, item in value.items()}
     if isinstance(value, np.ndarray | torch.Tensor):
-        return plain(value.tolist())
+        return to_json_types(value.tolist())
     if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in value]
+        return [to_json_types(item) for item in value]
     if isinstance(value, np.generic):
-        return plain(value.item())
+        return to_json_types(value.item())
     if isinstance(value, float):
         return value if np.isfinite(value) else None
     if isinstance(value, Path):

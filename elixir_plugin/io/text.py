@@ -1,8 +1,42 @@
-"""Text made safe to show."""
+"""Text for people: safe to show, and with the flags of the command line they sit at."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 
-def shown(text: str) -> str:
+from ..errors import Spelling, in_python
+
+FLAGS = {"setting": "--set", "retrain": "--retrain-set", "option": "--option", "to_option": "--to-option"}
+NAMED = {"source": "--from"}  # arguments whose flag has another name
+
+
+def escape_control(text: str) -> str:
     """Return *text* with control characters made visible, so that no input can drive the terminal."""
     return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
+
+
+def with_flags(flags: Collection[str]) -> Spelling:
+    """Return how a command line that has *flags* spells what an error marks, see :mod:`elixir_plugin.errors`.
+
+    What it has no flag for is spelled as for Python.
+
+    >>> spell = with_flags(["--set", "--out"])
+    >>> spell("setting", "denoiser=FOLDER"), spell("argument", "out"), spell("argument", "force")
+    ('--set denoiser=FOLDER', '--out', 'force')
+    """
+
+    def spell(kind: str, text: str) -> str:
+        name, _, value = text.partition("=")
+        own = NAMED.get(name, f"--{name.replace('_', '-')}")
+        if kind == "command":
+            words = [f"--{word.replace('=', ' ', 1)}" if "=" in word else word for word in text.split()]
+            return " ".join(["elixir-plugin", *words])
+        if kind in ("argument", "option") and own in flags:  # an option may have a short form
+            return f"{own} {value}".rstrip()
+        if FLAGS.get(kind) in flags:
+            return f"{FLAGS[kind]} {text}"
+        if kind == "setting" and own in flags:
+            return f"{own} {value}"
+        return in_python(kind, text)
+
+    return spell

@@ -3,55 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
-from ..core.metrics import RepairMetrics
+from ..core.metrics import Evaluation
+from ..core.outcome import Verdict
 from ..errors import InputError
 from ..io.files import read_json
 
 
 class _Facts(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class Model(_Facts):
-    """Metrics of one model, as in ``evaluation.ModelMetrics``."""
-
-    acc: float | None = None
-    asr: float | None = None
-    ra: float | None = None
-
-
-class Detection(_Facts):
-    """How well poison was found, as in ``evaluation.DetectionMetrics``."""
-
-    tpr: float | None = None
-    fpr: float | None = None
-    auroc: float | None = None
-    average_precision: float | None = None
-    flagged: int | None = None
-    poison: int = 0
-
-
-class Metrics(_Facts):
-    """Everything measured, as in ``evaluation.Evaluation``."""
-
-    before: Model | None = None
-    after: Model | None = None
-    der: float | None = None
-    detection: Detection | None = None
-    repair: RepairMetrics | None = None
-    controls: dict[str, Model] = {}
-
-
-class Verdict(_Facts):
-    """The answer for the whole case, as in ``outcome.Verdict``."""
-
-    poisoned: bool | None = None
-    score: float | None = None
-    meaning: str = ""
 
 
 class Outcome(_Facts):
@@ -88,7 +51,7 @@ class Sheet(_Facts):
     samples: list[Sample]
 
 
-class Summary(_Facts):
+class SetSummary(_Facts):
     """What became of the set as a whole; see ``exhibits``."""
 
     kept: int | None = None
@@ -100,7 +63,7 @@ class Summary(_Facts):
 class Exhibits(_Facts):
     """What is kept for the page beside the numbers; see ``exhibits``."""
 
-    summary: Summary = Summary()
+    summary: SetSummary = SetSummary()
     sheets: list[Sheet] = []
     scores: list[dict[str, Any]] = []
     panels: list[dict[str, Any]] = []
@@ -135,18 +98,19 @@ class DefenseFacts(_Facts):
 class Facts(_Facts):
     """The content of a ``report.json``."""
 
+    version: Literal[1] = Field(1, alias="schema")  # earlier reports have none
     elixir_plugin: str
     run: Run
     identity: str = ""
     command: str | None = None
     defense: DefenseFacts
     case: dict[str, Any] = {}
-    metrics: Metrics
+    metrics: Evaluation
     outcome: Outcome
     notes: list[str] = []
     written: list[str] = []
     environment: dict[str, str | None] = {}
-    goes: int = 1
+    attempts: int = Field(1, validation_alias=AliasChoices("attempts", "goes"))  # "goes" in earlier reports
     exhibits: Exhibits | None = None
 
     @property

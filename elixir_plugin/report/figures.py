@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..core.panels import Bars, Figure, Histogram, Level, Lines, Matrix, Points
-from ..io.text import shown
+from ..io.text import escape_control
 from .palette import COLOURS, SERIES, SETTINGS, colours_of, logarithmic, short
 from .scatter import above_frames, add_frames, draw_points, height_of_frames
 
@@ -214,8 +214,8 @@ def _levels(levels: Sequence[Level], frames: Sequence[Axes], *, upright: bool) -
 
 
 def _axis_labels(x: str, y: str, axes: Axes) -> None:
-    axes.set_xlabel(shown(x))
-    axes.set_ylabel(shown(y))
+    axes.set_xlabel(escape_control(x))
+    axes.set_ylabel(escape_control(y))
 
 
 def _long(labels: Sequence[str]) -> bool:
@@ -242,7 +242,7 @@ def _svg(drawing: Drawing, panel: Figure, name: str) -> str:
         text = re.sub(rf"(?<=: ){colour}\b", f"var(--{variable})", text)
     text = re.sub(r"<style .*?</style>", "", text, flags=re.DOTALL)  # it would hold for the whole page
     text = re.sub(r" font-family: [^;\"]*;", "", text)  # that of the page
-    alt = escape(shown(f"{panel.title}. {panel.caption}".strip()))
+    alt = escape(escape_control(f"{panel.title}. {panel.caption}".strip()))
     width, height = 72 * drawing.get_size_inches()
     box = f"0 {72 * STRIP:g} {width:g} {height - 72 * STRIP:g}"  # without the strip of the title, which the page has
     opening = f'<svg role="img" aria-label="{alt}" viewBox="{box}" stroke-linejoin="round" stroke-linecap="butt">'

@@ -1,8 +1,8 @@
 """Pages from templates: one self-contained HTML file each, escaped throughout.
 
 Everything a template prints goes through two gates: control characters and those that turn the direction of text
-become visible text (:func:`elixir_plugin.io.text.shown`), then HTML is escaped. Only figures drawn here pass as they
-are.
+become visible text (:func:`elixir_plugin.io.text.escape_control`), then HTML is escaped. Only figures drawn here pass
+as they are.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._version import __version__
 from ..core.panels import Panel, Table, Text
-from ..io.text import shown
+from ..io.text import escape_control
 from .figures import draw
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
-class Shown:
+class RenderedPanel:
     """A panel, ready for a template.
 
     :param svg: the figure, or None for tables and text.
@@ -70,22 +70,22 @@ def render(template: str, **values: Any) -> str:
     return environment().get_template(template).render(**values)
 
 
-def prepare(panels: Iterable[Panel], prefix: str, *, png: bool = True) -> list[Shown]:
+def prepare(panels: Iterable[Panel], prefix: str, *, png: bool = True) -> list[RenderedPanel]:
     """Draw *panels*; the name of each starts with *prefix* and is fit for an id and for a file.
 
     :param png: also make the PNG files.
     """
-    made: list[Shown] = []
+    made: list[RenderedPanel] = []
     for panel in panels:
         name = slug(f"{prefix}-{panel.title}")
         taken = {each.name for each in made}
         if name in taken:
             name = next(each for number in range(2, len(made) + 3) if (each := f"{name}-{number}") not in taken)
         if isinstance(panel, Table | Text):
-            made.append(Shown(panel, name))
+            made.append(RenderedPanel(panel, name))
         else:
             drawn = draw(panel, name, png=png)
-            made.append(Shown(panel, name, _safe(drawn.svg), drawn.png))
+            made.append(RenderedPanel(panel, name, _safe(drawn.svg), drawn.png))
     return made
 
 
@@ -156,7 +156,7 @@ def duration(seconds: float | None) -> str:
 def _visible(value: Any) -> Any:
     if type(value) is not str:  # Markup, too, passes as it is
         return value
-    return KEEP.join(shown(part) for part in value.split(KEEP))
+    return KEEP.join(escape_control(part) for part in value.split(KEEP))
 
 
 def _styles() -> Any:

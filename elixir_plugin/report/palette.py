@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..io.text import shown
+from ..io.text import escape_control
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +63,7 @@ def colours_of(names: Sequence[str]) -> list[str]:
 
 def short(label: str, limit: int = 12) -> str:
     """Return *label* fit for a figure: visible characters, *limit* of them at most."""
-    label = shown(label)
+    label = escape_control(label)
     return label if len(label) <= limit else f"{label[: limit - 1]}…"
 
 

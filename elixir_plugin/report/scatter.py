@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core.panels import Points
-from ..io.text import shown
+from ..io.text import escape_control
 from .palette import COLOURS, colours_of, logarithmic, short
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ def add_frames(drawing: Drawing, panel: Points, box: tuple[float, float, float, 
         axes = drawing.add_axes(area, sharex=first, sharey=first)
         last = number + columns >= len(names)
         axes.tick_params(labelleft=column == 0, labelbottom=last)
-        axes.set_xlabel(shown(panel.x_label) if last else "")
-        axes.set_ylabel(shown(panel.y_label) if column == 0 else "")
+        axes.set_xlabel(escape_control(panel.x_label) if last else "")
+        axes.set_ylabel(escape_control(panel.y_label) if column == 0 else "")
         axes.set_title(short(name, NARROW if columns > 1 else WIDE), loc="left", fontsize=9.5)
         frames.append(axes)
     return frames
@@ -153,7 +153,7 @@ def _name_points(panel: Points, axes: Axes) -> None:
 
 
 def _columns(names: Sequence[str]) -> int:
-    return 2 if len(names) > 1 and max(len(shown(name)) for name in names) <= NARROW else 1
+    return 2 if len(names) > 1 and max(len(escape_control(name)) for name in names) <= NARROW else 1
 
 
 def _frame_height(names: Sequence[str], alone: float) -> float:

@@ -9,11 +9,12 @@ from typing import Any
 
 import yaml
 
+from ..core.metrics import ModelMetrics
 from ..core.panels import load_panels
 from ..io.files import atomic_file, atomic_folder
-from .facts import Exhibits, Facts, Model, facts_of, read_facts
-from .page import Shown, prepare, render
-from .words import story
+from .facts import Exhibits, Facts, facts_of, read_facts
+from .page import RenderedPanel, prepare, render
+from .words import summary_of
 
 METRICS = {"acc": ("ACC", True), "asr": ("ASR", False), "ra": ("RA", True)}  # name, and whether more is better
 FELT = 0.0005  # a difference that shows in the last digit of a percentage
@@ -60,7 +61,7 @@ def _write(facts: Facts, folder: Path) -> list[Path]:
     return write_page(folder, "report.html", html, shown)
 
 
-def write_page(folder: Path, name: str, html: str, shown: Iterable[Shown]) -> list[Path]:
+def write_page(folder: Path, name: str, html: str, shown: Iterable[RenderedPanel]) -> list[Path]:
     """Write a page and, into ``figures/``, the PNG files of what it shows; return their paths."""
     pictures = {f"{each.name}.png": each.png for each in shown if each.png}
     figures = folder / "figures"
@@ -73,7 +74,7 @@ def write_page(folder: Path, name: str, html: str, shown: Iterable[Shown]) -> li
     return [folder / name, *(figures / file for file in pictures)]
 
 
-def make_page(facts: Facts, *, png: bool = True) -> tuple[str, list[Shown]]:
+def make_page(facts: Facts, *, png: bool = True) -> tuple[str, list[RenderedPanel]]:
     """Return the page of a run, and the panels on it.
 
     :raises InputError: when a panel in the report is none.
@@ -84,7 +85,7 @@ def make_page(facts: Facts, *, png: bool = True) -> tuple[str, list[Shown]]:
     html = render(
         "report.html",
         facts=facts,
-        story=story(facts),
+        summary=summary_of(facts),
         models=_models(facts),
         metrics=[name for name, _ in METRICS.values()],
         sheets=exhibits.sheets,
@@ -110,7 +111,7 @@ def _models(facts: Facts) -> list[Row]:
     return [row for row in rows if any(cell.value is not None for cell in row.cells)]
 
 
-def _row(name: str, remark: str, model: Model, before: Model | None, *, main: bool = False) -> Row:
+def _row(name: str, remark: str, model: ModelMetrics, before: ModelMetrics | None, *, main: bool = False) -> Row:
     cells = []
     for key, (_, more_is_better) in METRICS.items():
         value, first = getattr(model, key), getattr(before, key, None)

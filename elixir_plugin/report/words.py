@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from .facts import Facts, Model
+from ..core.metrics import ModelMetrics
+from .facts import Facts
 from .page import duration, number, percent
 
 
 @dataclass(frozen=True)
-class Answer:
+class SummaryItem:
     """One question, answered.
 
     :param short: a few words.
@@ -23,7 +24,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Story:
+class Summary:
     """What stands at the top of the page.
 
     :param mood: ``"bad"`` for a poisoned set, ``"good"`` for a clean one, else ``""``.
@@ -33,18 +34,18 @@ class Story:
     headline: str
     lede: str
     mood: str
-    answers: list[Answer]
+    items: list[SummaryItem]
     basis: str = ""
 
 
-def story(facts: Facts) -> Story:
+def summary_of(facts: Facts) -> Summary:
     """Return the run in words, from what was measured alone."""
     headline, mood = _headline(facts)
     source = facts.run.source
     name = PurePath(source.path).name or source.path
     lede = f"{facts.run.defense} on {name} ({source.adapter}), seed {facts.run.seed}."
-    answers = [_poisoned(facts), _done(facts), _cost(facts), _certainty(facts)]
-    return Story(headline, lede, mood, answers, _basis(facts))
+    items = [_poisoned(facts), _done(facts), _cost(facts), _certainty(facts)]
+    return Summary(headline, lede, mood, items, _basis(facts))
 
 
 def _headline(facts: Facts) -> tuple[str, str]:
@@ -69,7 +70,7 @@ def _headline(facts: Facts) -> tuple[str, str]:
     return done[:1].upper() + done[1:], ""
 
 
-def _poisoned(facts: Facts) -> Answer:
+def _poisoned(facts: Facts) -> SummaryItem:
     verdict, found = facts.outcome.verdict, facts.metrics.detection
     if verdict is None or verdict.poisoned is None:
         short = "Not asked"
@@ -81,10 +82,10 @@ def _poisoned(facts: Facts) -> Answer:
     if found is not None:
         truth = f"{number(found.poison)} samples are poison" if found.poison else "there is no poison"
         long = f"{long} In truth {truth}.".strip()
-    return Answer("Was it poisoned?", short, long)
+    return SummaryItem("Was it poisoned?", short, long)
 
 
-def _done(facts: Facts) -> Answer:
+def _done(facts: Facts) -> SummaryItem:
     parts = []
     summary = facts.exhibits.summary if facts.exhibits else None
     if facts.outcome.flagged is not None:
@@ -108,10 +109,10 @@ def _done(facts: Facts) -> Answer:
     long = ""
     if summary is not None and summary.kept is not None and summary.kept != facts.suspects:
         long = f"{number(summary.kept)} samples are kept."
-    return Answer("What was done?", short[:1].upper() + short[1:], long)
+    return SummaryItem("What was done?", short[:1].upper() + short[1:], long)
 
 
-def _cost(facts: Facts) -> Answer:
+def _cost(facts: Facts) -> SummaryItem:
     total = facts.outcome.timings.get("total")
     device = facts.environment.get("device")
     short = duration(total)
@@ -122,23 +123,23 @@ def _cost(facts: Facts) -> Answer:
         lost = before.acc - after.acc
         word = "and no accuracy" if lost <= 0 else f"and {100 * lost:.1f} points of accuracy"
         short = f"{short} {word}"
-    return Answer("What did it cost?", short, long)
+    return SummaryItem("What did it cost?", short, long)
 
 
-def _certainty(facts: Facts) -> Answer:
+def _certainty(facts: Facts) -> SummaryItem:
     question, found, after = "How sure is it?", facts.metrics.detection, facts.metrics.after
     if found is not None and (found.tpr is not None or found.fpr is not None):
         parts = [] if found.tpr is None else [f"{percent(found.tpr)} of the poison found"]
         parts += [] if found.fpr is None else [f"{percent(found.fpr)} false alarms"]
         auroc = "" if found.auroc is None else f" AUROC of the scores {found.auroc:.3f}."
-        return Answer(question, ", ".join(parts), f"Checked against the truth.{auroc}")
+        return SummaryItem(question, ", ".join(parts), f"Checked against the truth.{auroc}")
     if found is not None and found.auroc is not None:
-        return Answer(question, f"AUROC {found.auroc:.3f}", "Checked against the truth.")
+        return SummaryItem(question, f"AUROC {found.auroc:.3f}", "Checked against the truth.")
     if after is not None and after.acc is not None:
-        return Answer(question, "Measured on test data", "The defense never saw it. One run, one seed.")
+        return SummaryItem(question, "Measured on test data", "The defense never saw it. One run, one seed.")
     if facts.case.get("test") is not None:
-        return Answer(question, "Not measured", "No model was trained on the result; --retrain does, and tests it.")
-    return Answer(question, "Nothing to check it against", "Neither truth nor test data came with this set.")
+        return SummaryItem(question, "Not measured", "No model was trained on the result: a run with retrain does.")
+    return SummaryItem(question, "Nothing to check it against", "Neither truth nor test data came with this set.")
 
 
 def _basis(facts: Facts) -> str:
@@ -149,7 +150,7 @@ def _basis(facts: Facts) -> str:
     return f"The verdict rests on a score of {number(round(verdict.score, 3))}{meaning}."
 
 
-def _both(before: Model | None, after: Model | None, key: str) -> bool:
+def _both(before: ModelMetrics | None, after: ModelMetrics | None, key: str) -> bool:
     return getattr(before, key, None) is not None and getattr(after, key, None) is not None
 
 

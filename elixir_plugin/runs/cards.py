@@ -1,7 +1,7 @@
 """Result cards: small JSON files that hold what a defense reached beside what others report of it.
 
-They lie in ``elixir_plugin/results/`` and in any folder a user names; ``elixir-plugin results`` prints them, and
-``elixir-plugin results add`` makes one from finished runs. Numbers are shares in [0, 1].
+They lie in ``elixir_plugin/results/`` and in any folder a user names; ``elixir-plugin cards`` prints them, and
+``elixir-plugin cards add`` makes one from finished runs. Numbers are shares in [0, 1].
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def save_card(card: ResultCard, folder: Path) -> Path:
     """
     file = folder / f"{card.name}.json"
     if file.exists() and read_json(file) != card.dump():
-        raise RunError("there is another card of this name", where=file, hint="remove it, or choose another --to")
+        raise RunError("there is another card of this name", where=file, hint="remove it, or choose {argument:to}")
     write_json(file, card.dump())
     return file
 

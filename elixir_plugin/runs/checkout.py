@@ -18,7 +18,7 @@ from ..errors import InputError, RunError
 from ..io.files import atomic_file, inside, read_json, refuse_unwritable, write_json
 
 NOTE = ".elixir_plugin.json"
-Edited = Literal["refuse", "keep", "discard"]
+Modified = Literal["refuse", "keep", "discard"]
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class Change:
     state: str
 
 
-def place(placement: Placement, root: Path, *, edited: Edited = "refuse") -> list[Change]:
+def place(placement: Placement, root: Path, *, modified: Modified = "refuse") -> list[Change]:
     """Bring the files of *placement* into the checkout at *root*.
 
-    :param edited: what to do with placed files that were changed since: leave everything as it is and say so, keep
+    :param modified: what to do with placed files that were changed since: leave everything as it is and say so, keep
         the changed files, or put the original content back.
     :returns: one entry per file: ``placed``, ``updated``, ``kept (edited)``, ``there already`` or ``removed``.
     :raises InputError: when a file that was not placed by an earlier install is in the way.
@@ -60,10 +60,10 @@ def place(placement: Placement, root: Path, *, edited: Edited = "refuse") -> lis
     known = {} if note is None else dict(note.files)
     _refuse_strangers(placement.files, known, root)
     changed = _edited(known, root)
-    _refuse_edited(changed, edited, root)
+    _refuse_modified(changed, modified, root)
     plan = {name: _digest(text.encode()) for name, text in placement.files.items()}
     refuse_unwritable(root)
-    kept = {name: known[name] for name in changed} if edited == "keep" else {}
+    kept = {name: known[name] for name in changed} if modified == "keep" else {}
     gone = [name for name in known if name not in plan and name not in kept]
     folders = {*(note.folders if note else ()), *_new_folders(placement.files, root)}
     either = {name: " ".join(filter(None, (known.get(name), plan.get(name)))) for name in {**known, **plan}}
@@ -74,16 +74,16 @@ def place(placement: Placement, root: Path, *, edited: Edited = "refuse") -> lis
     return done
 
 
-def remove(root: Path, toolkit: str, *, edited: Edited = "refuse") -> list[Change]:
+def remove(root: Path, toolkit: str, *, modified: Modified = "refuse") -> list[Change]:
     """Take away what was placed in *root*, the folders made for it, and the note.
 
-    :param edited: as in :func:`place`; kept files are the user's own from now on.
+    :param modified: as in :func:`place`; kept files are the user's own from now on.
     :raises InputError: when nothing is written down of an install here.
     """
     note = _known_note(root, toolkit)
     changed = _edited(note.files, root)
-    _refuse_edited(changed, edited, root)
-    spared = changed if edited == "keep" else []
+    _refuse_modified(changed, modified, root)
+    spared = changed if modified == "keep" else []
     done = [Change(name, "kept (edited)") if name in spared else _remove(name, root) for name in note.files]
     _still_needed(note.folders, spared, root)
     (root / NOTE).unlink()
@@ -177,13 +177,13 @@ def _refuse_strangers(files: Iterable[str], known: Mapping[str, str], root: Path
         )
 
 
-def _refuse_edited(changed: list[str], edited: Edited, root: Path) -> None:
-    if changed and edited == "refuse":
+def _refuse_modified(changed: list[str], modified: Modified, root: Path) -> None:
+    if changed and modified == "refuse":
         raise RunError(
             "placed files were edited since",
             where=root,
             found=", ".join(changed),
-            hint="say what to do with them: --edited keep, or --edited discard; nothing was changed",
+            hint="choose {argument:modified=keep} or {argument:modified=discard}; nothing was changed",
         )
 
 

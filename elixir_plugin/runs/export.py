@@ -14,7 +14,7 @@ from ..core.case import Case, Truth, describe
 from ..core.outcome import Outcome
 from ..errors import InputError, RunError
 from ..evaluation.retraining import kept_rows
-from ..io.files import plain, read_json, refuse_unwritable
+from ..io.files import read_json, refuse_unwritable, to_json_types
 from .spec import RunSpec
 
 
@@ -60,7 +60,7 @@ def load(source: str, options: Mapping[str, Any] | None = None, seed: int = 0) -
         raise InputError("a run has its options already", where=folder, found=", ".join(options), allowed="none")
     spec = RunSpec.from_yaml(folder / "run.yaml")
     case = get_adapter(spec.source.adapter)(spec.source.options).read(Path(spec.source.path), spec.seed)
-    if read_json(folder / "report.json").get("case") != plain(describe(case)):
+    if read_json(folder / "report.json").get("case") != to_json_types(describe(case)):
         raise RunError("the input has changed since this run was made", where=folder, hint="run it again")
     return sanitised(case, Outcome.load(folder / "outcome"))
 

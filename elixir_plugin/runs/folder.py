@@ -19,10 +19,9 @@ from ..core.settings import load_yaml
 from ..errors import ElixirError, RunError
 from ..io.files import atomic_file, read_json, refuse_unwritable, remove_leftovers, writing
 from ..io.locks import locked
-from ..io.text import shown
+from ..io.text import escape_control
 from ..plugins import plugins
-from .events import FILE as DIARY
-from .events import Earlier, append_event, earlier, note_killed, read_events
+from .events import EVENT_LOG, PreviousAttempts, append_event, note_killed, previous_attempts, read_events
 from .spec import RunSpec
 
 
@@ -36,7 +35,7 @@ def choose_folder(spec: RunSpec, force: bool) -> Path:
     if not folder.exists():
         return folder
     if not folder.is_dir() or (holds_something(folder) and not (folder / "run.yaml").exists()):
-        raise RunError("output folder holds something else", where=folder, hint="choose another --out")
+        raise RunError("output folder holds something else", where=folder, hint="choose another {argument:out}")
     there = _identity(folder)
     if there not in (None, spec.identity()):
         raise RunError(
@@ -44,7 +43,7 @@ def choose_folder(spec: RunSpec, force: bool) -> Path:
             where=folder,
             found=f"run {there}",
             allowed=f"run {spec.identity()}",
-            hint="choose another --out, or --force to run beside it",
+            hint="choose another {argument:out}, or {argument:force} to run beside it",
         )
     return folder
 
@@ -60,7 +59,9 @@ def folder_for_case(folder: Path, spec: RunSpec, case: Callable[[], Mapping[str,
     if not _saw_another(folder, case):
         return folder
     if not beside:
-        raise RunError("the input has changed since this run began", where=folder, hint="use --force to run beside it")
+        raise RunError(
+            "the input has changed since this run began", where=folder, hint="{argument:force} runs beside it"
+        )
     return next(
         each
         for each in _side_by_side(folder)
@@ -113,31 +114,33 @@ def _refuse_input(target: Path, spec: RunSpec, adapter: Adapter) -> None:
     for path in (each.resolve() for each in read if each.exists()):
         if place.is_relative_to(path) or path.is_relative_to(place):
             raise RunError(
-                "results would land in the input", where=target, found=path, hint="choose another --write-to"
+                "results would land in the input", where=target, found=path, hint="choose another {argument:write_to}"
             )
 
 
 def holds_something(folder: Path) -> bool:
-    """Whether *folder* is there and holds more than what a kill leaves: half-written files, a diary just begun."""
+    """Whether *folder* is there and holds more than what a kill leaves: half-written files, an event log just begun."""
     if not folder.is_dir():
         return folder.exists()
-    left = {DIARY, *(path.name for path in folder.glob(".*.part"))}
+    left = {EVENT_LOG, *(path.name for path in folder.glob(".*.part"))}
     return any(path.name not in left for path in folder.iterdir())
 
 
 @contextmanager
-def opened(folder: Path, spec: RunSpec, case: Mapping[str, Any]) -> Iterator[Earlier]:
+def opened(folder: Path, spec: RunSpec, case: Mapping[str, Any]) -> Iterator[PreviousAttempts]:
     """Prepare the run folder, log to it, and record a failure in it.
 
     :param case: what the case is made of, in JSON types; noted, so that a killed run does not go on with another.
-    :returns: what earlier goes in it have cost.
+    :returns: what earlier attempts in it have cost.
     """
     with _alone(folder):
         note_killed(folder)
-        before = earlier(folder)
+        before = previous_attempts(folder)
         remove_leftovers(folder)
         with atomic_file(folder / "run.yaml") as temporary:
-            header = f"# elixir_plugin {__version__}; rerun: elixir-plugin run {shown(str(folder / 'run.yaml'))}\n"
+            header = (
+                f"# elixir_plugin {__version__}; rerun: elixir-plugin run {escape_control(str(folder / 'run.yaml'))}\n"
+            )
             text = yaml.safe_dump({**spec.dump(), "identity": spec.identity()}, sort_keys=False)
             temporary.write_text(header + text, encoding="utf-8")
         with logged(folder), _outcome_noted(folder, spec, case):
@@ -158,16 +161,16 @@ def _outcome_noted(folder: Path, spec: RunSpec, case: Mapping[str, Any]) -> Iter
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the lock on the diary of the run.
+    """Hold the lock on the event log of the run.
 
     :raises RunError: when another process holds it.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / DIARY, wait=False) as mine:
+    with locked(folder / EVENT_LOG, wait=False) as mine:
         if mine is None:
             raise RunError(
-                "another process works on this run", where=folder, hint="wait for it, or choose another --out"
+                "another process works on this run", where=folder, hint="wait for it, or choose another {argument:out}"
             )
         yield
 
@@ -192,7 +195,7 @@ def logged(folder: Path) -> Iterator[None]:
 
 
 def note(folder: Path, event: str, **facts: Any) -> None:
-    """Add to the diary where it can be written: a full disk must neither lose hours of work nor hide an error."""
+    """Add to the event log where it can be written: a full disk must neither lose hours of work nor hide an error."""
     with suppress(RunError, OSError):
         append_event(folder, event, **facts)
 
@@ -201,7 +204,7 @@ def clear(folder: Path) -> None:
     """Remove what a finished run had not yet removed when it was killed, unless another process is just at it."""
     if not (folder / "work").exists() and not any(folder.glob(".*.part")):
         return  # so that nothing is touched in a folder that cannot be written
-    with suppress(RunError, OSError), locked(folder / DIARY, wait=False) as mine:
+    with suppress(RunError, OSError), locked(folder / EVENT_LOG, wait=False) as mine:
         if mine is not None:
             shutil.rmtree(folder / "work", ignore_errors=True)
             remove_leftovers(folder)

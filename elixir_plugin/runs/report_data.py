@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import platform
 import shlex
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from ..core.case import Case, describe
 from ..core.metrics import Evaluation
 from ..core.outcome import Outcome
 from ..defense import Defense
-from ..io.files import plain
+from ..io.files import to_json_types
 from .report_panels import collect
 from .spec import RunSpec
 
@@ -31,6 +33,7 @@ PACKAGES = (
     "pydantic",
     "pluggy",
 )
+SCHEMA = 1  # of report.json; a reader of this version takes no other
 LONGEST = 5000  # values of a list in the report; longer ones are in the outcome alone
 
 
@@ -43,19 +46,23 @@ def make_report(
     *,
     device: torch.device,
     written: list[Path],
+    described: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the content of ``report.json``.
+
+    :param described: what ``describe`` says of *case*, where it is known: it takes reading every pixel.
 
     Lists of one value per sample, where there are many samples, are left to ``outcome/outcome.json``.
     """
     return {
+        "schema": SCHEMA,
         "elixir_plugin": __version__,
         "run": spec.dump(),
         "identity": spec.identity(),
         "defense": {"name": defense.name, "kind": defense.kind, "paper": defense.card.paper},
-        "case": describe(case),
-        "metrics": evaluation.as_dict(),
-        "outcome": {**outcome.summary(), "tables": _short(plain(outcome.tables))},
+        "case": describe(case) if described is None else dict(described),
+        "metrics": dataclasses.asdict(evaluation),
+        "outcome": {**outcome.summary(), "tables": _short(to_json_types(outcome.tables))},
         "notes": [*case.notes, *outcome.notes],
         "written": [str(path) for path in written],
         "environment": {"device": _device_name(device), "python": platform.python_version(), **versions()},

@@ -5,14 +5,14 @@
     run.yaml       the resolved run: source, settings with every default, seed, versions
     log.txt        what was logged
     events.jsonl   one line per event: started, stage, defended, stopped or killed, finished
-    preview.png    with --preview: suspect images and what the defense makes of them
+    preview.png    with ``preview``: suspect images and what the defense makes of them
     outcome/       what the defense returned (safetensors + JSON)
     report.json    everything measured, and what the page shows; its presence means "done"
     report.html    the same to look at, in one file made from report.json alone
     figures/       its figures as PNG files
 
 A rerun of the same command finds ``report.json`` and says "already done"; without it, it starts over in the same
-folder with the intermediate files (``work/``) that are there. Seconds then include those of the goes before. A folder
+folder with the intermediate files (``work/``) that are there. Seconds then include those of earlier attempts. A folder
 that belongs to another run, or to a run that saw other input, is refused.
 """
 
@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 
 from ..adapter import Adapter, get_adapter
 from ..core.case import Case, describe
@@ -39,7 +40,7 @@ from ..errors import SettingsError
 from ..evaluation.measure import execute
 from ..evaluation.retraining import Retraining
 from ..io.distributed import barrier, local_device, rank_and_world, together
-from ..io.files import plain, read_json, write_json
+from ..io.files import read_json, to_json_types, write_json
 from ..io.images import write_grid
 from ..plugins import plugins
 from ..report.single import write_pages
@@ -104,7 +105,7 @@ def run_defense(
     (False, True, ['acc', 'asr', 'clean_loss', 'ra', 'triggered_loss'])
     """
     if preview and get_defense(spec.defense).preview is Defense.preview:
-        raise SettingsError("this defense has no preview", where="--preview", found=spec.defense)
+        raise SettingsError("this defense has no preview", where="{argument:preview}", found=spec.defense)
     with together():
         show = partial(write_preview, count=preview, on_done=on_preview)
         return _run(spec, force, quiet, show, rewrite=rewrite, cache=cache)
@@ -128,7 +129,7 @@ def write_preview(
     with context.stage("preview"):
         rows = defense.preview(case.visible(), context, count)
     if not rows:
-        raise SettingsError("this defense has no preview", where="--preview", found=defense.name)
+        raise SettingsError("this defense has no preview", where="{argument:preview}", found=defense.name)
     if rank_and_world()[0]:  # the others came along because what a preview makes may be made together
         return
     write_grid(folder / "preview.png", rows)
@@ -139,7 +140,7 @@ def write_preview(
 def estimate_run(spec: RunSpec, *, force: bool = False) -> dict[str, Any]:
     """Return what :func:`run_defense` would cost, as far as the defense can say; nothing is written.
 
-    A denoiser that an earlier go of this run has trained costs nothing any more.
+    A denoiser that an earlier attempt of this run has trained costs nothing any more.
 
     :raises ElixirError: for what a run would refuse before any work.
     """
@@ -191,7 +192,9 @@ def _run(
     spec = resolved(spec, defense, adapter, plan)
     rank, world = rank_and_world()
     if force and world > 1:
-        raise SettingsError("ranks would choose different folders", where="--force", hint="name a new one with --out")
+        raise SettingsError(
+            "ranks would choose different folders", where="{argument:force}", hint="name {argument:out}"
+        )
     folder = choose_folder(spec, force)
     case = adapter.read(Path(spec.source.path), spec.seed)
     described = _described(case)
@@ -213,7 +216,7 @@ def _own_device(name: str) -> torch.device:
 
 def _described(case: Case) -> Callable[[], dict[str, Any]]:
     """Return a function that says what *case* is made of, in JSON types; all of it is read at the first call alone."""
-    return cache_of(lambda: plain(describe(case)))
+    return cache_of(lambda: to_json_types(describe(case)))
 
 
 def _help(job: _Job) -> RunResult:
@@ -240,15 +243,19 @@ def _lead(job: _Job, described: dict[str, Any]) -> RunResult:
         def told(seconds: float) -> None:
             note(folder, "defended", seconds=previewed + seconds)
 
-        outcome, evaluation = execute(job.defense, case, context, job.plan, controls=spec.controls, on_defended=told)
+        outcome, evaluation = execute(
+            job.defense, case, context, job.plan, controls=spec.controls, on_defended=told, described=described
+        )
         outcome.timings["total"] += before.seconds + previewed
         outcome.save(folder / "outcome")
         written = []
         if job.target is not None:
             job.target.mkdir(parents=True, exist_ok=True)
             written = job.adapter.write(case, outcome, evaluation, job.target, spec.defense)
-        facts = make_report(spec, job.defense, case, outcome, evaluation, device=context.device, written=written)
-        report = plain(facts | {"goes": before.goes + 1})
+        facts = make_report(
+            spec, job.defense, case, outcome, evaluation, device=context.device, written=written, described=described
+        )
+        report = to_json_types(facts | {"attempts": before.attempts + 1})
         write_json(folder / "report.json", report)
         shutil.rmtree(folder / "work", ignore_errors=True)
         write_pages(report, folder)
@@ -267,8 +274,9 @@ def _already_done(folder: Path, spec: RunSpec, case: Case, adapter: Adapter, rew
     complete = here and all(path.exists() for path in written)
     if target is not None and (rewrite or not complete):
         outcome = Outcome.load(folder / "outcome")
+        evaluation = TypeAdapter(Evaluation).validate_python(report["metrics"])
         target.mkdir(parents=True, exist_ok=True)
-        written = adapter.write(case, outcome, Evaluation.from_dict(report["metrics"]), target, spec.defense)
+        written = adapter.write(case, outcome, evaluation, target, spec.defense)
         report = {**report, "written": [str(path) for path in written]}
         write_json(folder / "report.json", report)
     if not (folder / "report.html").exists():  # killed before, or made by an older version

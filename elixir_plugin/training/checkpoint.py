@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..core.settings import fingerprint
 from ..errors import InputError, RunError
-from ..io.files import atomic_file, contiguous_copies, plain
+from ..io.files import atomic_file, contiguous_copies, to_json_types
 
 INTERVAL = 30.0  # seconds between two writes, at least; what a kill can cost
 PAUSE = 20  # times the seconds of a write until the next one, at least: a large state on a slow disk takes long
@@ -65,7 +65,7 @@ class TrainingState:
         self._model, self._optimizer, self._scheduler = model, optimizer, scheduler
         shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
         extra = {name: list(value.shape) for name, value in checkpoint.extra.items()}
-        self._identity = fingerprint(plain([dict(checkpoint.identity), dict(run), shapes, extra]))
+        self._identity = fingerprint(to_json_types([dict(checkpoint.identity), dict(run), shapes, extra]))
         self._written, self._pause = time.monotonic(), checkpoint.every
 
     def restore(self) -> tuple[int, dict[str, list[float]]]:

@@ -426,23 +426,23 @@ class TestRefusals:
             "clean data not found",
             "./data/cifar10",
             str(workspace.root / "data" / "cifar10"),
-            "--data",
+            "option data=",
         )
 
     def test_recorded_data_path_is_not_followed_anywhere(self, workspace: Workspace, refused: Refused) -> None:
         elsewhere = workspace.root.parent / "elsewhere" / "x" / "y"
         shutil.move(workspace.root / "data" / "cifar10", elsewhere.parent.parent)
         workspace.save(data_path="..")
-        refused(lambda: read(workspace.record), "clean data not found", "looked for nothing", "--data")
+        refused(lambda: read(workspace.record), "clean data not found", "looked for nothing", "option data=")
         workspace.save(data_path=str(elsewhere))
-        refused(lambda: read(workspace.record), "clean data not found", "--data")
+        refused(lambda: read(workspace.record), "clean data not found", "option data=")
 
     def test_named_clean_data_that_are_not_there(self, workspace: Workspace, refused: Refused) -> None:
         refused(lambda: read(workspace.record, data="nowhere"), "clean data not found", "option data", "nowhere")
 
     def test_incomplete_clean_data(self, workspace: Workspace, refused: Refused) -> None:
         (workspace.batches / "data_batch_4").unlink()
-        refused(lambda: read(workspace.record), "clean data incomplete", "no data_batch_4", "--data")
+        refused(lambda: read(workspace.record), "clean data incomplete", "no data_batch_4", "option data=")
 
     def test_clean_data_of_another_length(self, workspace: Workspace, refused: Refused) -> None:
         write_batch(workspace.batches / "data_batch_5", workspace.train[:4], [0, 1, 2, 3])
@@ -580,7 +580,7 @@ class TestOtherDataSets:
     def test_missing_folders(self, workspace: Workspace, refused: Refused) -> None:
         record = self.build(workspace, "own", 5, "data/own")
         shutil.rmtree(workspace.root / "data" / "own" / "val")
-        refused(lambda: read(record), "clean data incomplete", "no folder test", "train/<class>", "--data")
+        refused(lambda: read(record), "clean data incomplete", "no folder test", "train/<class>", "option data=")
 
     def test_other_number_of_classes(self, workspace: Workspace, refused: Refused) -> None:
         record = self.build(workspace, "own", 5, "data/own")
@@ -633,7 +633,7 @@ class TestOtherDataSets:
     def test_gtsrb_without_tables(self, workspace: Workspace, refused: Refused) -> None:
         record = self.gtsrb(workspace)
         (workspace.root / "data" / "gtsrb" / "Train" / "00007" / "GT-00007.csv").unlink()
-        refused(lambda: read(record), "clean data incomplete", "GT-00007.csv", "--data")
+        refused(lambda: read(record), "clean data incomplete", "GT-00007.csv", "option data=")
 
     def test_cifar_sums_are_those_of_torchvision(self) -> None:
         from torchvision.datasets import CIFAR10, CIFAR100

@@ -120,13 +120,13 @@ def test_edited_files_are_kept_or_discarded_only_when_told_so(tmp_path: Path) ->
             act()
         assert snapshot(root) == there
     assert states(inspect(root, ONE)) == {"config/one/a.yaml": "in place", "defense/one.py": "edited"}
-    assert states(place(ONE, root, edited="keep"))["defense/one.py"] == "kept (edited)"
+    assert states(place(ONE, root, modified="keep"))["defense/one.py"] == "kept (edited)"
     assert (root / "defense" / "one.py").read_text() == "edited\n"
     assert states(inspect(root, ONE))["defense/one.py"] == "edited"
-    assert states(place(ONE, root, edited="discard"))["defense/one.py"] == "updated"
+    assert states(place(ONE, root, modified="discard"))["defense/one.py"] == "updated"
     assert (root / "defense" / "one.py").read_text() == "1\n"
     (root / "defense" / "one.py").write_text("edited\n")
-    assert states(remove(root, "bench", edited="keep")) == {
+    assert states(remove(root, "bench", modified="keep")) == {
         "config/one/a.yaml": "removed",
         "defense/one.py": "kept (edited)",
     }

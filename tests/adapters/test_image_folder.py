@@ -142,7 +142,7 @@ class TestRefusals:
 
     def test_mixed_sizes(self, tmp_path: Path, refused: Refused) -> None:
         put(fill(tmp_path) / "cat" / "9.png", 9, (8, 8, 3))
-        refused(lambda: read(tmp_path), "images of mixed size", "12×10: 6", "8×8: 1", "--option size=")
+        refused(lambda: read(tmp_path), "images of mixed size", "12×10: 6", "8×8: 1", "option size=")
 
     def test_truncated(self, tmp_path: Path, refused: Refused) -> None:
         file = fill(tmp_path) / "dog" / "1.png"

@@ -48,7 +48,7 @@ from elixir_plugin.defenses.eclipse.defense import Eclipse
 from elixir_plugin.diffusion.denoisers.denoiser import find_denoiser
 from elixir_plugin.evaluation.metrics import model_metrics
 from elixir_plugin.evaluation.retraining import Retraining, judge_denoiser, retrain, run_control
-from elixir_plugin.io.files import plain, write_json
+from elixir_plugin.io.files import to_json_types, write_json
 from elixir_plugin.plugins import plugins
 from elixir_plugin.runs.report_data import versions
 
@@ -75,7 +75,7 @@ class Cells:
     def add(self, poison: str, arm: str, seed: int, **found: Any) -> dict[str, Any]:
         row = {"poison": poison, "arm": arm, "seed": seed, **found, "identity": self._identity, **self._facts}
         with self._file.open("a") as file:
-            file.write(json.dumps(plain(row)) + "\n")
+            file.write(json.dumps(to_json_types(row)) + "\n")
         self._rows[self._key(row)] = row
         return row
 

@@ -40,7 +40,7 @@ from elixir_plugin.defenses.image_variations.defense import ImageVariations
 from elixir_plugin.defenses.image_variations.models import Trainer
 from elixir_plugin.diffusion.denoisers.denoiser import load_denoiser
 from elixir_plugin.evaluation.metrics import model_metrics
-from elixir_plugin.io.files import plain
+from elixir_plugin.io.files import to_json_types
 from elixir_plugin.plugins import plugins
 from elixir_plugin.testbed.adapter import poisoned_case
 from elixir_plugin.testbed.digits import Splits
@@ -157,7 +157,7 @@ def main() -> None:
                 row = {"poison": poison, "arm": arm, "identity": identity, **measure(arm, case, values, context)}
                 row["seconds"] = time.perf_counter() - started
                 with log.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(plain(row)) + "\n")
+                    file.write(json.dumps(to_json_types(row)) + "\n")
             print(f"{poison} {arm}: {row['metrics']} in {row['seconds']:.0f} s", flush=True)
             wanted.append(row)
     print_table(wanted)

@@ -26,7 +26,7 @@ from elixir_plugin.cli.app import program
 from elixir_plugin.core.classifier.classifier import Classifier
 from elixir_plugin.core.images import ImageSet
 from elixir_plugin.io import versions as environment
-from elixir_plugin.io.text import shown
+from elixir_plugin.io.text import escape_control
 from elixir_plugin.testing.defenses import tiny_case
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -253,7 +253,7 @@ def test_a_terminal_gets_a_progress_bar(case_file: Path, tmp_path: Path) -> None
 
 
 def test_control_characters_are_shown_as_text() -> None:
-    assert shown("ok \x1b[31mred\x07\n") == "ok \\x1b[31mred\\x07\n"
+    assert escape_control("ok \x1b[31mred\x07\n") == "ok \\x1b[31mred\\x07\n"
 
 
 @pytest.mark.e2e
@@ -296,3 +296,28 @@ def test_a_dry_run_refuses_what_a_run_would_refuse(case_file: Path, tmp_path: Pa
     done = call("run", "dataelixir", "--from", f"arrays:{case_file}", "--dry-run", "-s", "rounds=3")
     assert done.exit_code == 2 and "rounds" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("former", "now"), [(["results"], ["cards"]), (["reference"], ["settings"]), (["results", "add"], ["cards", "add"])]
+)
+def test_former_names_of_commands_are_understood_but_not_listed(former: list[str], now: list[str]) -> None:
+    first, second = (call(*command, "--help") for command in (former, now))
+    assert first.exit_code == 0 and first.stdout.split("\n", 1)[1] == second.stdout.split("\n", 1)[1]
+    assert f"  {now[0]} " in call("--help").stdout and f"  {former[0]} " not in call("--help").stdout
+
+
+@pytest.mark.parametrize("flag", ["--modified", "--edited"])
+def test_the_former_name_of_a_flag_is_understood_but_not_listed(flag: str, tmp_path: Path) -> None:
+    done = call("toolkit", "uninstall", "backdoorbench", str(tmp_path), flag, "keep")
+    assert "No such option" not in done.stderr and done.exit_code == 1
+    told = call("toolkit", "uninstall", "--help").stdout
+    assert "--modified" in told and "--edited" not in told
+
+
+def test_assignments_are_told_in_the_same_words() -> None:
+    told = " ".join(
+        " ".join(call(*words, "--help").stdout for words in (["run"], ["export"], ["denoiser", "train"])).split()
+    )
+    assert told.count("Sets ") == told.count("KEY=VALUE") == 6 and told.count("repeatable.") >= 6
+    assert "Main keys: architecture, epochs," in told

@@ -226,6 +226,28 @@ def test_lazy_images_are_hashed_once():
     assert asked == [0, 1, 2] and np.array_equal(first, again) and np.array_equal(first, lazy.load().content_hashes())
 
 
+def test_lazy_images_are_decoded_once_for_all_fingerprints():
+    asked = []
+
+    def read(i):
+        asked.append(i)
+        return np.full((2, 2, 3), i, np.uint8)
+
+    lazy = ImageSet(LazyImages(read, 3, (2, 2, 3)), np.zeros(3, int), 2)
+    others = [lazy, lazy.replace(labels=[1, 0, 1])]
+    assert [each.fingerprint() for each in others] == [each.fingerprint() for each in others]
+    assert asked == [0, 1, 2]
+    assert [each.fingerprint() for each in others] == [each.load().fingerprint() for each in others]
+
+
+def test_the_fingerprint_of_an_array_follows_the_array():
+    pixels = np.zeros((2, 4, 4, 1), np.uint8)
+    images = ImageSet(pixels, [0, 0], 1)
+    before = images.fingerprint()
+    pixels[0] = 1
+    assert images.fingerprint() != before
+
+
 @pytest.mark.parametrize("kwargs", [{"names": ["a"]}, {"ids": [0, 1, 1, 2]}, {"ids": [0, 1]}])
 def test_names_and_ids_must_match(kwargs):
     with pytest.raises(InputError):

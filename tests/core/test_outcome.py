@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from elixir_plugin.core import outcome as outcome_module
+from elixir_plugin.core.augmentation import Augmentation
 from elixir_plugin.core.case import Case
 from elixir_plugin.core.classifier.classifier import Classifier
 from elixir_plugin.core.images import ImageSet, LazyImages
 from elixir_plugin.core.outcome import Outcome, Verdict, same_outcome
 from elixir_plugin.errors import OutcomeError
+from elixir_plugin.io.files import read_json, write_json
 from elixir_plugin.testing.defenses import tiny_case
 
 N = 96
@@ -190,6 +192,16 @@ def changed(**parts: Any) -> Outcome:
 )
 def test_a_difference_is_named(part: str, value: Any) -> None:
     assert same_outcome(full(), changed(**{part: value})) == [part]
+
+
+def test_the_static_augmentation_survives_also_under_its_former_name(tmp_path: Path) -> None:
+    outcome = Outcome(scores=np.zeros(2), static_augmentation=Augmentation(grayscale=1.0))
+    outcome.save(tmp_path / "o")
+    assert Outcome.load(tmp_path / "o").static_augmentation == outcome.static_augmentation
+    facts = read_json(tmp_path / "o" / "outcome.json")
+    facts["baked"] = facts.pop("static_augmentation")
+    write_json(tmp_path / "o" / "outcome.json", facts)
+    assert Outcome.load(tmp_path / "o").static_augmentation == outcome.static_augmentation
 
 
 def test_timings_do_not_count_as_a_difference() -> None:

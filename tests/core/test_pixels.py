@@ -9,7 +9,7 @@ import pytest
 
 from elixir_plugin.core.case import Case, refuse_scored_clean
 from elixir_plugin.core.images import ImageSet
-from elixir_plugin.core.pixels import fractions, rounded, shared_rows
+from elixir_plugin.core.pixels import as_float, as_uint8, shared_rows
 from elixir_plugin.errors import InputError
 
 
@@ -46,17 +46,17 @@ def test_a_case_without_one_of_the_two_is_fine() -> None:
 def test_images_in_8_bits_and_in_float_are_compared_in_8_bits() -> None:
     clean, test = images(6, 0), images(9, 1)
     other = joined(test, clean.subset([4, 1]))
-    faint = fractions(clean)
+    faint = as_float(clean)
     faint = faint.replace(images=np.clip(faint.read(slice(None)) + np.float32(0.001), 0, 1))
-    for first, second in ((fractions(clean), other), (clean, fractions(other)), (faint, other)):
+    for first, second in ((as_float(clean), other), (clean, as_float(other)), (faint, other)):
         assert shared_rows(first, second).tolist() == [1, 4]
-    assert shared_rows(faint, fractions(other)).tolist() == []  # both in float: nothing is rounded
+    assert shared_rows(faint, as_float(other)).tolist() == []  # both in float: nothing is rounded
     with pytest.raises(InputError, match="overlaps the test set"):
-        refuse_scored_clean(Case(clean=fractions(clean), test=other))
+        refuse_scored_clean(Case(clean=as_float(clean), test=other))
 
 
 def test_rounding_undoes_fractions() -> None:
     plain = images(6, 0)
-    assert rounded(plain) is plain and fractions(fractions(plain)).images.dtype == np.float32
-    assert (rounded(fractions(plain)).read(slice(None)) == plain.read(slice(None))).all()
-    assert rounded(fractions(plain)).images.dtype == np.uint8
+    assert as_uint8(plain) is plain and as_float(as_float(plain)).images.dtype == np.float32
+    assert (as_uint8(as_float(plain)).read(slice(None)) == plain.read(slice(None))).all()
+    assert as_uint8(as_float(plain)).images.dtype == np.uint8

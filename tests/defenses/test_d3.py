@@ -510,7 +510,7 @@ def test_a_head_that_is_an_attention_block_is_moved_by_name(
     given = case(AttentionHead(width))
     with pytest.raises(InputError, match="no classification layer") as refusal:
         detoxify(given)
-    assert refusal.value.hint is not None and "--set select=[attention]" in refusal.value.hint
+    assert refusal.value.hint is not None and "select=[attention]" in refusal.value.hint
     outcome = detoxify(given, select=["attention"])
     names = [f"attention.{name}" for name in moved]
     assert len(trace) == 1 + 3 * 5 and all(list(row) == names for row in trace)

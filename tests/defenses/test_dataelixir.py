@@ -32,7 +32,7 @@ from elixir_plugin.core.context import Context, derive_seed
 from elixir_plugin.core.images import ImageSet
 from elixir_plugin.core.metrics import Evaluation
 from elixir_plugin.core.outcome import Outcome, same_outcome
-from elixir_plugin.core.pixels import fractions
+from elixir_plugin.core.pixels import as_float
 from elixir_plugin.defenses.dataelixir import defense as dataelixir
 from elixir_plugin.defenses.dataelixir import denoiser as dataelixir_denoiser
 from elixir_plugin.defenses.dataelixir import models as dataelixir_models
@@ -908,7 +908,7 @@ def test_a_run_killed_while_it_purifies_goes_on_and_ends_with_the_same_result(
     assert command("whole").exit_code == 0
     first, second = (Outcome.load(tmp_path / folder / "outcome") for folder in ("killed", "whole"))
     assert same_outcome(first, second) == [] and first.tables["changed"]["samples"] > 0
-    assert json.loads((tmp_path / "killed" / "report.json").read_text())["goes"] == 2
+    assert json.loads((tmp_path / "killed" / "report.json").read_text())["attempts"] == 2
 
 
 def test_without_a_work_folder_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -963,7 +963,7 @@ def test_a_reserved_clean_set_inside_the_suspect_set_is_refused() -> None:
 
 def test_a_reserved_clean_set_in_another_type_of_pixel_is_compared_all_the_same() -> None:
     case = tiny_case()
-    leaking = dataclasses.replace(case, clean=fractions(suspects(case).subset(np.arange(20))))
+    leaking = dataclasses.replace(case, clean=as_float(suspects(case).subset(np.arange(20))))
     with pytest.raises(InputError, match="would be trained on images of the suspect set"):
         DataElixir(SHORT).refuse(leaking)
 

@@ -85,7 +85,7 @@ def test_without_module_a_the_set_is_untouched_and_no_denoiser_is_trained(monkey
 def test_static_mode_draws_b_and_c_once_into_the_set() -> None:
     online, static, again = run(), run(mode="static"), run(mode="static")
     assert static.augmentation is None and static.train is not None
-    assert static.baked == online.augmentation and online.baked is None
+    assert static.static_augmentation == online.augmentation and online.static_augmentation is None
     assert online.train is not None and again.train is not None
     assert static.train.fingerprint() == again.train.fingerprint() != online.train.fingerprint()
     pixels = static.train.read(slice(None)).astype(float) - online.train.read(slice(None)).astype(float)

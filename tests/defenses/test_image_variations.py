@@ -22,7 +22,7 @@ from elixir_plugin.core.classifier.classifier import Classifier
 from elixir_plugin.core.context import Context
 from elixir_plugin.core.images import ImageSet
 from elixir_plugin.core.outcome import Outcome, same_outcome
-from elixir_plugin.core.pixels import fractions, rms_changes
+from elixir_plugin.core.pixels import as_float, rms_changes
 from elixir_plugin.defenses.image_variations.defense import ImageVariations
 from elixir_plugin.defenses.image_variations.generator import LoadedGenerator
 from elixir_plugin.defenses.image_variations.settings import ImageVariationsSettings
@@ -401,11 +401,11 @@ def test_one_variation_each_is_a_sanitised_set_and_several_are_not(tmp_path: Pat
 
 def test_the_sanitised_set_of_a_float_set_is_in_float(tmp_path: Path) -> None:
     case = tiny_case()
-    outcome = run(dataclasses.replace(case, train=fractions(suspects(case))), work=tmp_path)
+    outcome = run(dataclasses.replace(case, train=as_float(suspects(case))), work=tmp_path)
     assert outcome.train is not None and outcome.train.images.dtype == np.float32
     stored = np.load(tmp_path / "image_variations" / "images" / "data.npy")
     assert (outcome.train.read(slice(None)) == stored / np.float32(255)).all()
-    assert 0.01 < rms_changes(fractions(suspects(case)), outcome.train).max() < 0.5
+    assert 0.01 < rms_changes(as_float(suspects(case)), outcome.train).max() < 0.5
 
 
 def test_kept_variations_serve_other_students(tmp_path: Path) -> None:
@@ -605,7 +605,7 @@ def test_the_preview_is_written_before_the_run(tmp_path: Path, monkeypatch: pyte
     monkeypatch.undo()
     report = run_defense(spec).report
     assert (
-        report["goes"] == 2 and report["outcome"]["timings"]["total"] > stage["seconds"]
+        report["attempts"] == 2 and report["outcome"]["timings"]["total"] > stage["seconds"]
     )  # with what the preview trained
 
 

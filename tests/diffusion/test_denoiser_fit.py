@@ -474,14 +474,14 @@ def test_runs_that_share_a_cache_train_an_equal_denoiser_once_and_each_counts_it
     found, timings = [], []
     for place, seed in (("a", 0), ("b", 0), ("c", 1), ("a", 0)):
         context = Context(seed=seed, cache=tmp_path / "shared", work_dir=tmp_path / place)
-        started = context.clock()
+        started = context.counted_time()
         with context.stage("denoiser"):
             found.append(fit_denoiser(images(), settings(), context, name="d"))
-        timings.append((context.timings["denoiser"], context.clock() - started))
+        timings.append((context.timings["denoiser"], context.counted_time() - started))
     assert same(found[0], alone) and same(found[1], alone) and not same(found[2], alone) and same(found[3], alone)
     assert trained == ["d"] * 3  # alone, the first of seed 0, and seed 1
     assert all(99 < seconds < 101 for row in timings[:3] for seconds in row)
-    assert timings[3][0] < 99  # what an earlier go of the same run trained, the diary of that run counts
+    assert timings[3][0] < 99  # what an earlier attempt of the same run trained, its event log counts
 
 
 def test_seconds_of_a_killed_training_are_counted_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

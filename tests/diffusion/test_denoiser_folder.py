@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from elixir_plugin.core.images import ImageSet
-from elixir_plugin.core.pixels import fractions
+from elixir_plugin.core.pixels import as_float
 from elixir_plugin.diffusion.denoisers import denoiser as module
 from elixir_plugin.diffusion.denoisers import hub
 from elixir_plugin.diffusion.denoisers.base import Denoiser
@@ -168,8 +168,8 @@ def test_training_images_are_recognised() -> None:
 
 def test_training_images_are_recognised_in_the_other_type_of_pixel() -> None:
     images = ImageSet(np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8), [0] * 6, 1)
-    faint = images.replace(images=np.clip(fractions(images).read(slice(None)) + np.float32(0.001), 0, 1))
-    for seen, shown in ((images, fractions(images)), (images, faint), (fractions(images), images)):
+    faint = images.replace(images=np.clip(as_float(images).read(slice(None)) + np.float32(0.001), 0, 1))
+    for seen, shown in ((images, as_float(images)), (images, faint), (as_float(images), images)):
         made = toy()
         made.card["images"] = {"content": hexadecimal(seen.subset([1, 4]))}
         assert made.seen(shown).tolist() == [False, True, False, False, True, False]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 from sklearn import metrics
 
 from elixir_plugin.core.case import Case, TriggeredSet, Truth
@@ -288,4 +290,7 @@ def test_without_truth_and_tests_nothing_is_claimed() -> None:
     ],
 )
 def test_evaluations_survive_json(evaluation: Evaluation) -> None:
-    assert Evaluation.from_dict(json.loads(json.dumps(evaluation.as_dict(), allow_nan=False))) == evaluation
+    assert (
+        TypeAdapter(Evaluation).validate_python(json.loads(json.dumps(dataclasses.asdict(evaluation), allow_nan=False)))
+        == evaluation
+    )

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from pydantic import TypeAdapter
 
 from elixir_plugin.core.case import Case, Truth
 from elixir_plugin.core.images import ImageSet, LazyImages
@@ -315,10 +316,13 @@ def test_an_evaluation_holds_the_repair_where_truth_and_a_set_are_there() -> Non
 
 def test_an_evaluation_with_a_repair_survives_json() -> None:
     measured = Evaluation(after=ModelMetrics(acc=0.5), repair=repaired(TRUE, tables=stated([0, 1, 0, 0, 2, 0])))
-    assert Evaluation.from_dict(json.loads(json.dumps(measured.as_dict(), allow_nan=False))) == measured
+    assert (
+        TypeAdapter(Evaluation).validate_python(json.loads(json.dumps(dataclasses.asdict(measured), allow_nan=False)))
+        == measured
+    )
 
 
 def test_a_report_made_before_repairs_were_measured_is_still_read() -> None:
-    old = Evaluation(before=ModelMetrics(acc=0.5)).as_dict()
+    old = dataclasses.asdict(Evaluation(before=ModelMetrics(acc=0.5)))
     del old["repair"]
-    assert Evaluation.from_dict(old) == Evaluation(before=ModelMetrics(acc=0.5))
+    assert TypeAdapter(Evaluation).validate_python(old) == Evaluation(before=ModelMetrics(acc=0.5))

@@ -122,8 +122,8 @@ def test_controls_differ_from_the_defense_in_one_part_each(monkeypatch):
 
 def test_what_was_done_to_the_images_once_is_done_to_those_of_the_controls(monkeypatch):
     case = tiny_case()
-    baked = Augmentation(grayscale=1.0, noise=0.03)
-    outcome = dataclasses.replace(purified(case), augmentation=None, baked=baked)
+    static = Augmentation(grayscale=1.0, noise=0.03)
+    outcome = dataclasses.replace(purified(case), augmentation=None, static_augmentation=static)
     seen = seen_by(monkeypatch, lambda: run_controls(case, outcome, PLAN, Context()))
     undefended, no_denoiser, noise_only, clean_only = (images for images, _ in seen)
     assert all(plan.augmentation == PLAN.augmentation for _, plan in seen)

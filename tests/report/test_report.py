@@ -28,7 +28,7 @@ from elixir_plugin.core.settings import Settings
 from elixir_plugin.defense import Card, Defense
 from elixir_plugin.errors import InputError
 from elixir_plugin.hookspecs import Entry, hookimpl
-from elixir_plugin.io.text import shown
+from elixir_plugin.io.text import escape_control
 from elixir_plugin.plugins import plugins
 from elixir_plugin.report.facts import facts_of
 from elixir_plugin.report.figures import draw
@@ -36,7 +36,7 @@ from elixir_plugin.report.page import TEMPLATES
 from elixir_plugin.report.palette import COLOURS
 from elixir_plugin.report.scatter import add_frames, draw_points
 from elixir_plugin.report.single import make_page, write_report
-from elixir_plugin.report.words import story
+from elixir_plugin.report.words import summary_of
 from elixir_plugin.runs.compare.page import write_compare_page
 from elixir_plugin.runs.compare.table import summarise
 from elixir_plugin.runs.run import RunResult, run_defense
@@ -183,14 +183,14 @@ MODEL = {"acc": 0.9, "asr": 1.0, "ra": 0.1}
 
 
 def told(report: Any, **changes: Any) -> Any:
-    """Return the story of *report*, with other verdict, kind, metrics or number of flagged samples."""
+    """Return the summary of *report*, with other verdict, kind, metrics or number of flagged samples."""
     made = copy.deepcopy(report)
     made["outcome"]["verdict"] = changes.get("verdict")
     made["outcome"]["flagged"] = changes.get("flagged")
     made["defense"]["kind"] = changes.get("kind", "detect")
     made["metrics"] |= changes.get("metrics", {})
     made["exhibits"]["summary"] = changes.get("summary", {})
-    return story(facts_of(made))
+    return summary_of(facts_of(made))
 
 
 @pytest.mark.parametrize(
@@ -215,23 +215,37 @@ def test_the_headline_says_what_came_out(report: Any, changes: dict[str, Any], f
 
 def test_the_cost_names_the_accuracy_lost(report: Any) -> None:
     metrics = {"before": MODEL, "after": {**MODEL, "acc": 0.85}}
-    assert "5.0 points of accuracy" in told(report, kind="repair", metrics=metrics).answers[2].short
+    assert "5.0 points of accuracy" in told(report, kind="repair", metrics=metrics).items[2].short
     metrics["after"]["acc"] = 0.95
-    assert "no accuracy" in told(report, kind="repair", metrics=metrics).answers[2].short
+    assert "no accuracy" in told(report, kind="repair", metrics=metrics).items[2].short
 
 
 @pytest.mark.usefixtures("no_figures")
 def test_a_run_that_was_interrupted_says_so_beside_its_seconds(report: Any) -> None:
-    once, thrice = (" ".join(page_of({**report, "goes": goes}).text) for goes in (1, 3))
-    assert "goes;" not in once and "The run took 3 goes;" in thrice
+    once, thrice = (" ".join(page_of({**report, "attempts": attempts}).text) for attempts in (1, 3))
+    assert "attempts;" not in once and "The run took 3 attempts;" in thrice
+
+
+def test_earlier_reports_count_attempts_under_another_name(report: Any) -> None:
+    former = {key: value for key, value in report.items() if key != "attempts"}
+    assert facts_of({**former, "goes": 3}).attempts == 3 and facts_of(former).attempts == 1
+
+
+def test_a_report_says_which_schema_it_has_and_one_without_is_read(report: Any) -> None:
+    assert report["schema"] == 1
+    former = {key: value for key, value in report.items() if key != "schema"}
+    assert facts_of(former) == facts_of(report)
+    with pytest.raises(InputError, match="not the report of a run") as refusal:
+        facts_of({**report, "schema": 2})
+    assert "schema" in str(refusal.value)
 
 
 def test_a_verdict_is_held_against_the_truth_where_that_is_known(report: Any) -> None:
     detection = {"tpr": 0.98, "fpr": 0.01, "auroc": 0.99, "flagged": 10, "poison": 7}
     made = told(report, verdict={"poisoned": False, "score": 1.2}, flagged=0, metrics={"detection": detection})
-    assert "In truth 7 samples are poison" in made.answers[0].long
-    assert "98.0 % of the poison found" in made.answers[3].short.replace("\xa0", " ")
-    assert told(report, flagged=1).answers[3].short == "Nothing to check it against"
+    assert "In truth 7 samples are poison" in made.items[0].long
+    assert "98.0 % of the poison found" in made.items[3].short.replace("\xa0", " ")
+    assert told(report, flagged=1).items[3].short == "Nothing to check it against"
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -463,7 +477,7 @@ def test_the_page_of_a_comparison_shows_every_name_as_text(comparison: Path) -> 
     cases, defenses = COMPARED[comparison.name.rstrip("0123456789")]
     assert page.tags["svg"] == 2 and page.tags["table"] == len(cases) and page.tags["img"] == 0
     for name in (*cases, *defenses):
-        assert text.count(shown(name)) > 1  # in the table and in what can be folded out, at least
+        assert text.count(escape_control(name)) > 1  # in the table and in what can be folded out, at least
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", html)
 
 

@@ -177,14 +177,14 @@ def test_cards_of_eclipse_hold_the_numbers_of_the_paper(card: ResultCard) -> Non
 def test_the_command_prints_reported_beside_measured_and_escapes(tmp_path: Path) -> None:
     evil = {**LEAST, "case": "\x1b[2Jdigits", "reported": [{"source": "\x1b[31mthem", "numbers": {"acc": 0.123}}]}
     save_card(ResultCard.build(evil), tmp_path)
-    done = CliRunner().invoke(program, ["results", "--cards", str(tmp_path), "--defense", "d3"])
+    done = CliRunner().invoke(program, ["cards", "--cards", str(tmp_path), "--defense", "d3"])
     assert done.exit_code == 0 and "\x1b" not in done.output
     assert "\\x1b[2Jdigits" in done.output and "12.3" in done.output and "48.2 (47.5–49.6)" in done.output
 
 
 def test_the_command_adds_a_card(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "run", 0, 0.8)
-    arguments = ["results", "add", str(folder), "--to", str(tmp_path / "cards"), "-r", "asr=0.02", "--by", "table 2"]
+    arguments = ["cards", "add", str(folder), "--to", str(tmp_path / "cards"), "-r", "asr=0.02", "--by", "table 2"]
     done = CliRunner().invoke(program, arguments)
     assert done.exit_code == 0, done.output
     (card,) = load_cards(tmp_path / "cards")

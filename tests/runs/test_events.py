@@ -1,4 +1,4 @@
-"""The diary of a run folder: what interrupted goes have cost."""
+"""The event log of a run folder: what interrupted attempts have cost."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from elixir_plugin.errors import RunError
-from elixir_plugin.runs.events import Earlier, append_event, earlier, note_killed, read_events
+from elixir_plugin.runs.events import PreviousAttempts, append_event, note_killed, previous_attempts, read_events
 
 
 def went(folder: Path, *events: tuple[str, float], **seconds: float) -> None:
@@ -22,7 +22,7 @@ def went(folder: Path, *events: tuple[str, float], **seconds: float) -> None:
 
 
 def test_a_new_folder_has_no_earlier_goes(tmp_path: Path) -> None:
-    assert earlier(tmp_path) == Earlier() and read_events(tmp_path) == []
+    assert previous_attempts(tmp_path) == PreviousAttempts() and read_events(tmp_path) == []
     note_killed(tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -31,8 +31,8 @@ def test_stopped_goes_count_without_what_was_measured_before_the_defense(tmp_pat
     went(tmp_path, ("started", 10), ("stage:evaluate before", 14), ("stage:purify", 20), ("stopped", 21),
          evaluate_before=4, purify=6)  # fmt: skip
     went(tmp_path, ("started", 50), ("stage:purify", 52), ("stopped", 53), purify=2)
-    found = earlier(tmp_path)
-    assert (found.goes, found.seconds) == (2, pytest.approx(7 + 3))
+    found = previous_attempts(tmp_path)
+    assert (found.attempts, found.seconds) == (2, pytest.approx(7 + 3))
     assert found.stages == {"evaluate before": 4, "purify": 8}
 
 
@@ -40,14 +40,14 @@ def test_a_go_whose_defense_ended_counts_that_and_not_what_came_after(tmp_path: 
     went(tmp_path, ("started", 10))
     append_event(tmp_path, "defended", at=15, seconds=4.5)
     went(tmp_path, ("stage:retrain", 40), ("killed", 41), retrain=25)
-    assert earlier(tmp_path) == Earlier(1, 4.5, {"retrain": 25})
+    assert previous_attempts(tmp_path) == PreviousAttempts(1, 4.5, {"retrain": 25})
 
 
 def test_goes_before_a_finished_one_are_history(tmp_path: Path) -> None:
     went(tmp_path, ("started", 10), ("stopped", 20), ("started", 30), ("finished", 40))
-    assert earlier(tmp_path) == Earlier()
+    assert previous_attempts(tmp_path) == PreviousAttempts()
     went(tmp_path, ("started", 50), ("stopped", 52))
-    assert earlier(tmp_path).seconds == 2
+    assert previous_attempts(tmp_path).seconds == 2
 
 
 def test_a_killed_go_counts_up_to_its_newest_file(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_a_killed_go_counts_up_to_its_newest_file(tmp_path: Path) -> None:
     note_killed(tmp_path)
     note_killed(tmp_path)  # said once
     assert [event["event"] for event in read_events(tmp_path)] == ["started", "killed"]
-    assert earlier(tmp_path).seconds == 7
+    assert previous_attempts(tmp_path).seconds == 7
 
 
 def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path: Path) -> None:
     assert [event["event"] for event in read_events(tmp_path)] == ["started"]
 
 
-def test_a_diary_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
+def test_an_event_log_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "events.jsonl").mkdir()
     with pytest.raises(RunError, match="cannot write") as refusal:
         append_event(tmp_path, "started")

@@ -17,22 +17,26 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from click.testing import CliRunner
 from pydantic import Field
 
 from elixir_plugin.adapter import Adapter, Source
 from elixir_plugin.cli.app import _spec, program
 from elixir_plugin.core.case import Case, describe
 from elixir_plugin.core.context import Context
+from elixir_plugin.core.images import LazyImages
 from elixir_plugin.core.metrics import Evaluation
 from elixir_plugin.core.outcome import Outcome, same_outcome
 from elixir_plugin.core.settings import Settings
 from elixir_plugin.defense import Card, Defense
 from elixir_plugin.errors import ElixirError, MissingNeedError, RunError, SettingsError
+from elixir_plugin.evaluation import retraining
 from elixir_plugin.hookspecs import Entry, hookimpl
-from elixir_plugin.io.files import plain
+from elixir_plugin.io.files import to_json_types
 from elixir_plugin.io.locks import locked
 from elixir_plugin.plugins import plugins
 from elixir_plugin.runs import folder as run_folder
+from elixir_plugin.runs import report_data
 from elixir_plugin.runs import run as run_module
 from elixir_plugin.runs.events import append_event, read_events
 from elixir_plugin.runs.folder import folder_for_case, logged, opened
@@ -168,6 +172,40 @@ def test_a_run_leaves_a_complete_folder(watcher: Watcher) -> None:
     assert "stage score" in watcher.events
 
 
+def test_a_run_describes_its_case_once(watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[int] = []
+    case = tiny_case()
+    assert case.train is not None
+    pixels = case.train.read(slice(None))
+
+    def read(position: int) -> Any:
+        decoded.append(position)
+        return pixels[position]
+
+    lazy = case.train.replace(images=LazyImages(read, len(pixels), case.train.image_shape))
+    monkeypatch.setattr(Tiny, "read", lambda self, path, seed=0: dataclasses.replace(case, train=lazy))
+    monkeypatch.setattr(Scorer, "defend", lambda self, case, context: Outcome(scores=np.zeros(len(pixels))))
+    run_defense(spec())
+    shown = len(decoded) - len(pixels)  # samples on the page
+    assert decoded[: len(pixels)] == list(range(len(pixels))) and 0 <= shown < len(pixels) // 2
+
+
+def test_what_runs_share_is_found_by_a_description_at_hand(
+    watcher: Watcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Case] = []
+
+    def counted(case: Case) -> dict[str, Any]:
+        calls.append(case)
+        return describe(case)
+
+    for module in (run_module, report_data, retraining):
+        monkeypatch.setattr(module, "describe", counted)
+    monkeypatch.setattr(Tiny, "read", lambda self, path, seed=0: dataclasses.replace(tiny_case(), model=None))
+    run_defense(spec(retrain={"epochs": 1}), cache=tmp_path / "cache")
+    assert len(calls) == 1 and len(list((tmp_path / "cache").iterdir())) == 1
+
+
 def test_the_run_file_in_the_folder_runs_again(watcher: Watcher) -> None:
     run_defense(spec(settings={"strength": 0.5}, seed=3))
     again = RunSpec.from_yaml(Path("out/run.yaml"))
@@ -262,6 +300,14 @@ def test_a_folder_of_another_run_is_refused(watcher: Watcher) -> None:
         run_defense(spec(seed=1))
 
 
+def test_the_command_line_names_its_flags(watcher: Watcher) -> None:
+    run_defense(spec())
+    with pytest.raises(RunError, match="choose another out, or force to run beside it"):
+        run_defense(spec(seed=1))
+    command = ["run", "scorer", "--from", "tiny:case", "--out", "out", "--seed", "1"]
+    assert "choose another --out, or --force to run beside it" in CliRunner().invoke(program, command).output
+
+
 def test_a_folder_with_something_else_is_refused_and_untouched(watcher: Watcher) -> None:
     Path("out").mkdir()
     Path("out/thesis.tex").write_text("dear")
@@ -337,7 +383,7 @@ def test_a_hook_that_fails_does_not_stop_a_run(watcher: Watcher, monkeypatch: py
             raise RuntimeError("boom")
 
     plugins().register(Broken(), "broken")
-    assert run_defense(spec()).report["goes"] == 1
+    assert run_defense(spec()).report["attempts"] == 1
     assert "boom" in Path("out/log.txt").read_text()
 
 
@@ -357,7 +403,7 @@ def test_seconds_include_those_of_the_goes_before(watcher: Watcher, monkeypatch:
     append_event(Path("out"), "stopped", at=140)
     report = run_defense(spec()).report
     assert 40 < report["outcome"]["timings"]["total"] < 60 and 30 < report["outcome"]["timings"]["score"] < 50
-    assert report["goes"] == 2 and run_defense(spec()).report == report
+    assert report["attempts"] == 2 and run_defense(spec()).report == report
 
 
 @pytest.mark.parametrize(
@@ -443,14 +489,14 @@ def test_a_killed_run_of_a_host_goes_on_where_it_was(watcher: Watcher, monkeypat
     for _ in range(2):
         kill(monkeypatch, 1, rewrite=True)
     assert gone(1, rewrite=True) == ("out-2", False) and not Path("out-3").exists()
-    assert json.loads(Path("out-2/report.json").read_text())["goes"] == 3
+    assert json.loads(Path("out-2/report.json").read_text())["attempts"] == 3
 
 
 def test_a_killed_run_does_not_go_on_with_other_input(watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
     kill(monkeypatch, 0)
     with pytest.raises(RunError, match="input has changed") as refusal:
         gone(1)
-    assert "--force" in str(refusal.value)
+    assert "force" in str(refusal.value)
     assert gone(1, rewrite=True) == ("out-2", False)
     assert gone(0) == ("out", False)
 
@@ -479,7 +525,7 @@ def test_force_passes_by_a_file(watcher: Watcher) -> None:
 def test_a_slow_rank_chooses_the_folder_that_rank_0_has_opened(watcher: Watcher) -> None:
     gone(0)
     resolved = RunSpec.from_yaml(Path("out/run.yaml"))
-    facts = plain(describe(tiny_case(seed=1)))
+    facts = to_json_types(describe(tiny_case(seed=1)))
 
     def chosen() -> Path:
         return folder_for_case(Path("out"), resolved, lambda: facts, beside=True)
@@ -517,7 +563,7 @@ def test_a_full_disk_does_not_lose_what_was_computed(watcher: Watcher, monkeypat
     assert run_defense(spec()).already_done
 
 
-def test_what_stopped_a_run_is_told_where_the_diary_cannot_be_written(
+def test_what_stopped_a_run_is_told_where_the_event_log_cannot_be_written(
     watcher: Watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any) -> Outcome:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from ...errors import InputError, SettingsError, few, nearest
+from ...errors import InputError, SettingsError, nearest, preview_list
 from ...io.files import read_tensors, write_json, write_tensors
 from ...plugins import plugins
 from ..images import ImageSet
@@ -241,7 +241,7 @@ def find_head(model: Classifier, images: Tensor) -> str:
             where=type(model.module).__name__,
             found="attention comes last" if fits else None,
             allowed=f"a Linear or 1×1 Conv2d with {width} outputs",
-            hint=f"name the layer yourself, e.g. --set select=[{fits[-1][0] if fits else 'classifier.6'}]",
+            hint=f"name the layer yourself, e.g. {{setting:select=[{fits[-1][0] if fits else 'classifier.6'}]}}",
         )
     linears = [name for name, layer in fits if isinstance(layer, nn.Linear)]
     return linears[-1] if linears else fits[-1][0]
@@ -279,6 +279,6 @@ def _reset(module: nn.Module) -> None:
         raise InputError(
             "module cannot be drawn anew",
             where=type(module).__name__,
-            found=f"no reset_parameters() for {few(left)}",
+            found=f"no reset_parameters() for {preview_list(left)}",
             hint="build the classifier by architecture name",
         )

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from ...errors import InputError, few
+from ...errors import InputError, preview_list
 from ...io.files import read_json
 from ...io.pickles import is_dense
 
@@ -41,7 +41,7 @@ def load_by_name(module: nn.Module, state: Any, *, where: str) -> None:
     wanted = module.state_dict()
     given = _unwrapped({str(name): value for name, value in state.items()}, wanted)
     if odd := [name for name, value in given.items() if not is_dense(value)]:  # their shapes cannot all be asked for
-        raise InputError("weights are not plain numbers", where=where, found=few(odd), allowed="dense tensors")
+        raise InputError("weights are not plain numbers", where=where, found=preview_list(odd), allowed="dense tensors")
     missing = [name for name in wanted if name not in given and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in given if name not in wanted]
     misshapen = [
@@ -54,7 +54,9 @@ def load_by_name(module: nn.Module, state: Any, *, where: str) -> None:
         raise InputError(
             "weights do not fit the architecture",
             where=where,
-            found="; ".join(f"{len(names)} {fault} ({few(names)})" for fault, names in faults.items() if names),
+            found="; ".join(
+                f"{len(names)} {fault} ({preview_list(names)})" for fault, names in faults.items() if names
+            ),
             allowed=f"the {len(wanted)} names and shapes of {type(module).__name__}",
             hint="name the architecture the weights were trained with",
         )

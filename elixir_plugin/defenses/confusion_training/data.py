@@ -22,7 +22,7 @@ from ...core.context import Context
 from ...core.images import ImageSet, Index
 from ...core.pixels import normalisation, shared_rows
 from ...core.settings import fingerprint
-from ...errors import ElixirError, InputError, few
+from ...errors import ElixirError, InputError, preview_list
 from ...io.files import read_json, read_tensors, write_json, write_tensors
 from ...training.batches import Samples, SampleSource, ShuffledBatches
 from ...training.fit import untrained
@@ -121,12 +121,13 @@ def clean_set_warnings(suspect: ImageSet, clean: ImageSet, counts: Index) -> lis
     present = suspect.class_counts() > 0
     if len(absent := np.flatnonzero(present & (counts == 0))):
         found.append(
-            f"classes not inspected, because the reserved clean set does not hold them: {few(absent, 10)}. Their clean "
-            "images are never confused, so that being fitted says nothing"
+            f"classes not inspected, because the reserved clean set does not hold them: {preview_list(absent, 10)}. "
+            "Their clean images are never confused, so that being fitted says nothing"
         )
     if len(thin := np.flatnonzero(present & (counts > 0) & (counts < FEW_PER_CLASS))):
         found.append(
-            f"fewer than {FEW_PER_CLASS} reserved clean samples to confuse in classes {few(thin, 10)}: less reliable"
+            f"fewer than {FEW_PER_CLASS} reserved clean samples to confuse in classes {preview_list(thin, 10)}: "
+            "less reliable"
         )
     if shared := len(shared_rows(clean, suspect)):
         found.append(

@@ -39,7 +39,7 @@ from ...diffusion.denoisers.base import Denoiser
 from ...diffusion.fit.choose import admit_denoiser
 from ...diffusion.plan import Plan
 from ...errors import InputError, MissingNeedError
-from ...io.files import plain
+from ...io.files import to_json_types
 from ...training.fit import refuse_unknown_architecture
 from .denoiser import plan_round, prepare_denoiser, refuse_no_denoiser
 from .estimate import estimate
@@ -58,7 +58,7 @@ class DataElixir(Defense):
     name = "dataelixir"
     kind = "purify"
     needs = frozenset({"train", "denoiser"})
-    learns_clean = True
+    trains_on_clean = True
     Settings = DataElixirSettings
     settings: DataElixirSettings
     card = Card(
@@ -112,7 +112,7 @@ class DataElixir(Defense):
 
     def defend(self, case: Case, context: Context) -> Outcome:
         assert case.train is not None
-        with context.workplace("dataelixir") as folder:
+        with context.scratch_dir("dataelixir") as folder:
             with context.stage("denoiser"):
                 denoiser, facts = self._denoiser(case, context)
             planned = plan_round(denoiser, self.settings, case.train)
@@ -134,7 +134,7 @@ class DataElixir(Defense):
         outcome.noise_level = planned.sigma  # of one round: the next one starts from denoised images
         if self.settings.probe == "train":
             outcome.undefended = probe
-        outcome.tables = plain({"denoiser": facts, **self._cost(planned, rows), **outcome.tables})
+        outcome.tables = to_json_types({"denoiser": facts, **self._cost(planned, rows), **outcome.tables})
         return outcome
 
     def panels(self, outcome: Outcome) -> list[Panel]:

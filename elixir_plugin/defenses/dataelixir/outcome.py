@@ -7,7 +7,7 @@ import numpy as np
 from ...core.images import ImageSet, Index
 from ...core.outcome import Outcome, Verdict
 from ...core.panels import Bars, Level, Panel, Table, line_panels
-from ...errors import few
+from ...errors import preview_list
 from .repair import ACTION, Repair
 from .settings import DataElixirSettings
 from .target import COMPARED, FEW_CLASSES, ClassFinding, verdict_score
@@ -123,8 +123,8 @@ def warnings_for(finding: ClassFinding) -> list[str]:
         )
     if finding.targets and compared:
         notes.append(
-            f"target classes: {few(finding.targets, 10)}. Their ambiguous samples get new labels; if this is a false "
-            "alarm, that costs accuracy in these classes"
+            f"target classes: {preview_list(finding.targets, 10)}. Their ambiguous samples get new labels; if this is "
+            "a false alarm, that costs accuracy in these classes"
         )
     if not finding.flagged.any():
         notes += _why_none(finding)

@@ -31,7 +31,7 @@ from ...diffusion.denoisers.base import Denoiser
 from ...diffusion.fit import choose as choice
 from ...diffusion.plan import Purification, plan
 from ...diffusion.purify import purify
-from ...io.files import plain
+from ...io.files import to_json_types
 from .settings import EclipseSettings
 
 
@@ -41,7 +41,7 @@ class Eclipse(Defense):
     name = "eclipse"
     kind = "purify"
     needs = frozenset({"train", "clean"})
-    learns_clean = True
+    trains_on_clean = True
     Settings = EclipseSettings
     settings: EclipseSettings
     card = Card(
@@ -52,7 +52,7 @@ class Eclipse(Defense):
         claims="makes a set usable again whose every image carries a bounded perturbation with correct labels",
         cost="training a denoiser on 2–6 % clean images, then 25–100 network evaluations per suspect image",
         limits="not for backdoors, wrong labels or unbounded poisons (CUDA, OPS); costs some clean accuracy; detects "
-        "nothing; on small data the denoiser adds little over grayscale and noise alone: run with --controls",
+        "nothing; on small data the denoiser adds little over grayscale and noise alone: run with controls",
     )
 
     def check(self, case: Case) -> None:
@@ -82,7 +82,7 @@ class Eclipse(Defense):
         if settings.mode == "static":
             return Outcome(
                 train=augmented_once(images, added, context.generator("eclipse", "static")),
-                baked=added,
+                static_augmentation=added,
                 noise_level=level,
                 curves=curves,
                 tables=tables,
@@ -119,7 +119,7 @@ class Eclipse(Defense):
         facts, notes = choice.admit_denoiser(denoiser, settings.denoiser, train, forced=settings.force_denoiser)
         for note in notes:
             context.note(note)
-        return dict(plain(facts))
+        return dict(to_json_types(facts))
 
     def purified(self, denoiser: Denoiser, train: ImageSet, context: Context) -> tuple[ImageSet, dict[str, Any], float]:
         """Module A: return the purified set, facts for the report, and the noise added on the way."""

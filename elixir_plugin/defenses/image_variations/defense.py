@@ -34,7 +34,7 @@ from ...core.panels import Panel
 from ...defense import Card, Defense
 from ...diffusion.generators.base import AdjustableGenerator, ImageGenerator
 from ...errors import InputError, MissingNeedError
-from ...io.files import plain
+from ...io.files import to_json_types
 from ...training.fit import refuse_unknown_architecture
 from .estimate import estimate
 from .generator import LoadedGenerator, choose_backend, load_generator, load_to_time, refuse_store
@@ -51,7 +51,7 @@ class ImageVariations(Defense):
     name = "image_variations"
     kind = "train"
     needs = frozenset({"train", "generator"})
-    learns_clean = True
+    trains_on_clean = True
     Settings = ImageVariationsSettings
     settings: ImageVariationsSettings
     card = Card(
@@ -128,7 +128,7 @@ class ImageVariations(Defense):
         settings, train = self.settings, case.train
         if train.images.dtype != np.uint8 and settings.student_data == "variations":
             context.note("variations are made of images rounded to 256 levels; this set is in float")
-        with context.workplace("image_variations") as folder:
+        with context.scratch_dir("image_variations") as folder:
             trainer = Trainer(settings, context, folder if context.work_dir is not None else None)
             if settings.student_data == "originals":
                 teacher = trainer.make_teacher(case)
@@ -158,7 +158,9 @@ class ImageVariations(Defense):
             outcome = self._outcome(train, made, student, teacher)
         outcome.scores = scores
         outcome.curves = {**trainer.curves, **_curve(strength)}
-        outcome.tables = plain({"generator": _facts(loaded, generator, strength), "classes": rows, **made.counts})
+        outcome.tables = to_json_types(
+            {"generator": _facts(loaded, generator, strength), "classes": rows, **made.counts}
+        )
         return outcome
 
     def _outcome(self, train: ImageSet, made: Variations, student: Classifier, teacher: Classifier) -> Outcome:

@@ -78,7 +78,7 @@ def _available(case: Case, settings: ImageVariationsSettings) -> str:
             "which backend are these weights for?",
             where=f"weights: {settings.weights}",
             found=found or "no diffusers folder",
-            hint=f"say so: --set backend=NAME with one of {', '.join(ADAPTERS)}",
+            hint=f"say so: {{setting:backend=NAME}} with one of {', '.join(ADAPTERS)}",
         )
     for name in ORDER:
         if is_cached(ADAPTERS[name].default):
@@ -90,7 +90,7 @@ def _available(case: Case, settings: ImageVariationsSettings) -> str:
         where="backend: auto",
         found="no denoiser is named, no reserved clean set to train one on, no pipeline on this machine",
         allowed=f"sdedit (denoiser=FOLDER, or a reserved clean set), {names()}",
-        hint="name weights, e.g. --set backend=image_variation --set weights=FOLDER",
+        hint="name weights, e.g. {setting:backend=image_variation} {setting:weights=FOLDER}",
     )
 
 

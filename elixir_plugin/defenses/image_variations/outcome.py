@@ -11,7 +11,7 @@ from ...core.classifier.classifier import Classifier
 from ...core.images import ImageSet
 from ...core.outcome import Outcome
 from ...core.panels import Bars, Level, Lines, Panel, Series, line_panels
-from ...core.pixels import fractions
+from ...core.pixels import as_float
 
 
 def compare(teacher: Classifier, train: ImageSet, variations: ImageSet, count: int) -> tuple[Any, list[dict[str, Any]]]:
@@ -64,7 +64,7 @@ def sanitised(train: ImageSet, variations: ImageSet, count: int) -> ImageSet | N
     """
     if count != 1 or variations.image_shape != train.image_shape:
         return None
-    same = variations if train.images.dtype == np.uint8 else fractions(variations)
+    same = variations if train.images.dtype == np.uint8 else as_float(variations)
     return train.replace(images=same.read(slice(None)))
 
 

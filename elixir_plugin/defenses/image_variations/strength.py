@@ -91,7 +91,7 @@ def without_search(
         "default",
         notes=[
             f"strength {value:.3g} is the default, not chosen: there is no reserved clean set to search it on. "
-            "Look at a few variations first (--preview 16)"
+            "Look at a few variations first (a preview of 16 images)"
         ],
     )
 

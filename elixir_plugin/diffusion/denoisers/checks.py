@@ -18,7 +18,7 @@ from typing_extensions import Self
 
 from ...core.classifier.weights import load_by_name
 from ...core.settings import Settings
-from ...errors import InputError, SettingsError, few
+from ...errors import InputError, SettingsError, preview_list
 from ...io.files import read_json, read_tensors, read_torch
 from ...io.pickles import holds_all
 from ..schedule import Schedule
@@ -211,7 +211,7 @@ def load_unet(config: UNetConfig, parts: Parts) -> nn.Module:
     load_by_name(unet, weights, where=str(parts.weights))
     broken = [name for name, value in unet.state_dict().items() if not bool(torch.isfinite(value).all())]
     if broken:
-        raise InputError("weights are not finite", where=parts.weights, found=few(broken))
+        raise InputError("weights are not finite", where=parts.weights, found=preview_list(broken))
     return unet.eval().requires_grad_(False)
 
 
@@ -228,7 +228,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise InputError("not a state dict", where=path, found=type(state).__name__, allowed="names -> tensors")
     odd = [str(name) for name, value in state.items() if not holds_all(value)]
     if odd:
-        raise InputError("weights are not plain numbers", where=path, found=few(odd), allowed="dense tensors")
+        raise InputError("weights are not plain numbers", where=path, found=preview_list(odd), allowed="dense tensors")
     return {str(name): value for name, value in state.items()}
 
 

@@ -24,9 +24,9 @@ from typing_extensions import Self
 
 from ...core.classifier.weights import unwrap
 from ...core.images import ImageSet
-from ...core.pixels import fractions, rounded
+from ...core.pixels import as_float, as_uint8
 from ...errors import InputError, SettingsError
-from ...io.files import atomic_folder, plain, read_json, write_json
+from ...io.files import atomic_folder, read_json, to_json_types, write_json
 from ...io.versions import installed
 from ...plugins import plugins
 from ...training.checkpoint import write_state
@@ -133,7 +133,7 @@ class UNetDenoiser(Denoiser):
         known = set(self.card.get("images", {}).get("content", ()))
         if not known:
             return np.zeros(len(images), bool)
-        other = fractions(images) if images.images.dtype == np.uint8 else rounded(images)
+        other = as_float(images) if images.images.dtype == np.uint8 else as_uint8(images)
         pairs = zip(hexadecimal(images), hexadecimal(other), strict=True)
         return np.array([own in known or converted in known for own, converted in pairs], bool)
 
@@ -226,7 +226,9 @@ def find_denoiser(
         return load_denoiser(source, device=device)
     if image_size is None:
         raise SettingsError(
-            "a plugin's denoiser is made for one image size", where=str(source), hint="say which, e.g. --image-size 32"
+            "a plugin's denoiser is made for one image size",
+            where=str(source),
+            hint="say which: {argument:image_size=32}",
         )
     denoiser: Denoiser = plugins().get("denoiser", str(source))(image_size, channels)
     return denoiser.to(device)
@@ -252,7 +254,7 @@ def _folder_of(source: str | Path) -> Path:
         "denoiser not found",
         where=source,
         allowed=f"a diffusers folder, or owner/name on the Hugging Face Hub{more}",
-        hint="train one on clean images: elixir-plugin denoiser train --clean DIR --out DIR",
+        hint="train one on clean images: {command:denoiser train clean=DIR out=DIR}",
     )
 
 
@@ -290,7 +292,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     loss = curves.get("loss", []) if isinstance(curves, dict) else None
     if not _list_of(content, str) or not _list_of(loss, float | int):
         raise InputError("card refused", where=path, found="not the card of a denoiser", hint="remove it")
-    return dict(plain(card))
+    return dict(to_json_types(card))
 
 
 def _list_of(value: Any, kind: Any) -> bool:

@@ -184,7 +184,7 @@ def ddpm_cifar10(image_size: int, channels: int) -> UNetDenoiser:
             found=f"{image_size} px, {channels} channel{'s' * (channels != 1)}",
             allowed=f"{CIFAR_SIDE} px, 3 channels",
             hint="resize the images, or train a denoiser on clean images like these: "
-            "elixir-plugin denoiser train --clean DIR --out DIR",
+            "{command:denoiser train clean=DIR out=DIR}",
         )
     return load_denoiser(CIFAR)
 

@@ -30,8 +30,8 @@ def refuse_no_denoiser(case: Case, source: str | None, *, defense: str, forced: 
         raise MissingNeedError(
             f"{defense} needs a denoiser, and this case holds no reserved clean set to train one on",
             where=f"settings of {defense}: denoiser",
-            hint="name one (--set denoiser=FOLDER, or a Hub name such as google/ddpm-cifar10-32), or give a reserved "
-            "clean set",
+            hint="name one ({setting:denoiser=FOLDER}, or a Hub name such as google/ddpm-cifar10-32), or give a "
+            "reserved clean set",
         )
     if case.train is not None and not forced:
         count = len(shared_rows(case.train, case.clean))

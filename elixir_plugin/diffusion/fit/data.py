@@ -68,7 +68,11 @@ def _common_size(folder: Path, paths: Sequence[Path]) -> tuple[int, int]:
     if len(sizes) > 1:
         found = ", ".join(f"{height}×{width}" for height, width in sorted(sizes)[:5])
         raise InputError(
-            "images of mixed size", where=folder, found=found, allowed="one size", hint="resize them with --resize 32"
+            "images of mixed size",
+            where=folder,
+            found=found,
+            allowed="one size",
+            hint="resize them: {argument:resize=32}",
         )
     return sizes.pop()
 

@@ -101,7 +101,7 @@ def _fit_once(images: ImageSet, settings: FitSettings, context: Context, name: s
     counted, started = sign is not None and sign.exists(), time.perf_counter()
     denoiser = fit_into(folder, images, settings, context, name=name, timing=timing, sign=sign)
     if not counted:
-        context.borrow(max(0.0, read_json(timing)["seconds"] - (time.perf_counter() - started)))
+        context.add_cached_time(max(0.0, read_json(timing)["seconds"] - (time.perf_counter() - started)))
     return denoiser
 
 

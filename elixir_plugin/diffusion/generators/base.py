@@ -235,7 +235,7 @@ def make_sdedit(settings: GeneratorSettings, image_shape: tuple[int, int, int], 
     :raises SettingsError: when none is named.
     """
     if settings.denoiser is None:
-        raise SettingsError("sdedit needs a denoiser", where="denoiser", hint="name one: --set denoiser=FOLDER")
+        raise SettingsError("sdedit needs a denoiser", where="denoiser", hint="name one: {setting:denoiser=FOLDER}")
     height, _, channels = image_shape
     denoiser = find_denoiser(settings.denoiser, image_size=height, channels=channels, device=device)
     return sdedit_on(denoiser, settings, image_shape)

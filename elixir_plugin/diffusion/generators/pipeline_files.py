@@ -54,7 +54,7 @@ def load_pipeline(
             where=folder,
             found=_short(error),
             allowed=f"a complete diffusers folder of {pipeline}",
-            hint="fetch the folder again, or name another with --set weights=FOLDER",
+            hint="fetch the folder again, or name another with {setting:weights=FOLDER}",
         ) from error
     return pipe, source or default
 
@@ -143,7 +143,7 @@ def _from_hub(cls: Any, source: str | None, default: str) -> Path:
             "pipeline not found",
             where=f"weights: {source}",
             allowed="a diffusers folder, or owner/name (owner/name@revision) on the Hugging Face Hub",
-            hint=f"e.g. --set weights={default}",
+            hint=f"e.g. {{setting:weights={default}}}",
         )
     local = source is None
     options = {"revision": revision} if revision else {}
@@ -153,10 +153,10 @@ def _from_hub(cls: Any, source: str | None, default: str) -> Path:
         chosen = f" --revision {revision}" if revision else ""
         hint = (
             f"where the network is reachable, run 'hf download {repository}{chosen} --local-dir FOLDER'; copy FOLDER "
-            "here and say --set weights=FOLDER"
+            "here and name it: {setting:weights=FOLDER}"
         )
         if local:
-            hint += f"; or let it be downloaded by naming it: --set weights={default}"
+            hint += f"; or let it be downloaded by naming it: {{setting:weights={default}}}"
         raise InputError(
             "weights are not on this machine" if local else "pipeline cannot be fetched from the Hub",
             where=source or default,

@@ -206,7 +206,7 @@ class Img2Img(PipelineGenerator):
                 where="guidance_scale",
                 found=f"{settings.guidance_scale:g}",
                 allowed="null, or up to 1 (off)",
-                hint="leave it out, or --set guidance_scale=null where a preset sets it",
+                hint="leave it out, or {setting:guidance_scale=null} where a preset sets it",
             )
         return super().make(settings, image_shape, device)
 

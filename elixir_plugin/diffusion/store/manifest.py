@@ -14,7 +14,7 @@ import numpy as np
 
 from ...core.settings import fingerprint
 from ...errors import InputError, RunError, SettingsError
-from ...io.files import plain, read_json
+from ...io.files import read_json, to_json_types
 
 FORMAT = 1
 DTYPES = ("uint8", "float32")
@@ -88,7 +88,7 @@ class Geometry:
 def make_manifest(geometry: Geometry, identity: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of ``manifest.json``, in JSON types."""
     try:
-        known = json.loads(json.dumps(plain(identity), allow_nan=False))
+        known = json.loads(json.dumps(to_json_types(identity), allow_nan=False))
     except (TypeError, ValueError) as error:
         raise InputError("identity is not plain JSON", where="identity", found=str(error)) from None
     return {

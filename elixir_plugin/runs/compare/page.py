@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from ...core.panels import Panel, Points, Series
-from ...report.page import Shown, prepare, render
+from ...report.page import RenderedPanel, prepare, render
 from ...report.single import write_page
 from .table import COLUMNS, UNDEFENDED, Row, cell_text, explanation, remark, seconds_of, title, used_columns
 
@@ -33,7 +33,7 @@ def write_compare_page(folder: Path, results: Mapping[str, Any], timings: Mappin
     return write_page(folder, PAGE, page(results, timings, figures), figures)
 
 
-class PageAlong:
+class LivePage:
     """Writes the page of a comparison in the making: now and then, and when the block ends, however it does.
 
     :param folder: where the page goes.
@@ -47,13 +47,13 @@ class PageAlong:
     def show(self, results: Mapping[str, Any], timings: Mapping[str, Any], *, news: bool) -> None:
         """Take what is known so far, and write the page when the last one is old enough.
 
-        :param news: False where an earlier go had found it all, and may have left a page that says more.
+        :param news: False where an earlier session had found it all, and may have left a page that says more.
         """
         self._unwritten = (results, timings)
         if news and time.monotonic() >= self._due:
             self._try()
 
-    def __enter__(self) -> PageAlong:
+    def __enter__(self) -> LivePage:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
@@ -77,7 +77,7 @@ class PageAlong:
             self._due = time.monotonic() + EVERY
 
 
-def page(results: Mapping[str, Any], timings: Mapping[str, Any], figures: list[Shown]) -> str:
+def page(results: Mapping[str, Any], timings: Mapping[str, Any], figures: list[RenderedPanel]) -> str:
     """Return the page; whatever comes from outside is escaped."""
     rows, cells = results["table"], results["cells"]
     columns = used_columns(rows)

@@ -11,8 +11,8 @@
     table.md, table.csv, compare.html: what is known so far
     log.txt
 
-Cells do not depend on each other: they may be done in any order, in several goes, and with any others beside them. One
-that fails is a row that says why; the next go tries it again.
+Cells do not depend on each other: they may be done in any order, in several sessions, and with any others beside them.
+One that fails is a row that says why; the next session tries it again.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from ...core.settings import fingerprint
 from ...defense import get_defense
 from ...errors import ElixirError, RunError, SettingsError, reason_of
 from ...io.distributed import rank_and_world
-from ...io.files import atomic_file, plain, read_json, remove_leftovers, write_json
-from ...io.text import shown
+from ...io.files import atomic_file, read_json, remove_leftovers, to_json_types, write_json
+from ...io.text import escape_control
 from ..folder import holds_something, logged
 from ..run import resolved, retraining_of, run_defense
 from ..spec import RunSpec
-from .page import PageAlong
+from .page import LivePage
 from .spec import CompareSpec
 from .table import csv_text, markdown, summarise
 
@@ -91,7 +91,7 @@ class Comparison:
 def run_compare(
     spec: CompareSpec, folder: Path, *, quiet: bool = True, on_line: Callable[[str], None] | None = None
 ) -> Comparison:
-    """Run every cell of *spec* that is not done; write the tables after each, and the page as :class:`PageAlong` does.
+    """Run every cell of *spec* that is not done; write the tables after each, and the page as :class:`LivePage` does.
 
     :param quiet: no progress bars.
     :param on_line: called with a line of text before and after each cell.
@@ -100,7 +100,7 @@ def run_compare(
     """
     cells = plan_cells(spec)
     say = on_line or (lambda line: None)
-    with _opened(folder, spec), PageAlong(folder) as page:
+    with _opened(folder, spec), LivePage(folder) as page:
         records = [_known(cell, folder) for cell in cells]
         clock = _Clock(len(cells))
         for number, cell in enumerate(cells):
@@ -167,7 +167,7 @@ def _run_cell(cell: Cell, root: Path, quiet: bool) -> tuple[dict[str, Any], bool
 
 
 def _known(cell: Cell, root: Path) -> dict[str, Any]:
-    """Return what an earlier go has found about a cell; the run itself looks more closely whether it still holds."""
+    """Return what an earlier session found about a cell; the run itself looks more closely whether it still holds."""
     folder = cell.folder(root)
     try:
         if folder is not None and (folder / "report.json").is_file():
@@ -198,7 +198,7 @@ def _record(
             "stages": timings,
             "environment": report["environment"],
         }
-    return plain(facts)  # type: ignore[no-any-return]
+    return to_json_types(facts)  # type: ignore[no-any-return]
 
 
 def _written(spec: CompareSpec, folder: Path, records: list[dict[str, Any]]) -> Comparison:
@@ -230,13 +230,13 @@ def _opened(folder: Path, spec: CompareSpec) -> Iterator[None]:
     :raises RunError: when it holds something else.
     """
     if folder.exists() and (not folder.is_dir() or (holds_something(folder) and not (folder / FILE).is_file())):
-        raise RunError("output folder holds something else", where=folder, hint="choose another --out")
+        raise RunError("output folder holds something else", where=folder, hint="choose another {argument:out}")
     if folder.is_dir():
         remove_leftovers(folder)
     if (folder / SHARED).is_dir():
         remove_leftovers(folder / SHARED)
     with atomic_file(folder / FILE) as temporary:
-        header = f"# elixir_plugin {__version__}; go on: elixir-plugin compare {shown(str(folder / FILE))}\n"
+        header = f"# elixir_plugin {__version__}; go on: elixir-plugin compare {escape_control(str(folder / FILE))}\n"
         values = spec.model_copy(update={"out": str(folder)}).dump()
         temporary.write_text(header + yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
     with logged(folder):

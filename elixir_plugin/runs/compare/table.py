@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ...io.text import shown
+from ...io.text import escape_control
 
 UNDEFENDED = "no defense"
 COLUMNS = {  # metric -> title, and which way is better
@@ -234,7 +234,7 @@ def _md_line(cells: Sequence[str]) -> str:
 
 
 def _line(text: str) -> str:
-    return shown(" ".join(text.split()))
+    return escape_control(" ".join(text.split()))
 
 
 def _md(text: str) -> str:
@@ -244,5 +244,5 @@ def _md(text: str) -> str:
 
 def _csv(text: str) -> str:
     """Return *text* as text: control characters visible, and nothing that a spreadsheet takes for a formula."""
-    visible = shown(text)
+    visible = escape_control(text)
     return f"'{visible}" if visible[:1] in ("=", "+", "-", "@") else visible
