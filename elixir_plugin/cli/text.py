@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..core.metrics import ModelMetrics
     from .demo import Row
-from ..report.text import _percent
+from ..report.text import percent
 
 
 def demo_header() -> list[str]:
@@ -42,14 +42,14 @@ def demo_line(row: Row) -> str:
         row.defense,
         *_pair(before, after, "acc"),
         *_pair(before, after, "asr"),
-        _percent(found.tpr if found else None),
-        _percent(found.fpr if found else None),
+        percent(found.tpr if found else None),
+        percent(found.fpr if found else None),
         f"{row.seconds:.1f}",
     )
 
 
 def _pair(before: ModelMetrics | None, after: ModelMetrics | None, key: str) -> tuple[str, str]:
-    return _percent(getattr(before, key, None)), _percent(getattr(after, key, None))
+    return percent(getattr(before, key, None)), percent(getattr(after, key, None))
 
 
 def _line(name: str, *cells: str) -> str:
