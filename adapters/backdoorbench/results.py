@@ -78,6 +78,37 @@ def export_case(case: Case, folder: Path, dataset: str, data: Path, data_path: s
     return options
 
 
+def write_sanitised(case: Case, outcome: Outcome, folder: Path) -> Path:
+    """Write the sanitised set as a record; every sample that the attack or the defense changed is stored."""
+    assert case.train is not None and case.truth is not None and outcome.train is not None
+    head = _head(case, case.train.image_shape, case.origin.facts)
+    changed = outcome.train.labels != case.train.labels
+    for part, images in outcome.train.chunks():
+        changed[part] |= different(images, case.train.read(part))
+    rows = np.arange(len(changed)) if outcome.kept is None else outcome.kept
+    assert case.truth.cover is not None and case.truth.original_labels is not None
+    held = (changed | case.truth.poison | case.truth.cover)[rows]
+    left = dataclasses.replace(case, train=outcome.train.subset(rows), truth=None)
+    return write_record(head, left, held, case.truth.original_labels[rows], folder)
+
+
+def result_of(model: Classifier, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the three keys of ``defense_result.pt``, the weights under the toolkit's own names."""
+    name, prefix = facts["model_name"], facts["key_prefix"]
+    if model.architecture != facts["architecture"]:  # the defense trained another network
+        name = model.architecture or type(model.module).__name__
+        prefix = VIT_PREFIX if name.startswith("vit_") else ""
+    weights = {prefix + key: value.detach().cpu().clone() for key, value in model.module.state_dict().items()}
+    return {"model_name": name, "num_classes": model.num_classes, "model": weights}
+
+
+def measured(evaluation: Evaluation) -> list[Any]:
+    """Return the values of one row; the toolkit writes NaN as ``nan_value``."""
+    names = ("clean_loss", "triggered_loss", "acc", "asr", "ra")
+    values = [None if evaluation.after is None else getattr(evaluation.after, name) for name in names]
+    return [0, "", "", "", *("" if value is None else "nan_value" if math.isnan(value) else value for value in values)]
+
+
 def _head(case: Case, shape: tuple[int, int, int], facts: Mapping[str, Any]) -> Head:
     """Return the head of a record for *case*; its model goes by the name the toolkit builds it under."""
     if case.model is None:
@@ -110,40 +141,9 @@ def _held(case: Case, changed: Held) -> Held:
     return touched | changed
 
 
-def write_sanitised(case: Case, outcome: Outcome, folder: Path) -> Path:
-    """Write the sanitised set as a record; every sample that the attack or the defense changed is stored."""
-    assert case.train is not None and case.truth is not None and outcome.train is not None
-    head = _head(case, case.train.image_shape, case.origin.facts)
-    changed = outcome.train.labels != case.train.labels
-    for part, images in outcome.train.chunks():
-        changed[part] |= different(images, case.train.read(part))
-    rows = np.arange(len(changed)) if outcome.kept is None else outcome.kept
-    assert case.truth.cover is not None and case.truth.original_labels is not None
-    held = (changed | case.truth.poison | case.truth.cover)[rows]
-    left = dataclasses.replace(case, train=outcome.train.subset(rows), truth=None)
-    return write_record(head, left, held, case.truth.original_labels[rows], folder)
-
-
 def _finds(folder: Path, data_path: str, data: Path) -> bool:
     """Tell whether a record in *folder* leads to *data* by itself."""
     try:
         return find_data(folder, data_path, None).samefile(data)
     except InputError:
         return False
-
-
-def result_of(model: Classifier, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the three keys of ``defense_result.pt``, the weights under the toolkit's own names."""
-    name, prefix = facts["model_name"], facts["key_prefix"]
-    if model.architecture != facts["architecture"]:  # the defense trained another network
-        name = model.architecture or type(model.module).__name__
-        prefix = VIT_PREFIX if name.startswith("vit_") else ""
-    weights = {prefix + key: value.detach().cpu().clone() for key, value in model.module.state_dict().items()}
-    return {"model_name": name, "num_classes": model.num_classes, "model": weights}
-
-
-def measured(evaluation: Evaluation) -> list[Any]:
-    """Return the values of one row; the toolkit writes NaN as ``nan_value``."""
-    names = ("clean_loss", "triggered_loss", "acc", "asr", "ra")
-    values = [None if evaluation.after is None else getattr(evaluation.after, name) for name in names]
-    return [0, "", "", "", *("" if value is None else "nan_value" if math.isnan(value) else value for value in values)]

@@ -138,10 +138,6 @@ def append_detection(file: Path, case: Case, outcome: Outcome) -> None:
         temporary.write_bytes(before + lines.encode())
 
 
-def _share(part: int, rest: int) -> float:
-    return part / (part + rest) if part + rest else 0.0
-
-
 def workspace(folder: Path) -> Path | None:
     """Return the root of the checkout as BackdoorBench finds it from *folder*: what comes before ``record``.
 
@@ -152,6 +148,39 @@ def workspace(folder: Path) -> Path | None:
     root = Path(before)
     inside = before.endswith(os.sep) and (real == root / "record" or root / "record" in real.parents)
     return root if inside else None
+
+
+def checked_ids(samples: ImageSet, originals: Index | None, clean: ImageSet, what: str) -> None:
+    """Refuse samples that are not at home in *clean* at the positions they name.
+
+    :param originals: labels before the attack, or None when they are not known.
+    :raises InputError: when a position is out of range, or the original label there is another one.
+    """
+    hint = "name the clean data the attack started from: {to_option:dataset=NAME} {to_option:data=DIR}"
+    if len(samples.ids) and not (samples.ids.min() >= 0 and samples.ids.max() < len(clean)):
+        raise InputError(
+            f"{what} and clean data do not belong together",
+            where="ids",
+            found=f"{samples.ids.min()}..{samples.ids.max()}",
+            allowed=f"positions 0..{len(clean) - 1} in the clean data",
+            hint=hint,
+        )
+    if originals is None:
+        return
+    other = np.flatnonzero(clean.labels[samples.ids] != originals)
+    if len(other):
+        raise InputError(
+            f"{what} and clean data do not belong together",
+            where=f"sample {samples.ids[other[0]]}",
+            found=f"original label {originals[other[0]]}, {clean.labels[samples.ids[other[0]]]} in the clean data"
+            f" ({len(other)} of {len(samples)} differ)",
+            allowed="the same samples at the same positions",
+            hint=hint,
+        )
+
+
+def _share(part: int, rest: int) -> float:
+    return part / (part + rest) if part + rest else 0.0
 
 
 def _named(folder: Path) -> str | None:
@@ -189,35 +218,6 @@ def _add(store: _Store, samples: ImageSet, rows: Index, images: Images, original
     for row, image in zip(rows, to_bytes(images), strict=True):
         store.add(int(samples.ids[row]), image, int(samples.labels[row]), int(originals[row]))
     return int(inexact(images).sum())
-
-
-def checked_ids(samples: ImageSet, originals: Index | None, clean: ImageSet, what: str) -> None:
-    """Refuse samples that are not at home in *clean* at the positions they name.
-
-    :param originals: labels before the attack, or None when they are not known.
-    :raises InputError: when a position is out of range, or the original label there is another one.
-    """
-    hint = "name the clean data the attack started from: {to_option:dataset=NAME} {to_option:data=DIR}"
-    if len(samples.ids) and not (samples.ids.min() >= 0 and samples.ids.max() < len(clean)):
-        raise InputError(
-            f"{what} and clean data do not belong together",
-            where="ids",
-            found=f"{samples.ids.min()}..{samples.ids.max()}",
-            allowed=f"positions 0..{len(clean) - 1} in the clean data",
-            hint=hint,
-        )
-    if originals is None:
-        return
-    other = np.flatnonzero(clean.labels[samples.ids] != originals)
-    if len(other):
-        raise InputError(
-            f"{what} and clean data do not belong together",
-            where=f"sample {samples.ids[other[0]]}",
-            found=f"original label {originals[other[0]]}, {clean.labels[samples.ids[other[0]]]} in the clean data"
-            f" ({len(other)} of {len(samples)} differ)",
-            allowed="the same samples at the same positions",
-            hint=hint,
-        )
 
 
 def _log(text: str) -> None:

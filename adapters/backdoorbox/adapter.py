@@ -34,8 +34,9 @@ from ...core.images import ImageSet
 from ...defense import Defense, get_defense
 from ...errors import PluginError, SettingsError, nearest
 from ...plugins import plugins
+from .behaviour import Behaviour
 from .data import classes_of, host_classifier, original_labels, read_plain, truth_of
-from .defenses import Behaviour, Filter, Repair, Suppress
+from .defenses import Filter, Repair, Suppress
 
 KINDS: dict[str, type[Behaviour]] = {"repair": Repair, "detect": Filter, "purify": Suppress, "train": Suppress}
 

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
-from ...api.convert import RawDataset, as_classifier, to_raw
+from ...api.convert import RawDataset, to_raw
+from ...api.models import as_classifier
 from ...core.case import Truth
 from ...core.classifier.classifier import Classifier
 from ...core.images import ImageSet, Index

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,107 +12,14 @@ from torch.utils.data import Subset
 
 from ...api.convert import TensorImages
 from ...core.case import Case, Truth
-from ...core.classifier.classifier import Classifier
-from ...core.classifier.weights import load_by_name
 from ...core.context import Context
 from ...core.images import ImageSet
-from ...core.outcome import Outcome
-from ...defense import Defense
 from ...errors import InputError, SettingsError
-from ...evaluation.metrics import detection_metrics, mean_cross_entropy
+from ...evaluation.metrics import detection_metrics
 from ...evaluation.retraining import Retraining, kept_rows, retrain
-from ...io.files import read_torch
-from .data import classes_of, host_classifier, host_module, original_labels, own_module, read_plain, truth_of
+from .behaviour import Behaviour, OnTrainset
+from .data import original_labels, truth_of
 from .schedule import Schedule, WorkDir
-
-
-class Behaviour:
-    """Base of all classes.
-
-    :param model: the suspect network; it stays as it is, :meth:`get_model` returns another.
-    :param loss: taken because BackdoorBox's classes take one; the defense brings its own.
-    :param seed: the one seed of the run.
-    :param deterministic: taken for the same reason; runs repeat in any case.
-    :param color: ``"rgb"`` or ``"bgr"``, where the datasets' loader does not say.
-    :param preset: of the defense's settings; every other parameter is one of these settings.
-    :ivar outcome: everything the defense said, once it has run.
-    """
-
-    defense: ClassVar[type[Defense]]
-    outcome: Outcome | None = None
-
-    def __init__(
-        self,
-        *,
-        model: nn.Module | None = None,
-        loss: Any = None,
-        seed: int = 0,
-        deterministic: bool = False,
-        color: str | None = None,
-        preset: str | None = None,
-        **settings: Any,
-    ) -> None:
-        self.model, self.loss, self.seed, self.deterministic, self.color = model, loss, seed, deterministic, color
-        self._preset, self._given = preset, settings
-        self.defense(settings, preset=preset)  # refused at once
-        self._result: nn.Module | None = None
-
-    def get_model(self) -> nn.Module:
-        """Return the network the defense left, in eval mode; before it has run, the given one."""
-        found = self._result or self.model
-        if found is None:
-            raise InputError("there is no model yet", where=type(self).__name__, hint="run the defense first")
-        return found
-
-    def _run(self, case: Case, schedule: Schedule) -> Outcome:
-        known = self.defense.Settings.model_fields
-        given = {name: value for name, value in schedule.training().items() if name in known}
-        defense = self.defense({**given, **self._given}, preset=self._preset)
-        self.outcome = defense.run(case, Context(seed=self.seed, device=schedule.torch_device()))
-        return self.outcome
-
-    def _sets(self, **datasets: Any) -> dict[str, ImageSet]:
-        """Read datasets into sets that agree on the number of classes."""
-        given = {name: each for name, each in datasets.items() if each is not None}
-        raw = {name: read_plain(each, color=self.color, seed=self.seed, where=name) for name, each in given.items()}
-        named = [classes_of(each) for each in given.values()]
-        classes = max([*named, *(each.least_classes() for each in raw.values())], default=0)
-        return {name: each.image_set(classes, name) for name, each in raw.items()}
-
-    def _classifier(self, dataset: Any, shown: ImageSet, module: nn.Module | None = None) -> Classifier:
-        """Return the network as trained on *dataset*: with its normalisation and its order of channels."""
-        module = self.model if module is None else module
-        if module is None:
-            raise InputError("there is no model", where=type(self).__name__, hint="pass model=")
-        return host_classifier(module, dataset, shown, color=self.color)
-
-    def _measure(self, dataset: Any, schedule: Schedule, module: nn.Module) -> tuple[int, int, int, float]:
-        """Return top-1 and top-5 hits, number of samples and mean loss, as BackdoorBox counts; write them down."""
-        work = WorkDir(schedule)
-        samples = self._sets(dataset=dataset)["dataset"]
-        rows = np.arange(len(samples))
-        if schedule.metric == "ASR_NoTarget":
-            if schedule.y_target is None:
-                raise SettingsError("which class is the target?", where="schedule.y_target", found=None)
-            rows = np.flatnonzero(original_labels(dataset) != schedule.y_target)
-        samples = samples.subset(rows)
-        model = self._classifier(dataset, samples, module)
-        if schedule.test_model is not None:
-            load_by_name(own_module(model), read_torch(Path(schedule.test_model)), where=schedule.test_model)
-        model = model.to(schedule.torch_device())
-        logits = model.predict(samples)
-        order = np.argsort(-logits, axis=1)[:, :5]
-        hits = order == samples.labels[:, None]
-        top1, top5, total = int(hits[:, 0].sum()), int(hits.any(1).sum()), len(samples)
-        loss = mean_cross_entropy(logits, samples.labels)
-        work.log(f"{schedule.metric}: top-1 {top1}/{total}, top-5 {top5}/{total}, loss {loss:.4f}")
-        return top1, top5, total, loss
-
-    def _keep(self, model: Classifier, dataset: Any, work: WorkDir, epochs: int) -> None:
-        self._result = host_module(model.cpu().eval(), dataset, self.color)
-        work.checkpoint(self._result, epochs)
-        for note in (self.outcome or Outcome()).notes:
-            work.log(f"note: {note}")
 
 
 class Repair(Behaviour):
@@ -170,24 +76,12 @@ class Repair(Behaviour):
         return self._measure(dataset, Schedule.of(schedule or self.schedule), self.get_model())
 
 
-class Filter(Behaviour):
+class Filter(OnTrainset):
     """Find the poison samples of a training set: ``filter``, ``detect``, ``test``.
 
     :param poisoned_trainset: the suspect set.
     :param clean_trainset: the reserved clean set.
     """
-
-    def __init__(
-        self,
-        model: nn.Module | None = None,
-        loss: Any = None,
-        *,
-        poisoned_trainset: Any = None,
-        clean_trainset: Any = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(model=model, loss=loss, **options)
-        self.poisoned_trainset, self.clean_trainset = poisoned_trainset, clean_trainset
 
     def filter(self, schedule: Mapping[str, Any] | None = None) -> tuple[list[int], list[int]]:
         """Return the positions in the suspect set of poison and of benign samples."""
@@ -245,7 +139,7 @@ class Filter(Behaviour):
         return Subset(self.poisoned_trainset, parts[0]), Subset(self.poisoned_trainset, parts[1])
 
 
-class Suppress(Behaviour):
+class Suppress(OnTrainset):
     """Train on a suspect set without learning its backdoor: ``train``, ``get_filtered_poisoned_dataset``, ``test``.
 
     :param poisoned_trainset: the suspect set.
@@ -258,14 +152,11 @@ class Suppress(Behaviour):
         model: nn.Module | None = None,
         loss: Any = None,
         *,
-        poisoned_trainset: Any = None,
-        clean_trainset: Any = None,
         poisoned_testset: Any = None,
         clean_testset: Any = None,
         **options: Any,
     ) -> None:
-        super().__init__(model=model, loss=loss, **options)
-        self.poisoned_trainset, self.clean_trainset = poisoned_trainset, clean_trainset
+        super().__init__(model, loss, **options)
         self.poisoned_testset, self.clean_testset = poisoned_testset, clean_testset
         self._sanitised: ImageSet | None = None
 

@@ -17,9 +17,8 @@ from ...core.images import ImageBacking, Images, LazyImages
 from ...core.pixels import to_bytes, to_floats
 from ...errors import InputError
 from ...io.files import inside
-from ...io.images import read_image
+from ...io.images import SUFFIXES, read_image, resized
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 WORKERS = min(8, os.cpu_count() or 1)
 
 T = TypeVar("T")
@@ -62,7 +61,7 @@ def list_images(root: Path, what: str = "image folder") -> Listing:
     ignored = [entry.name for entry in os.scandir(root) if entry.is_file() and entry.name[0] != "."]
     for label, name in enumerate(classes):
         for file in _files_below(root, name):
-            if file.lower().endswith(IMAGE_SUFFIXES):
+            if file.lower().endswith(SUFFIXES):
                 names.append(file)
                 labels.append(label)
             else:
@@ -72,38 +71,10 @@ def list_images(root: Path, what: str = "image folder") -> Listing:
             f"no images in {what}",
             where=root,
             found=f"{len(classes)} class folders, {len(ignored)} other files",
-            allowed=f"<class>/<file> with one of {', '.join(IMAGE_SUFFIXES)}",
+            allowed=f"<class>/<file> with one of {', '.join(SUFFIXES)}",
             hint="check the path: it must be the folder that holds the class folders",
         )
     return Listing(root, classes, tuple(names), tuple(labels), tuple(sorted(ignored)))
-
-
-def _files_below(root: Path, name: str) -> list[str]:
-    """Return all visible files below ``root/name``: by folder name, then by file name, as torchvision sorts them."""
-    folders = sorted(_scan(root, name), key=lambda item: item[0])
-    return [f"{folder}/{file}" for folder, files in folders for file in sorted(files)]
-
-
-def _scan(root: Path, name: str) -> Iterator[tuple[str, list[str]]]:
-    if (root / name).is_symlink():
-        raise InputError(
-            "links to folders are not followed",
-            where=root / name,
-            allowed="real folders below the given one",
-            hint="move or copy the folder, or give the folder the link points to",
-        )
-    files = []
-    with os.scandir(root / name) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                yield from _scan(root, f"{name}/{entry.name}")
-            else:
-                if entry.is_symlink():
-                    inside(root, f"{name}/{entry.name}")
-                files.append(entry.name)
-    yield name, files
 
 
 def file_reader(
@@ -124,16 +95,6 @@ def file_reader(
         return image
 
     return read
-
-
-def resized(image: Images, size: tuple[int, int]) -> Images:
-    """Resize uint8 ``[H, W, C]`` to ``(H, W)`` = *size*: bilinear with antialiasing, as Pillow and torchvision do."""
-    if image.shape[:2] == size:
-        return image
-    small = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).resize(
-        (size[1], size[0]), Image.Resampling.BILINEAR
-    )
-    return np.asarray(small).reshape(*size, image.shape[2])
 
 
 def in_threads(function: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
@@ -182,3 +143,31 @@ def inexact(images: Images) -> NDArray[np.bool_]:
 def save_png(image: NDArray[np.uint8], path: Path) -> None:
     """Write one image ``[H, W, C]``."""
     Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(path, format="PNG")
+
+
+def _files_below(root: Path, name: str) -> list[str]:
+    """Return all visible files below ``root/name``: by folder name, then by file name, as torchvision sorts them."""
+    folders = sorted(_scan(root, name), key=lambda item: item[0])
+    return [f"{folder}/{file}" for folder, files in folders for file in sorted(files)]
+
+
+def _scan(root: Path, name: str) -> Iterator[tuple[str, list[str]]]:
+    if (root / name).is_symlink():
+        raise InputError(
+            "links to folders are not followed",
+            where=root / name,
+            allowed="real folders below the given one",
+            hint="move or copy the folder, or give the folder the link points to",
+        )
+    files = []
+    with os.scandir(root / name) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _scan(root, f"{name}/{entry.name}")
+            else:
+                if entry.is_symlink():
+                    inside(root, f"{name}/{entry.name}")
+                files.append(entry.name)
+    yield name, files

@@ -32,10 +32,6 @@ def write_suspects(train: ImageSet | None, outcome: Outcome, folder: Path) -> li
     return [folder / "suspects.csv"]
 
 
-def _column(values: NDArray[Any] | None, n: int) -> list[Any]:
-    return [""] * n if values is None else values.tolist()
-
-
 def load_model(folder: Path | None) -> Classifier | None:
     """Read a saved :class:`Classifier`, or return None when none is named.
 
@@ -58,3 +54,7 @@ def save_model(model: Classifier, folder: Path) -> Path:
     with atomic_folder(folder / "model") as part:
         model.save(part)
     return folder / "model"
+
+
+def _column(values: NDArray[Any] | None, n: int) -> list[Any]:
+    return [""] * n if values is None else values.tolist()

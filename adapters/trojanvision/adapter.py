@@ -56,32 +56,6 @@ def defense_class(name: str) -> Any:
     return _made(get_defense(name))
 
 
-@cache
-def _made(cls: type[Defense]) -> Any:
-    """Join our behaviour with trojanvision's base."""
-    behaviour, base = KINDS[cls.kind]
-    names = {
-        "__module__": __package__,
-        "__doc__": f"{cls.card.title} in trojanvision: {cls.card.claims}.\n\n{behaviour.__doc__}",
-        "name": cls.name,
-        "defense": cls,
-    }
-    return type(cls.__name__, (behaviour, getattr(_defenses(), base)), names)
-
-
-def _defenses() -> Any:
-    try:
-        import trojanvision.defenses  # noqa: PLC0415
-    except ImportError as error:
-        raise PluginError(
-            "trojanvision cannot be imported",
-            where=__name__,
-            found=" ".join(str(error).split()),
-            hint='pip install "elixir_plugin[trojanvision]" (Python 3.11 or newer; matplotlib before 3.9)',
-        ) from error
-    return trojanvision.defenses
-
-
 def main(arguments: list[str]) -> None:
     """Register, then run the script that *arguments* begin with, or trojanvision's usual chain of parts."""
     script = Path(arguments[0]) if arguments and arguments[0].endswith(".py") else None
@@ -110,3 +84,29 @@ def chain() -> None:
         if part == "trainer":
             trainer = made.pop("trainer")  # it is for the defense's detect alone
     made["defense"].detect(**trainer)
+
+
+@cache
+def _made(cls: type[Defense]) -> Any:
+    """Join our behaviour with trojanvision's base."""
+    behaviour, base = KINDS[cls.kind]
+    names = {
+        "__module__": __package__,
+        "__doc__": f"{cls.card.title} in trojanvision: {cls.card.claims}.\n\n{behaviour.__doc__}",
+        "name": cls.name,
+        "defense": cls,
+    }
+    return type(cls.__name__, (behaviour, getattr(_defenses(), base)), names)
+
+
+def _defenses() -> Any:
+    try:
+        import trojanvision.defenses  # noqa: PLC0415
+    except ImportError as error:
+        raise PluginError(
+            "trojanvision cannot be imported",
+            where=__name__,
+            found=" ".join(str(error).split()),
+            hint='pip install "elixir_plugin[trojanvision]" (Python 3.11 or newer; matplotlib before 3.9)',
+        ) from error
+    return trojanvision.defenses

@@ -17,7 +17,8 @@ import torch
 from torch.utils.data import Subset
 
 from ...api.arrays import Normalisation
-from ...api.convert import as_classifier, to_raw
+from ...api.convert import to_raw
+from ...api.models import as_classifier
 from ...core.case import Case
 from ...core.classifier.classifier import Classifier
 from ...core.classifier.weights import load_by_name

@@ -6,7 +6,6 @@ is never read.
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,14 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
 
-from ..core.classifier.classifier import Classifier, evaluating, to_batch
+from ..core.classifier.classifier import to_batch
 from ..core.images import Images, ImageSet
 from ..errors import InputError
 from ..io.images import refuse_deep
 from .arrays import Layout, Normalisation, array_images, integer_labels, is_one_hot
+from .models import as_classifier  # noqa: F401  (its former home)
 
 CHUNK = 256
 
@@ -91,37 +91,6 @@ def as_image_set(data: Any, num_classes: int | None = None, *, where: str = "dat
         return data
     raw = to_raw(data, where=where, **options)
     return raw.image_set(num_classes or raw.least_classes(), where)
-
-
-def as_classifier(
-    model: Any,
-    *,
-    images: Images | None = None,
-    num_classes: int | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-) -> Classifier:
-    """Return a host's module as a :class:`Classifier`; the module itself is copied and stays as it is.
-
-    :param images: a few images ``[n, H, W, C]`` to learn channels and, if need be, the number of classes from.
-    :param mean, std: what the host normalises images with, outside the module.
-    :raises InputError: when the module does not map such images to one row of logits each.
-    """
-    if isinstance(model, Classifier):
-        return model
-    if not isinstance(model, nn.Module):
-        raise InputError("not a model", where="model", found=type(model).__name__, allowed="an nn.Module or Classifier")
-    channels = 3 if images is None else int(images.shape[3])
-    clone = copy.deepcopy(model)
-    device = next((parameter.device for parameter in clone.parameters()), torch.device("cpu"))
-    classifier = Classifier(
-        clone, num_classes or 0, mean=tuple(mean or (0.0,)), std=tuple(std or (1.0,)), channels=channels
-    ).to(device)
-    if images is not None:
-        classifier.num_classes = _probed_width(classifier, images[:2], num_classes)
-    elif num_classes is None:
-        raise InputError("number of classes unknown", where="model", hint="pass num_classes")
-    return classifier
 
 
 class TensorImages(Dataset[tuple[Any, int]]):
@@ -298,24 +267,3 @@ def _mixed(where: str, found: str, allowed: str) -> InputError:
     return InputError(
         "images of mixed size or type", where=where, found=found, allowed=allowed, hint="resize them in the transform"
     )
-
-
-@torch.inference_mode()
-def _probed_width(model: Classifier, images: Images, num_classes: int | None) -> int:
-    """Return the number of logits, after making sure that there is a row of them per image."""
-    try:
-        with evaluating(model):
-            logits = model(to_batch(images, model.device))
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise InputError(
-            "the model cannot take these images", where=type(model.module).__name__, found=str(error).splitlines()[0],
-            allowed=f"float [B, C, H, W], here C, H, W = {images.shape[3]}, {images.shape[1]}, {images.shape[2]}",
-        ) from None  # fmt: skip
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or (num_classes and logits.shape[1] != num_classes):
-        raise InputError(
-            "the model does not return one logit per class",
-            where=type(model.module).__name__,
-            found=tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__,
-            allowed=f"[B, {num_classes or 'classes'}]",
-        )
-    return int(logits.shape[1])

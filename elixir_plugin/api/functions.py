@@ -27,7 +27,8 @@ from ..defense import Defense, get_defense
 from ..errors import InputError, SettingsError
 from ..plugins import plugins
 from .arrays import Layout, Normalisation
-from .convert import as_classifier, to_raw
+from .convert import to_raw
+from .models import as_classifier
 
 
 def detect(data: Any, *, defense: str = "confusion_training", **options: Any) -> Outcome:

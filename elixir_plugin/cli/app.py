@@ -11,7 +11,6 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,22 +21,14 @@ from ..errors import ElixirError, SettingsError
 from ..io.text import escape_control, with_flags
 from .compare import compare
 from .denoiser import denoiser
+from .info import env, list_, plugins, say, settings, show
 from .options import key_values
 from .report import cards, report
-from .text import card_lines, demo_header, demo_line, estimate_lines, settings_lines
+from .text import demo_header, demo_line, estimate_lines
 from .toolkit import export, toolkit
 
 if TYPE_CHECKING:
     from ..runs.spec import RunSpec
-
-PART = {
-    "defense": "defenses",
-    "adapter": "adapters",
-    "poison": "poisons",
-    "architecture": "architectures",
-    "denoiser": "denoisers",
-    "generator": "generators",
-}
 
 
 class _Program(click.Group):
@@ -71,22 +62,17 @@ def program() -> None:
     """Strong defenses against poisoned training data, drop-in for the toolkits people already use."""
 
 
-program.add_command(compare)
-program.add_command(denoiser)
-program.add_command(report)
-program.add_command(toolkit)
-program.add_command(export)
-program.add_command(cards)
-
-
-def _former(name: str, command: click.Command) -> None:
-    """Let *command* still answer to its former *name*, unseen."""
+def _hidden(name: str, command: click.Command) -> click.Command:
+    """Return *command* under its former *name*, which still works and is not listed."""
     alias = copy.copy(command)
     alias.name, alias.hidden = name, True
-    program.add_command(alias)
+    return alias
 
 
-_former("results", cards)
+for _command in (compare, denoiser, report, toolkit, export, cards, list_, show, settings, plugins, env):
+    program.add_command(_command)
+for _command in (_hidden("results", cards), _hidden("reference", settings)):
+    program.add_command(_command)
 
 
 def main() -> None:
@@ -132,7 +118,7 @@ def run(*, target: str, force: bool, preview: int, dry_run: bool, quiet: bool, a
     _log_to_terminal(logging.ERROR)  # notes are printed with the result
     if dry_run:
         facts = estimate_run(_spec(target, flags), force=force)
-        _say([json.dumps(facts, indent=2)] if as_json else estimate_lines(facts))
+        say([json.dumps(facts, indent=2)] if as_json else estimate_lines(facts))
         return
     silent = quiet or as_json
     result = run_defense(
@@ -140,14 +126,14 @@ def run(*, target: str, force: bool, preview: int, dry_run: bool, quiet: bool, a
         force=force,
         quiet=silent,
         preview=preview,
-        on_preview=lambda path: None if silent else _say([f"preview: {path} (Ctrl-C to stop here)"]),
+        on_preview=lambda path: None if silent else say([f"preview: {path} (Ctrl-C to stop here)"]),
     )
     if not result.report:  # another rank than 0
         return
     if as_json:
         click.echo(json.dumps(result.report, indent=2))
     elif not quiet:
-        _say(result.lines())
+        say(result.lines())
 
 
 def _spec(target: str, flags: dict[str, Any]) -> RunSpec:
@@ -212,108 +198,15 @@ def demo(*, poison: str, size: int, only: tuple[str, ...], seed: int, device: st
         plugins().get("defense", name)
     values = ", ".join(f"{key}={value}" for key, value in chosen.settings.dump().items())
     click.echo(f"digits {size}×{size}, poison {poison} ({values}), seed {seed}: training the suspect model …")
-    _say(demo_header())
+    say(demo_header())
     context = Context(seed=seed, device=resolve_device(device), quiet=False)
     started = time.perf_counter()
-    rows = run_demo(chosen, context, out, size=size, only=only, on_row=lambda row: _say([demo_line(row)]))
+    rows = run_demo(chosen, context, out, size=size, only=only, on_row=lambda row: say([demo_line(row)]))
     click.echo(f"{time.perf_counter() - started:.0f} seconds in all, with the suspect model and the reports")
     click.echo(escape_control(f"reports: {out / '*' / 'report.html'}, {out / 'report.json'}"))
     if failed := [row.defense for row in rows if row.failed]:
         click.echo(escape_control(f"failed: {', '.join(failed)}"), err=True)
         sys.exit(1)
-
-
-@program.command("list")
-def list_() -> None:
-    """List defenses, adapters, poisons, architectures, denoisers and generators of image variations."""
-    from ..plugins import plugins
-
-    for kind, title in PART.items():
-        click.echo(f"{title}:")
-        for name, offer in sorted(plugins().offers()[kind].items()):
-            click.echo(escape_control(f"  {name:<18} {offer.entry.kind:<8} {offer.entry.summary}".rstrip()))
-    broken = [info.name for info in plugins().infos.values() if info.broken or info.refused]
-    if broken:
-        click.echo(
-            escape_control(f"not everything was loaded ({', '.join(broken)}): see 'elixir-plugin plugins'"), err=True
-        )
-
-
-@program.command()
-@click.argument("name")
-@click.option("--expert", is_flag=True, help="Show all settings, also those that few users change.")
-def show(*, name: str, expert: bool) -> None:
-    """Show what NAME is, what it needs, and its settings."""
-    from ..plugins import plugins
-
-    offers = plugins().offers()
-    for kind in PART:
-        if name in offers[kind]:
-            thing = plugins().get(kind, name)
-            click.echo(
-                escape_control(f"{name} ({kind}, from {offers[kind][name].origin}): {offers[kind][name].entry.summary}")
-            )
-            _say(card_lines(thing))
-            _say(settings_lines(getattr(thing, "Settings", None) or getattr(thing, "Options", None), expert=expert))
-            if kind == "denoiser":
-                _say([f"use:    --set denoiser={name}; look at it: elixir-plugin denoiser info {name} --image-size 32"])
-            return
-    from ..errors import nearest
-
-    known = [each for kind in PART for each in offers[kind]]
-    raise SettingsError("unknown name", found=name, allowed="see 'elixir-plugin list'", hint=nearest(name, known))
-
-
-@program.command()
-def settings() -> None:
-    """Print every setting of everything built in, as Markdown; docs/settings.md is made this way."""
-    from .reference import reference as text
-
-    click.echo(text(), nl=False)
-
-
-_former("reference", settings)
-
-
-@program.command()
-@click.option("--json", "as_json", is_flag=True)
-def plugins(as_json: bool) -> None:
-    """List loaded plugins, their versions and hooks, and what was refused and why."""
-    from ..plugins import plugins as loaded
-
-    loaded().offers()
-    infos = [vars(info) for info in loaded().infos.values()]
-    if as_json:
-        click.echo(json.dumps(infos, indent=2))
-        return
-    for info in infos:
-        click.echo(escape_control(f"{info['name']} {info['version']}: {', '.join(info['hooks']) or 'no hooks'}"))
-        for fault in [info["broken"], *info["refused"]]:
-            if fault:
-                click.echo(escape_control(f"  refused: {fault}"))
-
-
-@program.command()
-@click.option("--json", "as_json", is_flag=True)
-def env(as_json: bool) -> None:
-    """Show versions and devices; exit code 1 when something does not fit together."""
-    from ..io.versions import inspect_environment
-
-    report = inspect_environment()
-    if as_json:
-        click.echo(json.dumps(vars(report), indent=2))
-    else:
-        for name, value in {"elixir_plugin": __version__, **report.facts}.items():
-            click.echo(f"{name:<14} {value}")
-        for fault in report.faults:
-            click.echo(f"\nproblem: {fault}", err=True)
-    if report.faults:
-        sys.exit(1)
-
-
-def _say(lines: Iterable[str]) -> None:
-    for line in lines:
-        click.echo(escape_control(line))
 
 
 def _tell_progress() -> None:

@@ -28,9 +28,9 @@ def compare(*, file: Path, out: Path | None, device: str | None, dry_run: bool, 
     What is done already is kept; a run that fails is shown as failed, and the others go on. The exit code is 1 when
     any failed.
     """
-    from ..runs.compare.run import default_folder, plan_cells, run_compare  # noqa: PLC0415  (as all imports here: slow)
-    from ..runs.compare.spec import CompareSpec  # noqa: PLC0415
-    from ..runs.compare.table import table_lines  # noqa: PLC0415
+    from ..runs.compare.run import default_folder, plan_cells, run_compare
+    from ..runs.compare.spec import CompareSpec
+    from ..runs.compare.table import table_lines
 
     spec = CompareSpec.from_yaml(file)
     if device is not None:

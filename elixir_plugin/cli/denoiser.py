@@ -14,16 +14,12 @@ import click
 
 from ..errors import SettingsError
 from ..io.text import escape_control
+from . import grids
 from .options import key_values
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ..diffusion.denoisers.base import Denoiser
-    from ..diffusion.plan import Plan
-    from ..diffusion.schedule import NoiseLevel
 
-FAMILIAR = (100, 4000)  # the noise level of ECLIPSE, in a cosine chain: 6.4/255
 SHARES = (0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 0.75, 1.0)  # of the trained steps, shown as noise levels
 FACTS = (
     "class",
@@ -73,11 +69,11 @@ def train(
     quiet: bool,
 ) -> None:
     """Train a denoiser on clean images; labels are not needed. Run the same command again to go on after a stop."""
-    from ..core.context import Context, resolve_device  # noqa: PLC0415
-    from ..core.settings import parse_assignments  # noqa: PLC0415  (as all imports in commands: slow)
-    from ..diffusion.fit.data import read_pictures  # noqa: PLC0415
-    from ..diffusion.fit.settings import FitSettings  # noqa: PLC0415
-    from ..diffusion.fit.train import finished, fit_into, state_file  # noqa: PLC0415
+    from ..core.context import Context, resolve_device
+    from ..core.settings import parse_assignments
+    from ..diffusion.fit.data import read_pictures
+    from ..diffusion.fit.settings import FitSettings
+    from ..diffusion.fit.train import finished, fit_into, state_file
 
     place = resolve_device(device)
     preset = preset or ("cpu" if place.type == "cpu" else "fast")
@@ -109,7 +105,7 @@ def train(
 @click.option("--json", "as_json", is_flag=True)
 def info(*, source: str, image_size: int | None, channels: str, as_json: bool) -> None:
     """Show what the denoiser SOURCE is: a folder, owner/name on the Hub, or a plugin's name."""
-    from ..diffusion.denoisers.denoiser import find_denoiser  # noqa: PLC0415
+    from ..diffusion.denoisers.denoiser import find_denoiser
 
     facts = _facts(find_denoiser(source, image_size=image_size, channels=int(channels)))
     if as_json:
@@ -165,18 +161,18 @@ def sample(
     With --images: rows of original, noised and purified images. With --from-noise: new images, which takes a denoiser
     that was trained on the whole chain.
     """
-    from ..core.context import resolve_device  # noqa: PLC0415
-    from ..diffusion.denoisers.denoiser import find_denoiser  # noqa: PLC0415
-    from ..diffusion.fit.data import read_pictures  # noqa: PLC0415
-    from ..io.images import write_grid  # noqa: PLC0415
+    from ..core.context import resolve_device
+    from ..diffusion.denoisers.denoiser import find_denoiser
+    from ..diffusion.fit.data import read_pictures
+    from ..io.images import write_grid
 
     if from_noise and (images is not None or level is not None or sigma is not None):
         raise SettingsError("--from-noise takes no images and no noise level", where="denoiser sample")
-    chosen = _level(level, sigma)
+    chosen = grids.level(level, sigma)
     place = resolve_device(device)
     found = find_denoiser(source, image_size=image_size, channels=int(channels), device=place)
     if from_noise:
-        made = _from_noise(found, image_size, count, steps, seed)
+        made = grids.from_noise(found, image_size, count, steps, seed)
         wide = math.ceil(math.sqrt(count))
         write_grid(out, [made[start : start + wide] for start in range(0, count, wide)])
         _say(f"{count} images from noise: {out}")
@@ -186,10 +182,10 @@ def sample(
             "what shall be shown?",
             where="denoiser sample",
             allowed="--images DIR, or --from-noise",
-            hint=_advice(found),
+            hint=grids.advice(found),
         )
-    originals = _batch(read_pictures(images, found.channels, resize, limit=count).read(slice(None)))
-    plan, noised, purified = _there_and_back(found, originals, chosen, steps, seed)
+    originals = grids.batch(read_pictures(images, found.channels, resize, limit=count).read(slice(None)))
+    plan, noised, purified = grids.there_and_back(found, originals, chosen, steps, seed)
     write_grid(out, [originals, noised, purified])
     error = float((purified - originals).square().mean().sqrt()) * 255
     level_shown = f"t* = {plan.t_star} of {found.schedule.length}, σ = {255 * plan.sigma:.2f}/255"
@@ -198,87 +194,6 @@ def sample(
     for note in plan.notes:
         _say(f"note: {note}")
     _say(f"grid: {out}")
-
-
-def _level(text: str | None, sigma: float | None) -> NoiseLevel | None:
-    """Read ``STEPS/OF`` or *sigma*; a bare index would mean another noise in every chain."""
-    from ..diffusion.schedule import NoiseLevel  # noqa: PLC0415
-
-    if text is None:
-        return None if sigma is None else NoiseLevel.build({"sigma": sigma}, where="--sigma")
-    if sigma is not None:
-        raise SettingsError("give one noise level", where="denoiser sample", allowed="--level or --sigma")
-    steps, slash, of = text.partition("/")
-    if not slash:
-        raise SettingsError("a noise level names its chain", where="--level", found=text, allowed="e.g. 100/4000")
-    return NoiseLevel.build({"steps": steps, "of": of}, where="--level")
-
-
-def _default_level(found: Denoiser) -> NoiseLevel:
-    """Return ECLIPSE's level, or all that was trained where that is less."""
-    from ..diffusion.schedule import NoiseLevel  # noqa: PLC0415
-
-    level = NoiseLevel(steps=FAMILIAR[0], of=FAMILIAR[1], schedule="cosine")
-    if level.resolve(found.schedule) <= found.trained_steps:
-        return level
-    return NoiseLevel(steps=found.trained_steps, of=found.schedule.length)
-
-
-def _there_and_back(
-    found: Denoiser, originals: Tensor, level: NoiseLevel | None, steps: int | None, seed: int
-) -> tuple[Plan, Tensor, Tensor]:
-    """Return the plan, the noised images as a person may see them, and the purified ones; on the CPU."""
-    import torch  # noqa: PLC0415
-
-    from ..diffusion.noise import normal_noise  # noqa: PLC0415
-    from ..diffusion.plan import Purification, plan  # noqa: PLC0415
-    from ..diffusion.purify import purify_batch  # noqa: PLC0415
-
-    count, channels, height, width = originals.shape
-    resolved = plan(found, Purification(level=level or _default_level(found), steps=steps), (height, width, channels))
-    ids = torch.arange(count)
-    purified = purify_batch(found, resolved, originals, ids, seed).images.cpu()
-    noise = normal_noise(seed, ids, 0, resolved.t_star, resolved.padded_shape, device="cpu")[:, :, :height, :width]
-    return resolved, (originals + resolved.sigma * noise).clamp(0, 1), purified
-
-
-def _from_noise(found: Denoiser, image_size: int | None, count: int, steps: int | None, seed: int) -> Tensor:
-    """Walk the whole chain back from noise; gray images take the place of an image, of which nothing is left there."""
-    import torch  # noqa: PLC0415
-
-    from ..diffusion.plan import Purification, plan  # noqa: PLC0415
-    from ..diffusion.purify import purify_batch  # noqa: PLC0415
-    from ..diffusion.schedule import NoiseLevel  # noqa: PLC0415
-
-    length = found.schedule.length
-    if found.trained_steps < length:
-        raise SettingsError(
-            "this denoiser cannot make images from noise",
-            where="--from-noise",
-            found=f"trained on t* ≤ {found.trained_steps} of {length}: it never saw an image drowned in noise",
-            hint="see what it does to given images: --images DIR",
-        )
-    size = image_size or found.image_size
-    if size is None:
-        raise SettingsError("how large?", where="--from-noise", hint="say which edge length, e.g. --image-size 32")
-    settings = Purification(level=NoiseLevel(steps=length, of=length), steps=steps)
-    gray = torch.full((count, found.channels, size, size), 0.5)
-    resolved = plan(found, settings, (size, size, found.channels))
-    return purify_batch(found, resolved, gray, torch.arange(count), seed).images.cpu()
-
-
-def _advice(found: Denoiser) -> str:
-    if found.trained_steps < found.schedule.length:
-        return f"it was trained on t* ≤ {found.trained_steps} of {found.schedule.length}, so give images"
-    return "it was trained on the whole chain, so both work"
-
-
-def _batch(images: Any) -> Tensor:
-    import torch  # noqa: PLC0415
-
-    from ..core.classifier.classifier import to_batch  # noqa: PLC0415
-
-    return to_batch(images, torch.device("cpu")).contiguous()
 
 
 def _facts(found: Denoiser) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def cards(context: click.Context, *, folders: tuple[Path, ...], defense: str | N
     """Print what was measured, beside what is reported elsewhere."""
     if context.invoked_subcommand is not None:
         return
-    from ..runs.cards import BUILT_IN, card_lines_of, load_cards  # noqa: PLC0415  (as all imports here: slow)
+    from ..runs.cards import BUILT_IN, card_lines_of, load_cards
 
     found = [card for card in load_cards(BUILT_IN, *folders) if defense in (None, card.defense)]
     if as_json:
@@ -46,8 +46,8 @@ def cards(context: click.Context, *, folders: tuple[Path, ...], defense: str | N
 @click.option("--by", help="Who reports them: paper and table.")
 def add(*, runs: tuple[Path, ...], to: Path, case: str | None, reported: tuple[str, ...], by: str | None) -> None:
     """Make a card from finished run folders RUNS that differ in their seed alone."""
-    from ..core.settings import parse_assignments  # noqa: PLC0415
-    from ..runs.cards import Reported, card_from_runs, card_lines_of, save_card  # noqa: PLC0415
+    from ..core.settings import parse_assignments
+    from ..runs.cards import Reported, card_from_runs, card_lines_of, save_card
 
     if bool(reported) != (by is not None):
         raise SettingsError("reported numbers and who reports them go together", where="--reported, --by")
@@ -67,7 +67,7 @@ def add(*, runs: tuple[Path, ...], to: Path, case: str | None, reported: tuple[s
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing.")
 def report(folder: Path, quiet: bool) -> None:
     """Make report.html and figures/ of the run in FOLDER anew, from its report.json; nothing is computed."""
-    from ..report.single import write_report  # noqa: PLC0415  (slow)
+    from ..report.single import write_report
 
     page, *figures = write_report(folder)
     if not quiet:

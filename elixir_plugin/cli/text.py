@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from ..core.metrics import ModelMetrics
     from .demo import Row
-from ..report.text import _percent
+from ..report.text import percent
 
 
 def demo_header() -> list[str]:
@@ -42,14 +42,14 @@ def demo_line(row: Row) -> str:
         row.defense,
         *_pair(before, after, "acc"),
         *_pair(before, after, "asr"),
-        _percent(found.tpr if found else None),
-        _percent(found.fpr if found else None),
+        percent(found.tpr if found else None),
+        percent(found.fpr if found else None),
         f"{row.seconds:.1f}",
     )
 
 
 def _pair(before: ModelMetrics | None, after: ModelMetrics | None, key: str) -> tuple[str, str]:
-    return _percent(getattr(before, key, None)), _percent(getattr(after, key, None))
+    return percent(getattr(before, key, None)), percent(getattr(after, key, None))
 
 
 def _line(name: str, *cells: str) -> str:
@@ -70,7 +70,7 @@ def settings_lines(settings: Any, *, expert: bool = False) -> Iterator[str]:
 
     :param expert: whether to yield all, or the basic ones and how many others there are; see ``Settings.basic``.
     """
-    from ..core.settings import Settings  # noqa: PLC0415  (slow, and --help imports this module)
+    from ..core.settings import Settings
 
     if not (isinstance(settings, type) and issubclass(settings, Settings)):
         return
@@ -102,7 +102,7 @@ def _items(settings: Any, chosen: Any, basic: Sequence[str] | None, margin: str,
     :param chosen: an instance that has the defaults, where the settings are nested in others; else None.
     :param basic: names of the basic settings, or None for all.
     """
-    from .reference import basic_inside, is_basic, nested_of, rows_of  # noqa: PLC0415
+    from .reference import basic_inside, is_basic, nested_of, rows_of
 
     for name, kind, default, bounds, said in rows_of(settings, chosen):
         inner, basic_here = nested_of(settings, name), is_basic(basic, name)

@@ -42,7 +42,7 @@ def toolkit() -> None:
 @_modified
 def install(name: str, root: Path, defenses: tuple[str, ...], modified: str) -> None:
     """Place scripts and config files in the checkout of TOOLKIT at PATH; nothing that is there is overwritten."""
-    from ..runs.checkout import place  # noqa: PLC0415  (as all imports in commands: slow)
+    from ..runs.checkout import place
 
     changes = place(_adapter(name).placement(root, _chosen(defenses)), root, modified=modified)  # type: ignore[arg-type]
     _report(changes, root)
@@ -54,7 +54,7 @@ def install(name: str, root: Path, defenses: tuple[str, ...], modified: str) -> 
 @_modified
 def uninstall(name: str, root: Path, modified: str) -> None:
     """Take away what install placed in the checkout of TOOLKIT at PATH, and nothing else."""
-    from ..runs.checkout import remove  # noqa: PLC0415
+    from ..runs.checkout import remove
 
     _report(remove(root, name, modified=modified), root)  # type: ignore[arg-type]
 
@@ -64,7 +64,7 @@ def uninstall(name: str, root: Path, modified: str) -> None:
 @_root
 def status(name: str, root: Path) -> None:
     """Say what is placed in the checkout of TOOLKIT at PATH, and whether it is as it was placed."""
-    from ..runs.checkout import inspect, placed_defenses  # noqa: PLC0415
+    from ..runs.checkout import inspect, placed_defenses
 
     names = [each for each in placed_defenses(root, name) if each in _registered()]
     _report(inspect(root, _adapter(name).placement(root, names)), root)
@@ -81,8 +81,8 @@ def export(
     *, source: str, to: str, folder: Path, options: tuple[str, ...], to_options: tuple[str, ...], seed: int
 ) -> None:
     """Write a case (ADAPTER:PATH), or what a finished run left (its folder), to DIR in a toolkit's own format."""
-    from ..core.settings import parse_assignments  # noqa: PLC0415
-    from ..runs.export import export as write  # noqa: PLC0415
+    from ..core.settings import parse_assignments
+    from ..runs.export import export as write
 
     read_with = parse_assignments(options, where="--option")
     write_with = parse_assignments(to_options, where="--to-option")
@@ -93,20 +93,20 @@ def export(
 
 
 def _adapter(name: str) -> Adapter:
-    from ..adapter import get_adapter  # noqa: PLC0415
+    from ..adapter import get_adapter
 
     return get_adapter(name)()
 
 
 def _registered() -> list[str]:
-    from ..plugins import plugins  # noqa: PLC0415
+    from ..plugins import plugins
 
     return list(plugins().offers()["defense"])
 
 
 def _chosen(names: tuple[str, ...]) -> list[str]:
     """Return *names* after checking them, else those of the defenses in the box."""
-    from ..plugins import plugins  # noqa: PLC0415
+    from ..plugins import plugins
 
     for name in names:
         plugins().get("defense", name)

@@ -154,11 +154,6 @@ class Case:
         raise InputError("the case is empty", allowed="at least one of train, clean, test, model")
 
 
-def _refuse_disagreement(what: str, values: Mapping[str, Any]) -> None:
-    if len(set(values.values())) > 1:
-        raise InputError(f"parts of the case disagree on the {what}", found=values)
-
-
 def refuse_scored_clean(case: Case) -> None:
     """Refuse a reserved clean set that shares images with the test set the result is scored on.
 
@@ -202,3 +197,8 @@ def describe(case: Case) -> dict[str, Any]:
         "num_classes": case.num_classes,
         "origin": {"adapter": case.origin.adapter, "path": case.origin.path},
     }
+
+
+def _refuse_disagreement(what: str, values: Mapping[str, Any]) -> None:
+    if len(set(values.values())) > 1:
+        raise InputError(f"parts of the case disagree on the {what}", found=values)

@@ -109,25 +109,6 @@ class Context:
             logging.getLogger(__name__).warning(text)
 
 
-def _log_progress(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
-    """Yield *items*, and say now and then how many are done and how long the others will take."""
-    started = said = time.monotonic()
-    for done, item in enumerate(items, 1):
-        yield item
-        now = time.monotonic()
-        if now - said >= EVERY and done != total:
-            said = now
-            left = "" if total is None else f" of {total}, {_format_eta((now - started) / done * (total - done))} left"
-            logging.getLogger("elixir_plugin.progress").info("%s: %d%s", description, done, left)
-
-
-def _format_eta(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return "less than a minute"
-    return f"about {minutes} min" if minutes < 60 else f"about {minutes // 60} h {minutes % 60} min"
-
-
 def derive_seed(*parts: object) -> int:
     """Hash *parts* to a 63-bit seed.
 
@@ -157,3 +138,22 @@ def resolve_device(name: str) -> torch.device:
             hint=str(error).splitlines()[0],
         ) from None
     return device
+
+
+def _log_progress(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
+    """Yield *items*, and say now and then how many are done and how long the others will take."""
+    started = said = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if now - said >= EVERY and done != total:
+            said = now
+            left = "" if total is None else f" of {total}, {_format_eta((now - started) / done * (total - done))} left"
+            logging.getLogger("elixir_plugin.progress").info("%s: %d%s", description, done, left)
+
+
+def _format_eta(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return "less than a minute"
+    return f"about {minutes} min" if minutes < 60 else f"about {minutes // 60} h {minutes % 60} min"

@@ -222,6 +222,13 @@ def checked_labels(labels: Any, n: int, num_classes: int, where: str = "labels")
     return frozen(array)
 
 
+def frozen(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a read-only view; the caller's own array stays as it is."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
 def _positions(index: Any, n: int) -> Index:
     """Turn positions or a bool mask ``[n]`` into positions; a mask taken for positions would pick wrong samples."""
     rows = np.asarray(index)
@@ -243,10 +250,3 @@ def _checked_images(images: ImageBacking) -> ImageBacking:
     if isinstance(images, np.ndarray):
         return frozen(images)
     return images
-
-
-def frozen(array: NDArray[Any]) -> NDArray[Any]:
-    """Return a read-only view; the caller's own array stays as it is."""
-    view = array.view()
-    view.flags.writeable = False
-    return view

@@ -14,7 +14,7 @@ import pickle
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,21 +52,16 @@ def read_torch(path: Path) -> Any:
 
     :raises InputError: for anything else, naming what the file asked for. Nothing it names is imported or run.
     """
-    try:
-        with allowed(Image.Image):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError("file not found", where=path) from None
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            "file refused: it holds objects that are not plain data",
-            where=path,
-            found=_forbidden(path) or _asked_for(error),
+    with (
+        _reading(
+            path,
             allowed="tensors, numbers, text, lists, dicts, numpy arrays, images",
+            asked_for=lambda error: _forbidden(path) or _asked_for(error),
             hint="a file that needs more can run code when opened: do not use it unless you made it yourself",
-        ) from None
-    except Exception as error:  # a corrupt archive may fail anywhere inside the reader
-        raise InputError("file cannot be read", where=path, found=_first_sentence(error)) from None
+        ),
+        allowed(Image.Image),
+    ):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _forbidden(path: Path) -> str | None:
@@ -93,19 +88,34 @@ def read_plain_pickle(path: Path) -> Any:
 
     :raises InputError: for anything else, without importing or running what the file names.
     """
+    with (
+        _reading(path, allowed="numbers, text, bytes, lists, dicts, numpy arrays", asked_for=str),
+        path.open("rb") as file,
+    ):
+        return PlainUnpickler(file, encoding="bytes").load()
+
+
+@contextmanager
+def _reading(
+    path: Path, *, allowed: str, asked_for: Callable[[Exception], str], hint: str | None = None
+) -> Iterator[None]:
+    """Turn every failure to read a file of plain data into a clear error.
+
+    :param asked_for: says what a file that is refused asked for.
+    """
     try:
-        with path.open("rb") as file:
-            return PlainUnpickler(file, encoding="bytes").load()
+        yield
     except FileNotFoundError:
         raise InputError("file not found", where=path) from None
     except pickle.UnpicklingError as error:
         raise InputError(
             "file refused: it holds objects that are not plain data",
             where=path,
-            found=str(error),
-            allowed="numbers, text, bytes, lists, dicts, numpy arrays",
+            found=asked_for(error),
+            allowed=allowed,
+            hint=hint,
         ) from None
-    except Exception as error:  # a corrupt pickle may fail in any way
+    except Exception as error:  # a corrupt file may fail anywhere inside the reader
         raise InputError("file cannot be read", where=path, found=_first_sentence(error)) from None
 
 

@@ -66,6 +66,16 @@ def read_image(path: Path, channels: int = 3) -> NDArray[np.uint8]:
     return array.reshape(*array.shape[:2], channels)
 
 
+def resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize uint8 ``[H, W, C]`` to ``(H, W)`` = *size*: bilinear with antialiasing, as Pillow and torchvision do."""
+    if image.shape[:2] == size:
+        return image
+    small = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).resize(
+        (size[1], size[0]), Image.Resampling.BILINEAR
+    )
+    return np.asarray(small).reshape(*size, image.shape[2])
+
+
 def image_shape(path: Path) -> tuple[int, int, str]:
     """Return ``(H, W, mode)`` from the header alone.
 

@@ -56,11 +56,6 @@ def write_pages(report: Any, folder: Path) -> list[Path]:
     return _write(facts_of(report, where=folder / "report.json"), folder)
 
 
-def _write(facts: Facts, folder: Path) -> list[Path]:
-    html, shown = make_page(facts)
-    return write_page(folder, "report.html", html, shown)
-
-
 def write_page(folder: Path, name: str, html: str, shown: Iterable[RenderedPanel]) -> list[Path]:
     """Write a page and, into ``figures/``, the PNG files of what it shows; return their paths."""
     pictures = {f"{each.name}.png": each.png for each in shown if each.png}
@@ -97,6 +92,11 @@ def make_page(facts: Facts, *, png: bool = True) -> tuple[str, list[RenderedPane
         settings=yaml.safe_dump(facts.run.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100),
     )
     return html, [*scores, *own]
+
+
+def _write(facts: Facts, folder: Path) -> list[Path]:
+    html, shown = make_page(facts)
+    return write_page(folder, "report.html", html, shown)
 
 
 def _models(facts: Facts) -> list[Row]:

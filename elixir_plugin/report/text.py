@@ -34,7 +34,7 @@ def result_lines(
     if metrics["detection"]:
         found = metrics["detection"]
         yield (
-            f"flagged {found['flagged']}: TPR {_percent(found['tpr'])}, FPR {_percent(found['fpr'])}, "
+            f"flagged {found['flagged']}: TPR {percent(found['tpr'])}, FPR {percent(found['fpr'])}, "
             f"AUROC {_plain(found['auroc'])}, AP {_plain(found['average_precision'])}"
         )
     if metrics.get("repair"):  # older reports have none
@@ -54,11 +54,16 @@ def result_lines(
         yield f"written: {line}"
 
 
+def percent(value: float | None) -> str:
+    """Return a share in percent, or a dash."""
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
 def _repaired(found: Mapping[str, Any]) -> str:
     """Return one line about ``RepairMetrics``, as nested JSON types."""
 
     def share(name: str) -> str:
-        return _percent(found[name])
+        return percent(found[name])
 
     return (
         f"repair: poison changed {share('change_recall')}, relabelled {share('relabel_recall')} "
@@ -79,11 +84,7 @@ def _listed(paths: Sequence[Path], limit: int = 8) -> list[str]:
 
 
 def _scores(name: str, values: dict[str, float | None]) -> str:
-    return f"{name:<22}" + "".join(f"{_percent(values.get(key)):>9}" for key in ("acc", "asr", "ra"))
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
+    return f"{name:<22}" + "".join(f"{percent(values.get(key)):>9}" for key in ("acc", "asr", "ra"))
 
 
 def _plain(value: float | None) -> str:

@@ -69,30 +69,6 @@ def folder_for_case(folder: Path, spec: RunSpec, case: Callable[[], Mapping[str,
     )
 
 
-def _side_by_side(folder: Path) -> Iterator[Path]:
-    """Yield ``NAME``, ``NAME-2``, ``NAME-3``, …"""
-    yield folder
-    yield from (Path(f"{folder}-{number}") for number in itertools.count(2))
-
-
-def _identity(folder: Path) -> str | None:
-    """Return whose folder it is: the identity of the run that began in it, or None."""
-    file = folder / "run.yaml"
-    return str(load_yaml(file).get("identity")) if file.exists() else None
-
-
-def _saw_another(folder: Path, case: Callable[[], Mapping[str, Any]]) -> bool:
-    """Whether the run in *folder* saw another case; of a run that had not yet begun to read, nothing is known."""
-    if (folder / "report.json").exists():
-        seen = read_json(folder / "report.json")["case"]
-    else:
-        seen = next((event["case"] for event in reversed(read_events(folder)) if "case" in event), None)
-    if not seen:
-        return False
-    now = case()
-    return any(now.get(key) != value for key, value in seen.items())
-
-
 def write_target(spec: RunSpec, adapter: Adapter, case: Case) -> Path | None:
     """Return where native results go; refuse a place that cannot be written before work starts."""
     own = adapter.result_folder(case, spec.defense)
@@ -104,18 +80,6 @@ def write_target(spec: RunSpec, adapter: Adapter, case: Case) -> Path | None:
     if target is not None:
         refuse_unwritable(target)
     return target
-
-
-def _refuse_input(target: Path, spec: RunSpec, adapter: Adapter) -> None:
-    """Refuse to write results where the input is read from: below it, around it, or in its place."""
-    read = [value for _, value in adapter.options if isinstance(value, Path)]
-    read += [Path(spec.source.path)] if adapter.reads_disk else []
-    place = target.resolve()
-    for path in (each.resolve() for each in read if each.exists()):
-        if place.is_relative_to(path) or path.is_relative_to(place):
-            raise RunError(
-                "results would land in the input", where=target, found=path, hint="choose another {argument:write_to}"
-            )
 
 
 def holds_something(folder: Path) -> bool:
@@ -145,34 +109,6 @@ def opened(folder: Path, spec: RunSpec, case: Mapping[str, Any]) -> Iterator[Pre
             temporary.write_text(header + text, encoding="utf-8")
         with logged(folder), _outcome_noted(folder, spec, case):
             yield before
-
-
-@contextmanager
-def _outcome_noted(folder: Path, spec: RunSpec, case: Mapping[str, Any]) -> Iterator[None]:
-    append_event(folder, "started", identity=spec.identity(), case=case)
-    try:
-        yield
-    except BaseException as error:
-        note(folder, "stopped", reason=f"{type(error).__name__}: {getattr(error, 'what', error)}")
-        if isinstance(error, ElixirError):
-            logging.getLogger(__name__).error("%s", error)
-        raise
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the lock on the event log of the run.
-
-    :raises RunError: when another process holds it.
-    """
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / EVENT_LOG, wait=False) as mine:
-        if mine is None:
-            raise RunError(
-                "another process works on this run", where=folder, hint="wait for it, or choose another {argument:out}"
-            )
-        yield
 
 
 @contextmanager
@@ -219,3 +155,67 @@ def stage_finished(folder: Path, stage: str, seconds: float) -> None:
         plugins().manager.hook.elixir_stage_finished(stage=stage, seconds=seconds)
     except Exception:  # a stranger's hook does not stop a run
         logger.exception("a plugin failed when told that stage %s is finished", stage)
+
+
+def _side_by_side(folder: Path) -> Iterator[Path]:
+    """Yield ``NAME``, ``NAME-2``, ``NAME-3``, …"""
+    yield folder
+    yield from (Path(f"{folder}-{number}") for number in itertools.count(2))
+
+
+def _identity(folder: Path) -> str | None:
+    """Return whose folder it is: the identity of the run that began in it, or None."""
+    file = folder / "run.yaml"
+    return str(load_yaml(file).get("identity")) if file.exists() else None
+
+
+def _saw_another(folder: Path, case: Callable[[], Mapping[str, Any]]) -> bool:
+    """Whether the run in *folder* saw another case; of a run that had not yet begun to read, nothing is known."""
+    if (folder / "report.json").exists():
+        seen = read_json(folder / "report.json")["case"]
+    else:
+        seen = next((event["case"] for event in reversed(read_events(folder)) if "case" in event), None)
+    if not seen:
+        return False
+    now = case()
+    return any(now.get(key) != value for key, value in seen.items())
+
+
+def _refuse_input(target: Path, spec: RunSpec, adapter: Adapter) -> None:
+    """Refuse to write results where the input is read from: below it, around it, or in its place."""
+    read = [value for _, value in adapter.options if isinstance(value, Path)]
+    read += [Path(spec.source.path)] if adapter.reads_disk else []
+    place = target.resolve()
+    for path in (each.resolve() for each in read if each.exists()):
+        if place.is_relative_to(path) or path.is_relative_to(place):
+            raise RunError(
+                "results would land in the input", where=target, found=path, hint="choose another {argument:write_to}"
+            )
+
+
+@contextmanager
+def _outcome_noted(folder: Path, spec: RunSpec, case: Mapping[str, Any]) -> Iterator[None]:
+    append_event(folder, "started", identity=spec.identity(), case=case)
+    try:
+        yield
+    except BaseException as error:
+        note(folder, "stopped", reason=f"{type(error).__name__}: {getattr(error, 'what', error)}")
+        if isinstance(error, ElixirError):
+            logging.getLogger(__name__).error("%s", error)
+        raise
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the lock on the event log of the run.
+
+    :raises RunError: when another process holds it.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / EVENT_LOG, wait=False) as mine:
+        if mine is None:
+            raise RunError(
+                "another process works on this run", where=folder, hint="wait for it, or choose another {argument:out}"
+            )
+        yield

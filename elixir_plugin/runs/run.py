@@ -175,6 +175,22 @@ class _Job:
     show: Callable[[Defense, Case, Context, Path], None]
 
 
+def retraining_of(spec: RunSpec) -> Retraining | None:
+    """Return how *spec* wants a model trained on the sanitised set, or None; controls imply it."""
+    if spec.retrain is None and not spec.controls:
+        return None
+    return Retraining.build(spec.retrain or {}, where="retrain")
+
+
+def resolved(spec: RunSpec, defense: Defense, adapter: Adapter, plan: Retraining | None = None) -> RunSpec:
+    """Return *spec* with every setting spelled out, so that it says the same under other defaults."""
+    path = str(Path(spec.source.path).absolute()) if adapter.reads_disk else spec.source.path
+    places = {name: str(value.absolute()) for name, value in adapter.options if isinstance(value, Path)}
+    source = spec.source.model_copy(update={"path": path, "options": adapter.options.dump() | places})
+    values = {"settings": defense.settings.dump(), "preset": None, "source": source}
+    return spec.model_copy(update=values | {"retrain": None if plan is None else plan.dump()})
+
+
 def _run(
     spec: RunSpec,
     force: bool,
@@ -282,19 +298,3 @@ def _already_done(folder: Path, spec: RunSpec, case: Case, adapter: Adapter, rew
     if not (folder / "report.html").exists():  # killed before, or made by an older version
         write_pages(report, folder)
     return RunResult(report, folder, tuple(written), already_done=True)
-
-
-def retraining_of(spec: RunSpec) -> Retraining | None:
-    """Return how *spec* wants a model trained on the sanitised set, or None; controls imply it."""
-    if spec.retrain is None and not spec.controls:
-        return None
-    return Retraining.build(spec.retrain or {}, where="retrain")
-
-
-def resolved(spec: RunSpec, defense: Defense, adapter: Adapter, plan: Retraining | None = None) -> RunSpec:
-    """Return *spec* with every setting spelled out, so that it says the same under other defaults."""
-    path = str(Path(spec.source.path).absolute()) if adapter.reads_disk else spec.source.path
-    places = {name: str(value.absolute()) for name, value in adapter.options if isinstance(value, Path)}
-    source = spec.source.model_copy(update={"path": path, "options": adapter.options.dump() | places})
-    values = {"settings": defense.settings.dump(), "preset": None, "source": source}
-    return spec.model_copy(update=values | {"retrain": None if plan is None else plan.dump()})

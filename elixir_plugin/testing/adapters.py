@@ -73,6 +73,12 @@ def adapter_faults(cls: type[Adapter], source: Source | None, case: Case, place:
     return faults
 
 
+def tree(path: Path) -> dict[str, str]:
+    """Return every file at or below *path* with the hash of its content."""
+    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+    return {str(each): hashlib.sha256(each.read_bytes()).hexdigest() for each in files}
+
+
 def _check_attributes(cls: type[Adapter]) -> None:
     expect(issubclass(cls, Adapter), "must derive from elixir_plugin.adapter.Adapter")
     expect(bool(re.fullmatch(r"[a-z][a-z0-9_]*", getattr(cls, "name", ""))), "name must be lower case")
@@ -218,9 +224,3 @@ def _probe(case: Case) -> Outcome:
         pixels[0] = 0
         outcome.train = case.train.replace(images=pixels, labels=np.roll(case.train.labels, 1))
     return outcome
-
-
-def tree(path: Path) -> dict[str, str]:
-    """Return every file at or below *path* with the hash of its content."""
-    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
-    return {str(each): hashlib.sha256(each.read_bytes()).hexdigest() for each in files}

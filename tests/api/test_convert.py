@@ -13,7 +13,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, SubsetRandomSampler, TensorDataset
 
 from elixir_plugin.api.arrays import Normalisation
-from elixir_plugin.api.convert import TensorImages, as_classifier, as_image_set, streams_aside
+from elixir_plugin.api.convert import TensorImages, as_image_set, streams_aside
+from elixir_plugin.api.models import as_classifier
 from elixir_plugin.core.classifier.classifier import Classifier
 from elixir_plugin.core.images import ImageSet
 from elixir_plugin.errors import InputError

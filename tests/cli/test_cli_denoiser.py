@@ -225,12 +225,12 @@ def test_sample_shows_original_noised_and_purified(clean: Path, tmp_path: Path) 
 
 
 def test_the_noised_row_has_the_noise_of_the_level(tmp_path: Path) -> None:
-    from elixir_plugin.cli.denoiser import _there_and_back
+    from elixir_plugin.cli.grids import there_and_back
     from elixir_plugin.diffusion.schedule import NoiseLevel
 
     found = load_denoiser(made(tmp_path / "d", length=1000))
     gray = torch.full((8, 3, 8, 8), 0.5)
-    plan, noised, purified = _there_and_back(found, gray, NoiseLevel(sigma=0.02498), 1, 0)
+    plan, noised, purified = there_and_back(found, gray, NoiseLevel(sigma=0.02498), 1, 0)
     assert plan.t_star == 25 and float((noised - gray).std()) == pytest.approx(0.025, rel=0.1)
     # a zero network predicts no noise: what it takes for the image is the noised image
     assert torch.allclose(purified, noised, atol=1e-5)

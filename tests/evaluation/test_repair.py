@@ -17,7 +17,7 @@ from elixir_plugin.core.case import Case, Truth
 from elixir_plugin.core.images import ImageSet, LazyImages
 from elixir_plugin.core.metrics import Evaluation, ModelMetrics, RepairMetrics
 from elixir_plugin.core.outcome import Outcome
-from elixir_plugin.defenses.dataelixir.outcome import describe
+from elixir_plugin.defenses.dataelixir.outcome import build_outcome as describe
 from elixir_plugin.defenses.dataelixir.repair import Repair
 from elixir_plugin.defenses.dataelixir.settings import DataElixirSettings
 from elixir_plugin.defenses.dataelixir.target import find_targets

@@ -47,6 +47,106 @@ def summarise(results: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
+def used_columns(rows: Sequence[Row]) -> list[str]:
+    """Return the metrics that any row holds."""
+    return [metric for metric in COLUMNS if any(metric in row["values"] for row in rows)]
+
+
+def cell_text(metric: str, value: Mapping[str, Any] | None) -> str:
+    """Return a mean with its deviation; shares in percent.
+
+    >>> cell_text("acc", {"mean": 0.5, "std": 0.0123}), cell_text("der", {"mean": 0.5, "std": None})
+    ('50.0 ± 1.2', '0.500')
+    """
+    if value is None:
+        return "–"
+    scale, digits = (1, 3) if metric in ("der", "auroc") else (100, 1)
+    mean = f"{scale * value['mean']:.{digits}f}"
+    return mean if value["std"] is None else f"{mean} ± {scale * value['std']:.{digits}f}"
+
+
+def title(metric: str) -> str:
+    """Return the head of a column, with its unit."""
+    name = COLUMNS[metric][0]
+    return name if metric in ("der", "auroc") else f"{name} %"
+
+
+def remark(row: Row) -> str:
+    """Say what is missing in a row."""
+    missing = row["seeds"] - row["done"] - row["failed"]
+    parts = [f"failed ({row['failed']} of {row['seeds']}): {row['reason']}"] if row["failed"] else []
+    if missing and row["defense"] != UNDEFENDED:
+        parts.append(f"not done yet ({missing} of {row['seeds']})")
+    return "; ".join(parts)
+
+
+def seconds_of(timings: Mapping[str, Any], row: Row) -> float | None:
+    """Return the mean seconds the defense took, without training and measuring models afterwards."""
+    own = [
+        each["seconds"] for each in timings["cells"] if (each["case"], each["defense"]) == (row["case"], row["defense"])
+    ]
+    return statistics.fmean(own) if own else None
+
+
+def markdown(results: Mapping[str, Any], timings: Mapping[str, Any]) -> str:
+    """Return ``table.md``; nothing in a name or reason can become markup or HTML."""
+    columns = used_columns(results["table"])
+    head = _head(results)
+    lines = [_md_line(head), _md_line(["---", "---", *["---:"] * (len(columns) + 1), "---"])]
+    for row, cells, seconds, said in _texts(results, timings):
+        bold = [
+            f"**{text}**" if row["values"].get(metric, {}).get("best") else text
+            for metric, text in zip(columns, cells, strict=True)
+        ]
+        lines.append(_md_line([_md(row["case"]), _md(row["defense"]), *bold, seconds, _md(said)]))
+    return "\n".join([*lines, "", explanation(results), ""])
+
+
+def explanation(results: Mapping[str, Any]) -> str:
+    """Say how the numbers came about."""
+    count = len(results["compare"]["seeds"])
+    spread = f"mean ± sample standard deviation over {count} seeds" if count > 1 else "one seed"
+    retrain = results["compare"]["retrain"]
+    models = "" if retrain is None else " Where a defense hands back no model, one is trained on what it leaves."
+    return (
+        f"{spread[0].upper()}{spread[1:]}; the best of each case in bold, among rows with all seeds done.{models} "
+        "Seconds are those of the defense alone."
+    )
+
+
+def csv_text(results: Mapping[str, Any], timings: Mapping[str, Any]) -> str:
+    """Return ``table.csv``: numbers as they are, mean and deviation in columns of their own."""
+    columns = used_columns(results["table"])
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    numbers = [f"{metric}_{part}" for metric in columns for part in ("mean", "std")]
+    writer.writerow(["case", "defense", "seeds", "done", *numbers, "seconds", "remark"])
+    for row in results["table"]:
+        values = [row["values"].get(metric, {}).get(part) for metric in columns for part in ("mean", "std")]
+        names = [_csv(row["case"]), _csv(row["defense"])]
+        seconds = seconds_of(timings, row)
+        writer.writerow([*names, row["seeds"], row["done"], *values, seconds, _csv(remark(row))])
+    return out.getvalue()
+
+
+def table_lines(results: Mapping[str, Any], timings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the table for a terminal; ``*`` marks the best of each case."""
+    columns = used_columns(results["table"])
+    head = _head(results)
+    rows = []
+    for row, cells, seconds, said in _texts(results, timings):
+        starred = [
+            text + ("*" if row["values"].get(metric, {}).get("best") else " ")
+            for metric, text in zip(columns, cells, strict=True)
+        ]
+        rows.append([_line(row["case"]), _line(row["defense"]), *starred, seconds, _line(said)])
+    widths = [max(len(line[at]) for line in [head, *rows]) for at in range(len(head) - 1)]
+    for line in [head, *rows]:
+        left = [f"{text:<{width}}" for text, width in zip(line[:2], widths[:2], strict=True)]
+        right = [f"{text:>{width}}" for text, width in zip(line[2:-1], widths[2:], strict=True)]
+        yield "  ".join([*left, *right, line[-1]]).rstrip()
+
+
 def _one_per_seed(cells: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> list[Mapping[str, Any]]:
     """Return for each seed a cell that is done, else any: what is measured before is the same in all of them.
 
@@ -116,47 +216,6 @@ def _complete(row: Row, metric: str) -> bool:
     return metric in row["values"] and len(row["values"][metric]["by_seed"]) == row["seeds"]
 
 
-def used_columns(rows: Sequence[Row]) -> list[str]:
-    """Return the metrics that any row holds."""
-    return [metric for metric in COLUMNS if any(metric in row["values"] for row in rows)]
-
-
-def cell_text(metric: str, value: Mapping[str, Any] | None) -> str:
-    """Return a mean with its deviation; shares in percent.
-
-    >>> cell_text("acc", {"mean": 0.5, "std": 0.0123}), cell_text("der", {"mean": 0.5, "std": None})
-    ('50.0 ± 1.2', '0.500')
-    """
-    if value is None:
-        return "–"
-    scale, digits = (1, 3) if metric in ("der", "auroc") else (100, 1)
-    mean = f"{scale * value['mean']:.{digits}f}"
-    return mean if value["std"] is None else f"{mean} ± {scale * value['std']:.{digits}f}"
-
-
-def title(metric: str) -> str:
-    """Return the head of a column, with its unit."""
-    name = COLUMNS[metric][0]
-    return name if metric in ("der", "auroc") else f"{name} %"
-
-
-def remark(row: Row) -> str:
-    """Say what is missing in a row."""
-    missing = row["seeds"] - row["done"] - row["failed"]
-    parts = [f"failed ({row['failed']} of {row['seeds']}): {row['reason']}"] if row["failed"] else []
-    if missing and row["defense"] != UNDEFENDED:
-        parts.append(f"not done yet ({missing} of {row['seeds']})")
-    return "; ".join(parts)
-
-
-def seconds_of(timings: Mapping[str, Any], row: Row) -> float | None:
-    """Return the mean seconds the defense took, without training and measuring models afterwards."""
-    own = [
-        each["seconds"] for each in timings["cells"] if (each["case"], each["defense"]) == (row["case"], row["defense"])
-    ]
-    return statistics.fmean(own) if own else None
-
-
 def _texts(results: Mapping[str, Any], timings: Mapping[str, Any]) -> Iterator[tuple[Row, list[str], str, str]]:
     """Yield every row with its cells, its seconds and its remark as text."""
     columns = used_columns(results["table"])
@@ -168,65 +227,6 @@ def _texts(results: Mapping[str, Any], timings: Mapping[str, Any]) -> Iterator[t
 
 def _head(results: Mapping[str, Any]) -> list[str]:
     return ["case", "defense", *(title(metric) for metric in used_columns(results["table"])), "seconds", "remark"]
-
-
-def markdown(results: Mapping[str, Any], timings: Mapping[str, Any]) -> str:
-    """Return ``table.md``; nothing in a name or reason can become markup or HTML."""
-    columns = used_columns(results["table"])
-    head = _head(results)
-    lines = [_md_line(head), _md_line(["---", "---", *["---:"] * (len(columns) + 1), "---"])]
-    for row, cells, seconds, said in _texts(results, timings):
-        bold = [
-            f"**{text}**" if row["values"].get(metric, {}).get("best") else text
-            for metric, text in zip(columns, cells, strict=True)
-        ]
-        lines.append(_md_line([_md(row["case"]), _md(row["defense"]), *bold, seconds, _md(said)]))
-    return "\n".join([*lines, "", explanation(results), ""])
-
-
-def explanation(results: Mapping[str, Any]) -> str:
-    """Say how the numbers came about."""
-    count = len(results["compare"]["seeds"])
-    spread = f"mean ± sample standard deviation over {count} seeds" if count > 1 else "one seed"
-    retrain = results["compare"]["retrain"]
-    models = "" if retrain is None else " Where a defense hands back no model, one is trained on what it leaves."
-    return (
-        f"{spread[0].upper()}{spread[1:]}; the best of each case in bold, among rows with all seeds done.{models} "
-        "Seconds are those of the defense alone."
-    )
-
-
-def csv_text(results: Mapping[str, Any], timings: Mapping[str, Any]) -> str:
-    """Return ``table.csv``: numbers as they are, mean and deviation in columns of their own."""
-    columns = used_columns(results["table"])
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    numbers = [f"{metric}_{part}" for metric in columns for part in ("mean", "std")]
-    writer.writerow(["case", "defense", "seeds", "done", *numbers, "seconds", "remark"])
-    for row in results["table"]:
-        values = [row["values"].get(metric, {}).get(part) for metric in columns for part in ("mean", "std")]
-        names = [_csv(row["case"]), _csv(row["defense"])]
-        seconds = seconds_of(timings, row)
-        writer.writerow([*names, row["seeds"], row["done"], *values, seconds, _csv(remark(row))])
-    return out.getvalue()
-
-
-def table_lines(results: Mapping[str, Any], timings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the table for a terminal; ``*`` marks the best of each case."""
-    columns = used_columns(results["table"])
-    head = _head(results)
-    rows = []
-    for row, cells, seconds, said in _texts(results, timings):
-        starred = [
-            text + ("*" if row["values"].get(metric, {}).get("best") else " ")
-            for metric, text in zip(columns, cells, strict=True)
-        ]
-        rows.append([_line(row["case"]), _line(row["defense"]), *starred, seconds, _line(said)])
-    widths = [max(len(line[at]) for line in [head, *rows]) for at in range(len(head) - 1)]
-    for line in [head, *rows]:
-        left = [f"{text:<{width}}" for text, width in zip(line[:2], widths[:2], strict=True)]
-        right = [f"{text:>{width}}" for text, width in zip(line[2:-1], widths[2:], strict=True)]
-        yield "  ".join([*left, *right, line[-1]]).rstrip()
 
 
 def _md_line(cells: Sequence[str]) -> str:
