@@ -286,9 +286,8 @@ def _mask(file: Path, n: int) -> NDArray[np.bool_]:
         raise InputError("not a list of positions", where=file, found=f"{array.dtype} {array.shape}")
     bad = array[(array < 0) | (array >= n)]
     if len(bad):
-        raise InputError(
-            "position out of range", where=file, found=f"{bad[0]} ({len(bad)} such)", allowed=f"0..{n - 1}"
-        )
+        found = f"{bad[0]} ({len(bad)} such)"
+        raise InputError("position out of range", where=file, found=found, allowed=f"0..{n - 1}")
     mask = np.zeros(n, bool)
     mask[array.astype(np.int64)] = True
     return mask

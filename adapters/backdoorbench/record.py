@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,11 @@ from PIL import Image
 from ...core.case import Truth
 from ...core.images import Images, ImageSet, Index, checked_labels
 from ...errors import InputError
-from ...io.files import inside, read_torch
+from ...io.files import read_torch
 from ...io.images import refuse_deep
 from ..common.images import file_reader
 from ..common.untrusted import numbers
+from .checks import as_int, expect, positions, rebased, rows
 
 FILE = "attack_result.pt"
 KEYS = ("model_name", "num_classes", "model", "data_path", "img_size", "clean_data", "bd_train", "bd_test")
@@ -93,8 +94,8 @@ def read_record(path: Path) -> Record:
             allowed=f"keys {', '.join(KEYS)}",
             hint="give the attack's own record, not a defense_result.pt",
         )
-    text = {key: _expect(content[key], str, file, key) for key in ("model_name", "data_path", "clean_data")}
-    shape = [as_int(edge, file, "img_size") for edge in _rows(content["img_size"], file, "img_size")]
+    text = {key: expect(content[key], str, file, key) for key in ("model_name", "data_path", "clean_data")}
+    shape = [as_int(edge, file, "img_size") for edge in rows(content["img_size"], file, "img_size")]
     if len(shape) != 3 or min(shape) < 1:
         raise InputError("broken record", where=f"{file}: img_size", found=shape, allowed="(height, width, channels)")
     num_classes = as_int(content["num_classes"], file, "num_classes")
@@ -109,8 +110,8 @@ def read_record(path: Path) -> Record:
         data_path=text["data_path"],
         shape=(shape[0], shape[1], shape[2]),
         dataset=text["clean_data"],
-        train=None if train is None else _expect(train, dict, file, "bd_train"),
-        test=_expect(content["bd_test"], dict, file, "bd_test"),
+        train=None if train is None else expect(train, dict, file, "bd_train"),
+        test=expect(content["bd_test"], dict, file, "bd_test"),
     )
 
 
@@ -174,8 +175,8 @@ class _Sample:
 
 def _current(record: Record, state: Mapping[str, Any], where: str, length: int) -> tuple[Index, Held, list[_Sample]]:
     """Read the format of v2."""
-    container = _expect(state.get("bd_data_container"), dict, where, "bd_data_container")
-    images = _expect(container.get("data_dict"), dict, where, "data_dict")
+    container = expect(state.get("bd_data_container"), dict, where, "bd_data_container")
+    images = expect(container.get("data_dict"), dict, where, "data_dict")
     images = {as_int(key, where, "key of data_dict"): value for key, value in images.items()}
     indicator = numbers(state.get("poison_indicator"), f"{where} poison_indicator")
     if indicator.shape != (length,) or indicator.dtype.kind not in "biuf" or not np.isin(indicator, (0, 1)).all():
@@ -186,7 +187,7 @@ def _current(record: Record, state: Mapping[str, Any], where: str, length: int) 
             allowed=f"0 or 1 for each of the {length} clean samples",
             hint="check that the clean data are those the attack started from",
         )
-    index = _positions(state.get("original_index_array"), length, f"{where} original_index_array")
+    index = positions(state.get("original_index_array"), length, f"{where} original_index_array")
     held = indicator[index] == 1
     if missing := [int(i) for i in index[held] if int(i) not in images]:
         raise InputError("broken record", where=where, found=f"no image for samples {missing[:5]}", allowed="one each")
@@ -209,47 +210,19 @@ def _sample(index: int, value: Any, folder: Path, save_folder: Any, where: str) 
     return _Sample(index, image, as_int(labels[0], where, "label"), as_int(labels[1], where, "original label"))
 
 
-def rebased(folder: Path, save_folder: Any, path: Any, where: str) -> Path:
-    """Return the PNG file a sample lies in: ``<record>/<last component of save_folder>/<last two of path>``.
-
-    The recorded paths start at the working directory of the attack, ``./record/<name>/…`` or ``../record/<name>/…``,
-    which means nothing here. Anything of another form is refused, not bent into shape.
-
-    :raises InputError: when a path is absolute, climbs, does not lie in *save_folder*, or is a link out of the record.
-    """
-    start, steps = (PurePosixPath(str(each).replace("\\", "/")) for each in (save_folder, path))
-    plain = start.parts[1:] if start.parts[:1] == ("..",) else start.parts
-    if (
-        not isinstance(save_folder, str)
-        or not isinstance(path, str)
-        or start.is_absolute()
-        or not plain
-        or ".." in (*plain, *steps.parts[-2:])
-        or steps.parts[:-2] != start.parts
-    ):
-        raise InputError(
-            "image path leaves its record",
-            where=where,
-            found=f"path {path!r} in folder {save_folder!r}",
-            allowed="<save folder>/<original label>/<original index>.png, relative, without '..'",
-            hint="do not use this record unless you know who made it",
-        )
-    return inside(folder, Path(plain[-1], *steps.parts[-2:]))
-
-
 def _old(record: Record, state: Mapping[str, Any], where: str, length: int) -> tuple[Index, Held, list[_Sample]]:
     """Read the format of v1: parallel lists of the changed samples only.
 
     A training set is complete; a test set holds the changed samples and nothing else.
     """
-    images, labels = (_rows(state.get(key), where, key) for key in ("x", "y"))
-    index = _positions(state.get("original_index"), length, f"{where} original_index")
+    images, labels = (rows(state.get(key), where, key) for key in ("x", "y"))
+    index = positions(state.get("original_index"), length, f"{where} original_index")
     indicator = state.get("poison_indicator")
     if indicator is not None and len(index) != len(labels):  # the late v1 files list the clean samples too
         flags = numbers(indicator, f"{where} poison_indicator")
         index = index[flags == 1] if flags.shape == index.shape else index
     originals = state.get("original_targets")
-    originals = [None] * len(index) if originals is None else _rows(originals, where, "original_targets")
+    originals = [None] * len(index) if originals is None else rows(originals, where, "original_targets")
     if not len(images) == len(labels) == len(index) == len(originals):
         raise InputError(
             "broken record",
@@ -296,36 +269,3 @@ def _from_file(path: Path, record: Record) -> Images:
         error.allowed = error.allowed or f"a whole image of {height} × {width} pixels"
         error.hint = error.hint or "copy the record again"
         raise
-
-
-def _positions(value: Any, length: int, where: str) -> Index:
-    array = numbers(value, where)
-    if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
-        raise InputError("broken record", where=where, found=f"{array.dtype} {array.shape}", allowed="integers [n]")
-    array = array.astype(np.int64)
-    if len(array) and not (array.min() >= 0 and array.max() < length):
-        raise InputError(
-            "position out of range", where=where, found=f"{array.min()}..{array.max()}", allowed=f"0..{length - 1}"
-        )
-    if len(np.unique(array)) != len(array):
-        raise InputError("position given twice", where=where, allowed="each at most once")
-    return array
-
-
-def _rows(value: Any, where: object, what: str) -> list[Any]:
-    if not isinstance(value, list | tuple | np.ndarray):
-        raise InputError("broken record", where=f"{where}: {what}", found=type(value).__name__, allowed="a list")
-    return list(value)
-
-
-def as_int(value: Any, where: object, what: str) -> int:
-    """Return *value* as an int when it is one, of Python's or numpy's kind."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise InputError("broken record", where=f"{where}: {what}", found=repr(value)[:80], allowed="an integer")
-    return int(value)
-
-
-def _expect(value: Any, kind: type, where: object, what: str) -> Any:
-    if not isinstance(value, kind):
-        raise InputError("broken record", where=f"{where}: {what}", found=type(value).__name__, allowed=kind.__name__)
-    return value
