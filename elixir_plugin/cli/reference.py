@@ -1,4 +1,4 @@
-"""The reference of all settings, as Markdown, made from the settings classes: ``elixir-plugin reference``.
+"""The reference of all settings, as Markdown, made from the settings classes: ``elixir-plugin settings``.
 
 Types and ranges come from the JSON schema of a class, descriptions from its fields, else from the ``:param`` lines of
 its docstring. Expert settings have a table of their own, which is folded. Only what is built in is listed, so that the
@@ -26,7 +26,7 @@ SIGNS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusive
 SIZES = {"minLength": "length ≥", "minItems": "items ≥", "maxItems": "items ≤"}
 HEAD = """# Settings
 
-Made by `elixir-plugin reference` from the settings classes; do not edit. `elixir-plugin show NAME` prints the settings
+Made by `elixir-plugin settings` from the settings classes; do not edit. `elixir-plugin show NAME` prints the settings
 of one name, with `--expert` all of them. A setting without a default must be given. Nested settings given in part keep
 the rest of their values. Expert settings work like all others; few users change them.
 """
@@ -171,7 +171,7 @@ def _listed() -> Iterator[tuple[str, str, Model]]:
                 settings = thing.Options if kind == "adapter" else thing.Settings
                 summary = offer.entry.summary
                 yield f"{title} `{name}`", f"{summary[:1].upper()}{summary[1:]}.", settings
-    yield "Result card", "A file of `elixir-plugin results add`.", ResultCard
+    yield "Result card", "A file of `elixir-plugin cards add`.", ResultCard
 
 
 def _section(title: str, summary: str, model: Model, level: int = 2) -> str:

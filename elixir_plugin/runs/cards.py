@@ -108,7 +108,7 @@ def card_from_runs(
     """
     reports = [_report(folder) for folder in folders]
     if not reports:
-        raise SettingsError("a card needs a run", where="results add", allowed="one run folder or more")
+        raise SettingsError("a card needs a run", where="cards add", allowed="one run folder or more")
     runs = [report["run"] for report in reports]
     for folder, run in zip(folders, runs, strict=True):
         other = {key for key in run if key not in VARYING and run[key] != runs[0].get(key)}
@@ -118,7 +118,7 @@ def card_from_runs(
             )
     seeds = [run["seed"] for run in runs]
     if len(set(seeds)) < len(seeds):
-        raise SettingsError("two runs with one seed", where="results add", found=seeds)
+        raise SettingsError("two runs with one seed", where="cards add", found=seeds)
     environments = [report["environment"] for report in reports]
     versions = [{key: value for key, value in each.items() if key != "device"} for each in environments]
     notes = () if all(each == versions[0] for each in versions) else ("the runs were made with different versions",)

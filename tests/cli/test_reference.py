@@ -27,7 +27,7 @@ def classes() -> dict[str, type[Settings]]:
 
 def test_it_is_current() -> None:
     assert FILE.read_text(encoding="utf-8") == reference.reference(), (
-        "make it anew: elixir-plugin reference > docs/settings.md"
+        "make it anew: elixir-plugin settings > docs/settings.md"
     )
 
 

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ...core.images import ImageBacking, ImageSet, LazyImages
 from ...errors import InputError
 from ...io.files import inside
-from ...io.images import SUFFIXES, image_shape, read_image
+from ...io.images import SUFFIXES, image_shape, read_image, resized
 
 EAGER_BYTES = 1 << 30  # decoded at once; larger sets are read as they are used
 
@@ -34,7 +33,7 @@ def read_pictures(folder: Path, channels: int = 3, resize: int | None = None, li
     sides = (resize, resize) if resize is not None else _common_size(folder, paths)
 
     def read(position: int) -> NDArray[np.uint8]:
-        return _resized(read_image(paths[position], channels), sides)
+        return resized(read_image(paths[position], channels), sides)
 
     lazy = LazyImages(read, len(paths), (*sides, channels))
     images: ImageBacking = lazy
@@ -75,11 +74,3 @@ def _common_size(folder: Path, paths: Sequence[Path]) -> tuple[int, int]:
             hint="resize them: {argument:resize=32}",
         )
     return sizes.pop()
-
-
-def _resized(image: NDArray[np.uint8], sides: tuple[int, int]) -> NDArray[np.uint8]:
-    if image.shape[:2] == sides:
-        return image
-    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
-    small = picture.resize((sides[1], sides[0]), Image.Resampling.BILINEAR)
-    return np.asarray(small).reshape(*sides, image.shape[2])
