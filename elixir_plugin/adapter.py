@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from .core import settings as config
 from .core.case import Case
 from .core.metrics import Evaluation
 from .core.outcome import Outcome
@@ -74,8 +73,8 @@ class Adapter(ABC):
 
     name: ClassVar[str]
     reads_disk: ClassVar[bool] = True
-    Options: ClassVar[type[config.Settings]] = config.Settings
-    options: config.Settings
+    Options: ClassVar[type[Settings]] = Settings
+    options: Settings
     cache: Path | None = None
 
     def __init__(self, options: Mapping[str, Any] | None = None) -> None:

@@ -38,6 +38,6 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def brief_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure every cost on one call, not on a second of calls, where a test does not look at how long it took."""
-    from elixir_plugin.diffusion.fit import timing as costs
+    from elixir_plugin.diffusion.fit import timing
 
-    monkeypatch.setattr(costs, "CALLS", 1)
+    monkeypatch.setattr(timing, "CALLS", 1)

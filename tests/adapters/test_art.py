@@ -484,17 +484,17 @@ def test_another_network_comes_in_a_new_classifier(strangers: None, first: bool)
 
 
 def test_what_a_defense_leaves_trains_the_classifier_anew(strangers: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    from elixir_plugin.adapters.art import models as _art_models
+    from elixir_plugin.adapters.art import models
     from elixir_plugin.adapters.art.adapter import LightestTrainer
 
     seen: list[Any] = []
-    real = _art_models.retrain
+    real = models.retrain
 
     def watch(case: Any, outcome: Any, plan: Any, context: Any, *, start: Any) -> Any:
         seen.append((plan, {name: value.clone() for name, value in start.module.state_dict().items()}))
         return real(case, outcome, plan, context, start=start)
 
-    monkeypatch.setattr(_art_models, "retrain", watch)
+    monkeypatch.setattr(models, "retrain", watch)
     classifier = estimator()
     before = weights(classifier.model)
     trainer = LightestTrainer(classifier, retrain={"lr": 0.1, "augmentation": {"flip": False}})

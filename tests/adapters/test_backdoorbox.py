@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from elixir_plugin.adapters.backdoorbox import adapter as backdoorbox
+from elixir_plugin.adapters.backdoorbox import adapter
 from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset, Subset
@@ -136,7 +136,7 @@ def read(part: Any) -> Any:
 
 
 def test_images_are_read_without_augmentation_and_with_the_trigger() -> None:
-    case = backdoorbox.read_case(Poisoned(AUGMENTED))
+    case = adapter.read_case(Poisoned(AUGMENTED))
     assert case.train is not None and case.truth is not None
     assert case.train.images.dtype == np.uint8 and (read(case.train) == expected()).all()
     assert case.train.labels.tolist() == [TARGET if i in POISON else label for i, label in enumerate(LABELS)]
@@ -149,20 +149,20 @@ def test_the_dataset_stays_as_it_is_and_the_host_draws_on() -> None:
     data = Poisoned(AUGMENTED)
     before = list(data.poisoned_transform.transforms), data.transform
     state = random.getstate(), torch.get_rng_state()
-    backdoorbox.read_case(data)
+    adapter.read_case(data)
     assert (list(data.poisoned_transform.transforms), data.transform) == before
     assert random.getstate() == state[0] and torch.equal(torch.get_rng_state(), state[1])
 
 
 def test_a_trigger_on_tensors_keeps_floats() -> None:
     chain = T.Compose([T.RandomHorizontalFlip(), T.ToTensor()])
-    case = backdoorbox.read_case(Poisoned(chain, place=2))
+    case = adapter.read_case(Poisoned(chain, place=2))
     assert case.train is not None and case.train.images.dtype == np.float32
     np.testing.assert_allclose(read(case.train), expected().astype(np.float32) / 255, atol=1e-7)
 
 
 def test_noise_samples_are_covers() -> None:
-    case = backdoorbox.read_case(Noisy(AUGMENTED))
+    case = adapter.read_case(Noisy(AUGMENTED))
     assert case.truth is not None and case.train is not None
     assert np.flatnonzero(case.truth.cover).tolist() == sorted(NOISE)
     assert (read(case.train)[sorted(NOISE), -2:, -2:] == 100).all()
@@ -170,9 +170,9 @@ def test_noise_samples_are_covers() -> None:
 
 
 def test_clean_label_poison_is_called_that() -> None:
-    case = backdoorbox.read_case(Poisoned(AUGMENTED, relabel=False))
+    case = adapter.read_case(Poisoned(AUGMENTED, relabel=False))
     assert case.truth is not None and case.truth.kind == "clean-label"
-    nothing = backdoorbox.read_case(Poisoned(AUGMENTED, poisoned=frozenset()))
+    nothing = adapter.read_case(Poisoned(AUGMENTED, poisoned=frozenset()))
     assert nothing.truth is not None and nothing.truth.kind == "none"
 
 
@@ -183,7 +183,7 @@ def test_membership_by_file_name_is_understood() -> None:
     data = CreatePoisonedTargetDataset(AUGMENTED, lambda path: Image.fromarray(PIXELS[int(path.split(".")[0])]))
     data.samples = data.samples[::-1]
     data.targets = data.targets[::-1]
-    case = backdoorbox.read_case(data)
+    case = adapter.read_case(data)
     assert case.truth is not None
     assert np.flatnonzero(case.truth.poison).tolist() == sorted(N - 1 - i for i in POISON)
 
@@ -191,7 +191,7 @@ def test_membership_by_file_name_is_understood() -> None:
 def test_images_read_by_cv2_are_turned_to_rgb_and_the_model_gets_its_own_order() -> None:
     data = FromFiles(AUGMENTED, imread)
     module = nn.Sequential(nn.Flatten(), nn.Linear(192, CLASSES)).eval()
-    case = backdoorbox.read_case(data, model=module)
+    case = adapter.read_case(data, model=module)
     assert case.train is not None and (read(case.train) == expected()).all()
     assert case.model is not None
     host = torch.from_numpy(np.ascontiguousarray(expected()[..., ::-1])).permute(0, 3, 1, 2).float() / 255
@@ -200,7 +200,7 @@ def test_images_read_by_cv2_are_turned_to_rgb_and_the_model_gets_its_own_order()
 
 def test_normalisation_in_the_transform_goes_to_the_model() -> None:
     chain = T.Compose([T.ToTensor(), T.Normalize((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))])
-    case = backdoorbox.read_case(Benign(chain), model=nn.Sequential(nn.Flatten(), nn.Linear(192, CLASSES)))
+    case = adapter.read_case(Benign(chain), model=nn.Sequential(nn.Flatten(), nn.Linear(192, CLASSES)))
     assert case.train is not None and (read(case.train) == PIXELS).all() and case.truth is None
     assert case.model is not None and case.model.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
 
@@ -210,16 +210,16 @@ def test_images_of_mixed_size_are_resized_as_the_dataset_says() -> None:
         def picture(self, index: int) -> Any:
             return super().picture(index).resize((8 + index, 8))
 
-    case = backdoorbox.read_case(Mixed(T.Compose([T.Resize((6, 6)), T.RandomHorizontalFlip(), T.ToTensor()])))
+    case = adapter.read_case(Mixed(T.Compose([T.Resize((6, 6)), T.RandomHorizontalFlip(), T.ToTensor()])))
     assert case.train is not None and case.train.image_shape == (6, 6, 3)
     with pytest.raises(InputError, match="mixed size"):
-        backdoorbox.read_case(Mixed(T.Compose([T.ToTensor()])))
+        adapter.read_case(Mixed(T.Compose([T.ToTensor()])))
 
 
 def test_subsets_and_test_sets() -> None:
     rows = [7, 1, 0]
     poisoned_test = Poisoned(AUGMENTED, poisoned=frozenset(range(N)))
-    case = backdoorbox.read_case(
+    case = adapter.read_case(
         Subset(Poisoned(AUGMENTED), rows), test=Benign(AUGMENTED), test_poisoned=poisoned_test, clean=Benign(AUGMENTED)
     )
     assert case.truth is not None and case.truth.poison.tolist() == [True, False, True]
@@ -232,12 +232,12 @@ def test_loaders_that_do_not_say_their_colours_are_refused() -> None:
         return imread(path)
 
     with pytest.raises(InputError, match="blue or red"):
-        backdoorbox.read_case(FromFiles(AUGMENTED, unclear))
+        adapter.read_case(FromFiles(AUGMENTED, unclear))
     for color, turned in (("bgr", expected()), ("rgb", expected()[..., ::-1])):
-        case = backdoorbox.read_case(FromFiles(AUGMENTED, unclear), color=color)
+        case = adapter.read_case(FromFiles(AUGMENTED, unclear), color=color)
         assert case.train is not None and (read(case.train) == turned).all()
     with pytest.raises(InputError, match="unknown order"):
-        backdoorbox.read_case(FromFiles(AUGMENTED, unclear), color="rbg")
+        adapter.read_case(FromFiles(AUGMENTED, unclear), color="rbg")
 
 
 # the classes
@@ -298,10 +298,10 @@ SCHEDULE = {
 def test_repair_follows_the_schedule_and_writes_where_it_says(tmp_path: Path) -> None:
     suspect = network()
     benign = Benign(T.Compose([T.RandomHorizontalFlip(), T.ToTensor()]))
-    d3 = backdoorbox.D3(benign, benign, suspect, nn.CrossEntropyLoss(), seed=3, deterministic=True)
+    d3 = adapter.D3(benign, benign, suspect, nn.CrossEntropyLoss(), seed=3, deterministic=True)
     assert d3.get_model() is suspect
     d3.repair({**SCHEDULE, "save_dir": str(tmp_path), "experiment_name": "mended"})
-    case = backdoorbox.read_case(clean=benign, model=network())
+    case = adapter.read_case(clean=benign, model=network())
     values = {name: SCHEDULE[name] for name in ("epochs", "batch_size", "lr", "momentum", "weight_decay")}
     wanted = get_defense("d3")(values).run(case, Context(seed=3))
     assert wanted.model is not None and same(d3.get_model(), wanted.model.module) and same(suspect, network())
@@ -309,17 +309,17 @@ def test_repair_follows_the_schedule_and_writes_where_it_says(tmp_path: Path) ->
     assert work.name.startswith("mended_") and (work / "ckpt_epoch_1.pth").is_file()
     state = torch.load(work / "ckpt_epoch_1.pth")
     assert state.keys() == suspect.state_dict().keys()
-    again = backdoorbox.D3(model=suspect, seed=3)
+    again = adapter.D3(model=suspect, seed=3)
     again.repair(benign, 1.0, SCHEDULE)
     assert same(again.get_model(), d3.get_model())
-    less = backdoorbox.D3(model=suspect, seed=3, epochs=2)  # what the constructor says beats the schedule
+    less = adapter.D3(model=suspect, seed=3, epochs=2)  # what the constructor says beats the schedule
     less.repair(benign, 0.5, SCHEDULE)
     assert len(less.outcome.curves["objective"]) == 2
 
 
 def test_a_model_trained_on_bgr_comes_back_for_bgr() -> None:
     data = FromFiles(T.Compose([T.ToTensor()]), imread)
-    d3 = backdoorbox.D3(data, data, network(), epochs=1)
+    d3 = adapter.D3(data, data, network(), epochs=1)
     d3.repair(SCHEDULE)
     assert (
         type(d3.get_model()) is type(network()) and d3.get_model().state_dict().keys() == network().state_dict().keys()
@@ -329,7 +329,7 @@ def test_a_model_trained_on_bgr_comes_back_for_bgr() -> None:
 @pytest.mark.parametrize("metric", ["BA", "ASR", "ASR_NoTarget"])
 def test_numbers_are_those_of_the_dataset_and_it_stays_whole(metric: str, tmp_path: Path) -> None:
     data = Poisoned(T.Compose([T.ToTensor()]), poisoned=frozenset(range(N)))
-    d3 = backdoorbox.D3(test_dataset=data, model=network())
+    d3 = adapter.D3(test_dataset=data, model=network())
     found = d3.test({**SCHEDULE, "metric": metric, "y_target": TARGET, "save_dir": str(tmp_path)})
     rows = [i for i in range(N) if metric != "ASR_NoTarget" or LABELS[i] != TARGET]
     with torch.no_grad():
@@ -343,8 +343,8 @@ def test_numbers_are_those_of_the_dataset_and_it_stays_whole(metric: str, tmp_pa
 def test_a_checkpoint_with_a_wrappers_prefix_is_loaded_and_a_wrong_one_refused(tmp_path: Path) -> None:
     data = Benign(T.Compose([T.ToTensor()]))
     torch.save({f"module.{name}": value for name, value in network(5).state_dict().items()}, tmp_path / "other.pth")
-    d3 = backdoorbox.D3(test_dataset=data, model=network())
-    wanted = backdoorbox.D3(test_dataset=data, model=network(5)).test(SCHEDULE)
+    d3 = adapter.D3(test_dataset=data, model=network())
+    wanted = adapter.D3(test_dataset=data, model=network(5)).test(SCHEDULE)
     assert d3.test({**SCHEDULE, "test_model": str(tmp_path / "other.pth")}) == wanted
     torch.save({"weight": torch.zeros(3)}, tmp_path / "wrong.pth")
     with pytest.raises(InputError, match="do not fit"):
@@ -353,7 +353,7 @@ def test_a_checkpoint_with_a_wrappers_prefix_is_loaded_and_a_wrong_one_refused(t
 
 def test_filters_say_positions(strangers: None, tmp_path: Path) -> None:
     data = Poisoned(AUGMENTED)
-    corners = backdoorbox.Corners(poisoned_trainset=data)
+    corners = adapter.Corners(poisoned_trainset=data)
     poison, benign = corners.filter({"save_dir": str(tmp_path)})
     assert poison == sorted(POISON) and sorted(poison + benign) == list(range(N))
     assert corners.detect(data, LABELS).tolist() == [int(i in POISON) for i in range(N)]
@@ -368,7 +368,7 @@ def test_filters_say_positions(strangers: None, tmp_path: Path) -> None:
 def test_training_on_what_is_left(strangers: None, loader: Any) -> None:
     chain = T.Compose([T.RandomHorizontalFlip(), T.ToTensor()])
     data = Poisoned(chain) if loader is None else FromFiles(chain, loader)
-    trim = backdoorbox.Trim(network(), poisoned_trainset=data, clean_testset=Benign(T.Compose([T.ToTensor()])))
+    trim = adapter.Trim(network(), poisoned_trainset=data, clean_testset=Benign(T.Compose([T.ToTensor()])))
     trim.train(SCHEDULE)
     left = trim.get_filtered_poisoned_dataset()
     assert len(left) == N - 3 and left[0][0].shape == (3, 8, 8)
@@ -379,10 +379,10 @@ def test_training_on_what_is_left(strangers: None, loader: Any) -> None:
 def test_a_network_with_its_own_normalisation_takes_the_hosts_images(strangers: None) -> None:
     chain = T.Compose([T.ToTensor(), T.Normalize((0.5, 0.4, 0.3), (0.2, 0.2, 0.2))])
     data = FromFiles(chain, imread)
-    trim = backdoorbox.Trim(poisoned_trainset=data)  # no model: small_resnet, which normalises in its own way
+    trim = adapter.Trim(poisoned_trainset=data)  # no model: small_resnet, which normalises in its own way
     trim.train({**SCHEDULE, "schedule": [], "epochs": 1})
     host = torch.stack([data[i][0] for i in range(N)])
-    case = backdoorbox.read_case(data)
+    case = adapter.read_case(data)
     assert case.train is not None
     inner = trim.get_model().model
     with torch.no_grad():
@@ -390,20 +390,20 @@ def test_a_network_with_its_own_normalisation_takes_the_hosts_images(strangers: 
 
 
 REFUSALS: dict[str, tuple[Any, type[Exception], str]] = {
-    "an unknown setting": (lambda: backdoorbox.D3(epoch=1), SettingsError, "settings refused"),
-    "an unknown key": (lambda: backdoorbox.D3(Benign()).repair({"epoch": 1}), SettingsError, "settings refused"),
-    "no data": (lambda: backdoorbox.D3(model=network()).repair(SCHEDULE), InputError, "nothing to repair"),
-    "no model": (lambda: backdoorbox.D3(Benign()).repair(SCHEDULE), InputError, "there is no model"),
-    "no share": (lambda: backdoorbox.D3(Benign(), model=network()).repair(portion=0), SettingsError, "not a share"),
-    "no test set": (lambda: backdoorbox.D3(model=network()).test(SCHEDULE), InputError, "nothing to test on"),
-    "no model yet": (lambda: backdoorbox.D3().get_model(), InputError, "no model yet"),
+    "an unknown setting": (lambda: adapter.D3(epoch=1), SettingsError, "settings refused"),
+    "an unknown key": (lambda: adapter.D3(Benign()).repair({"epoch": 1}), SettingsError, "settings refused"),
+    "no data": (lambda: adapter.D3(model=network()).repair(SCHEDULE), InputError, "nothing to repair"),
+    "no model": (lambda: adapter.D3(Benign()).repair(SCHEDULE), InputError, "there is no model"),
+    "no share": (lambda: adapter.D3(Benign(), model=network()).repair(portion=0), SettingsError, "not a share"),
+    "no test set": (lambda: adapter.D3(model=network()).test(SCHEDULE), InputError, "nothing to test on"),
+    "no model yet": (lambda: adapter.D3().get_model(), InputError, "no model yet"),
     "no target": (
-        lambda: backdoorbox.D3(Benign(), Benign(), network()).test({"metric": "ASR_NoTarget"}),
+        lambda: adapter.D3(Benign(), Benign(), network()).test({"metric": "ASR_NoTarget"}),
         SettingsError,
         "which class",
     ),
-    "no suspects": (lambda: backdoorbox.ConfusionTraining().filter(), InputError, "nothing to look at"),
-    "no class": (lambda: backdoorbox.D4, AttributeError, "no attribute 'D4'"),
+    "no suspects": (lambda: adapter.ConfusionTraining().filter(), InputError, "nothing to look at"),
+    "no class": (lambda: adapter.D4, AttributeError, "no attribute 'D4'"),
 }
 
 
@@ -418,17 +418,17 @@ def test_a_gpu_that_is_not_there_is_refused() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")
     with pytest.raises(SettingsError, match="device not available"):
-        backdoorbox.D3(Benign(), model=network()).repair({**SCHEDULE, "device": "GPU", "GPU_num": 1})
+        adapter.D3(Benign(), model=network()).repair({**SCHEDULE, "device": "GPU", "GPU_num": 1})
 
 
 def test_classes_go_into_a_core_that_is_there(strangers: None) -> None:
     core = SimpleNamespace(defenses=SimpleNamespace(), __name__="core")
-    names = backdoorbox.install(core)
-    assert {"D3", "ConfusionTraining", "Corners", "Trim"} <= set(names) <= set(dir(backdoorbox))
-    assert core.D3 is core.defenses.D3 is backdoorbox.D3 and backdoorbox.install(core) == names
+    names = adapter.install(core)
+    assert {"D3", "ConfusionTraining", "Corners", "Trim"} <= set(names) <= set(dir(adapter))
+    assert core.D3 is core.defenses.D3 is adapter.D3 and adapter.install(core) == names
     taken = SimpleNamespace(defenses=SimpleNamespace(Trim=object()))
     with pytest.raises(SettingsError, match="taken"):
-        backdoorbox.install(taken)
+        adapter.install(taken)
     assert not hasattr(taken, "D3")
 
 
@@ -476,7 +476,7 @@ def test_real_badnets_datasets(core: Any, tmp_path: Path) -> None:
         poisoned_rate=0.25, pattern=pattern, weight=weight, seed=1,
     )  # fmt: skip
     train, test = attack.get_poisoned_dataset()
-    case = backdoorbox.read_case(train, test=folder, test_poisoned=test, model=network())
+    case = adapter.read_case(train, test=folder, test_poisoned=test, model=network())
     assert case.train is not None and case.truth is not None and case.test_poisoned is not None
     assert set(np.flatnonzero(case.truth.poison)) == set(train.poisoned_set) and case.truth.poison.sum() == 6
     corners = (read(case.train)[:, -2:, -2:] == 255).all((1, 2, 3))
@@ -484,6 +484,6 @@ def test_real_badnets_datasets(core: Any, tmp_path: Path) -> None:
     plain = [np.asarray(pil_loader(path)) for path, _ in folder.samples]
     assert (read(case.train)[~corners] == np.stack(plain)[~corners]).all()
     assert len(case.test_poisoned.samples) == N and case.test_poisoned.original_labels.tolist() == folder.targets
-    d3 = backdoorbox.D3(folder, test, network(), epochs=1)
+    d3 = adapter.D3(folder, test, network(), epochs=1)
     d3.repair(SCHEDULE)
     assert d3.test({**SCHEDULE, "metric": "ASR_NoTarget", "y_target": TARGET})[2] == N - LABELS.count(TARGET)

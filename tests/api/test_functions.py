@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import elixir_plugin
 from elixir_plugin import Case, Context, Defense, Outcome
-from elixir_plugin.api import functions as facade
+from elixir_plugin.api import functions
 from elixir_plugin.core.classifier.classifier import Classifier
 from elixir_plugin.defense import Card
 from elixir_plugin.errors import InputError, MissingNeedError, SettingsError
@@ -77,7 +77,7 @@ def test_repair_matches_the_same_run_on_a_case() -> None:
 def test_what_a_defense_gets() -> None:
     suspects, clean = tensors(CASE.train), (CASE.clean.read(slice(None)), CASE.clean.labels)  # type: ignore[union-attr]
     Curious.seen.clear()
-    outcome = facade.defend(Curious, train=suspects, clean=clean, model=module(), seed=9)
+    outcome = functions.defend(Curious, train=suspects, clean=clean, model=module(), seed=9)
     case, context = Curious.seen[0]
     assert context.seed == 9 and context.work_dir is None
     assert case.train is not None and len(case.train) == 96 and case.num_classes == 4
@@ -86,7 +86,9 @@ def test_what_a_defense_gets() -> None:
 
 
 def test_the_sets_share_one_number_of_classes() -> None:
-    facade.defend(Curious, train=(np.zeros((3, 4, 4, 3), np.uint8), [0, 0, 1]), clean=(np.zeros((2, 4, 4, 3)), [2, 0]))
+    functions.defend(
+        Curious, train=(np.zeros((3, 4, 4, 3), np.uint8), [0, 0, 1]), clean=(np.zeros((2, 4, 4, 3)), [2, 0])
+    )
     case, _ = Curious.seen[-1]
     assert case.num_classes == 3 and case.clean is not None and case.clean.num_classes == 3
 

@@ -25,7 +25,7 @@ from click.testing import CliRunner, Result
 from elixir_plugin.cli.app import program
 from elixir_plugin.core.classifier.classifier import Classifier
 from elixir_plugin.core.images import ImageSet
-from elixir_plugin.io import versions as environment
+from elixir_plugin.io import versions
 from elixir_plugin.io.text import escape_control
 from elixir_plugin.testing.defenses import tiny_case
 
@@ -118,7 +118,7 @@ def test_plugins_speak_json() -> None:
 
 @pytest.mark.parametrize("faults", [[], ["torch and torchvision do not fit together"]])
 def test_env_speaks_json_and_exits_with_1_for_a_fault(faults: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "inspect_environment", lambda: environment.Report({"torch": "2.6"}, faults))
+    monkeypatch.setattr(versions, "inspect_environment", lambda: versions.Report({"torch": "2.6"}, faults))
     as_json, as_text = call("env", "--json"), call("env")
     assert as_json.exit_code == as_text.exit_code == bool(faults)
     assert json.loads(as_json.stdout) == {"facts": {"torch": "2.6"}, "faults": faults}
@@ -209,7 +209,7 @@ def test_an_interruption_is_a_sentence_and_exits_with_1(monkeypatch: pytest.Monk
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(environment, "inspect_environment", interrupt)
+    monkeypatch.setattr(versions, "inspect_environment", interrupt)
     done = call("env")
     assert done.exit_code == 1 and "interrupted" in done.stderr and not done.stdout
 

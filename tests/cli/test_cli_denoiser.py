@@ -85,10 +85,10 @@ def test_images_are_read_in_any_layout(clean: Path) -> None:
 
 
 def test_a_set_larger_than_memory_is_read_as_it_is_used(clean: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from elixir_plugin.diffusion.fit import data as pictures
+    from elixir_plugin.diffusion.fit import data
 
     eager = read_pictures(clean)
-    monkeypatch.setattr(pictures, "EAGER_BYTES", 10)
+    monkeypatch.setattr(data, "EAGER_BYTES", 10)
     lazy = read_pictures(clean)
     assert not isinstance(lazy.images, np.ndarray) and lazy.fingerprint() == eager.fingerprint()
 

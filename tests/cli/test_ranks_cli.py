@@ -15,7 +15,7 @@ import pytest
 from elixir_plugin.core.images import ImageSet
 from elixir_plugin.core.outcome import Outcome, same_outcome
 from elixir_plugin.errors import RunError
-from elixir_plugin.io import distributed as ranks
+from elixir_plugin.io import distributed
 from elixir_plugin.testing.defenses import tiny_case
 
 HOUR = 3600.0
@@ -72,22 +72,22 @@ def waited(monkeypatch: pytest.MonkeyPatch, hours: dict[str, float]) -> Waited:
     made = Waited(hours)
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(ranks, "_store", lambda *_: made)
-    monkeypatch.setattr(ranks, "time", made)
+    monkeypatch.setattr(distributed, "_store", lambda *_: made)
+    monkeypatch.setattr(distributed, "time", made)
     return made
 
 
 def test_a_rank_whose_share_takes_a_day_longer_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     made = waited(monkeypatch, {"1": 24})
-    with ranks.together():
+    with distributed.together():
         pass
-    ranks.barrier()
+    distributed.barrier()
     assert made.now == 24 * HOUR
 
 
 def test_a_rank_that_failed_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     made = waited(monkeypatch, {"failed": 1})
-    with pytest.raises(RunError, match="another rank failed"), ranks.together():
+    with pytest.raises(RunError, match="another rank failed"), distributed.together():
         pass
     assert made.now == HOUR
 
@@ -95,7 +95,7 @@ def test_a_rank_that_failed_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -
 def test_a_rank_that_says_nothing_is_given_up_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     made = waited(monkeypatch, {})
     with pytest.raises(RunError, match="not all ranks have arrived"):
-        ranks.barrier()
+        distributed.barrier()
     assert made.now > 7 * 24 * HOUR
 
 

@@ -35,8 +35,7 @@ from elixir_plugin.core.outcome import Outcome, same_outcome
 from elixir_plugin.core.pixels import as_float
 from elixir_plugin.defenses.dataelixir import defense as dataelixir
 from elixir_plugin.defenses.dataelixir import denoiser as dataelixir_denoiser
-from elixir_plugin.defenses.dataelixir import models as dataelixir_models
-from elixir_plugin.defenses.dataelixir import purify as dataelixir_candidates
+from elixir_plugin.defenses.dataelixir import models, purify
 from elixir_plugin.defenses.dataelixir import repair as dataelixir_repair
 from elixir_plugin.defenses.dataelixir.defense import DataElixir, some_per_class
 from elixir_plugin.defenses.dataelixir.denoiser import plan_round
@@ -50,8 +49,7 @@ from elixir_plugin.diffusion.denoisers.base import Denoiser, Prediction, Varianc
 from elixir_plugin.diffusion.denoisers.denoiser import UNetDenoiser, hexadecimal
 from elixir_plugin.diffusion.denoisers.gaussian import GaussianDenoiser, OracleDenoiser
 from elixir_plugin.diffusion.denoisers.unet import Architecture, build_unet
-from elixir_plugin.diffusion.fit import choose as choice
-from elixir_plugin.diffusion.fit import timing as costs
+from elixir_plugin.diffusion.fit import choose, timing
 from elixir_plugin.diffusion.fit.choose import provenance, refuse_seen
 from elixir_plugin.diffusion.noise import normal_noise
 from elixir_plugin.diffusion.sampler import jump, predicted_image, reverse
@@ -668,7 +666,7 @@ def test_target_classes_are_filled_up_for_the_benign_model_with_copies_that_look
         learned.append(images)
         return model.eval()
 
-    monkeypatch.setattr(dataelixir_models.Trainer, "learn", learn)
+    monkeypatch.setattr(models.Trainer, "learn", learn)
     votes = moved(mine[4:])
     votes[mine[:4], 2] = 3  # one stray vote each, too few to count
     for rebalance in (False, True):
@@ -817,7 +815,7 @@ def test_an_interrupted_purification_goes_on_at_the_chunk_it_was_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], calls: int, done: int
 ) -> None:
     """Chunks of 8 samples, 6 evaluations each; the first phase takes 40 samples."""
-    monkeypatch.setattr(dataelixir_candidates, "CHUNK", 8)
+    monkeypatch.setattr(purify, "CHUNK", 8)
     expected = run(**values)
     with pytest.raises(Interrupted):
         run(denoiser=Counting(last_call=calls), work=tmp_path, **values)
@@ -885,7 +883,7 @@ def test_a_run_killed_while_it_purifies_goes_on_and_ends_with_the_same_result(
     (tmp_path / "run.yaml").write_text(json.dumps(file))
     tiny_denoiser(None)  # imports what takes seconds to import, once for both processes
     predict, calls = UNetDenoiser.predict, 0
-    monkeypatch.setattr(dataelixir_candidates, "CHUNK", 8)
+    monkeypatch.setattr(purify, "CHUNK", 8)
 
     def command(folder: str) -> Any:
         return CliRunner().invoke(program, ["run", str(tmp_path / "run.yaml"), "--out", str(tmp_path / folder)])
@@ -981,8 +979,8 @@ def test_a_reserved_clean_set_in_another_type_of_pixel_is_compared_all_the_same(
 def test_settings_that_cannot_work_are_refused_before_a_denoiser_is_trained(
     values: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choice, "fit_denoiser", lambda *_args, **_options: pytest.fail("a denoiser was trained"))
-    monkeypatch.setattr(costs, "fit_denoiser", lambda *_args, **_options: pytest.fail("a denoiser was trained"))
+    monkeypatch.setattr(choose, "fit_denoiser", lambda *_args, **_options: pytest.fail("a denoiser was trained"))
+    monkeypatch.setattr(timing, "fit_denoiser", lambda *_args, **_options: pytest.fail("a denoiser was trained"))
     defense = DataElixir({**SHORT, **values})
     with pytest.raises(SettingsError, match=message):
         defense.run(tiny_case())

@@ -17,7 +17,7 @@ from elixir_plugin.core.outcome import Outcome
 from elixir_plugin.defenses.eclipse.defense import Eclipse
 from elixir_plugin.defenses.eclipse.settings import EclipseSettings
 from elixir_plugin.diffusion.denoisers.gaussian import GaussianDenoiser
-from elixir_plugin.diffusion.fit import choose as choice
+from elixir_plugin.diffusion.fit import choose
 from elixir_plugin.diffusion.schedule import Schedule
 from elixir_plugin.errors import InputError, SettingsError
 from elixir_plugin.testing.defenses import tiny_case
@@ -31,7 +31,7 @@ SHORT: dict[str, Any] = {"fit": FIT, "purification": {"level": LEVEL, "steps": 2
 def formula(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand a formula in for the trained network: purification without training."""
     made = GaussianDenoiser(Schedule("cosine", 1000), mean=0.0, std=0.3)
-    monkeypatch.setattr(choice, "fit_denoiser", lambda *_args, **_options: made)
+    monkeypatch.setattr(choose, "fit_denoiser", lambda *_args, **_options: made)
 
 
 def run(case: Case | None = None, seed: int = 0, work: Path | None = None, **values: Any) -> Outcome:
@@ -73,7 +73,7 @@ def test_rms_change_is_that_of_the_pixels() -> None:
 
 
 def test_without_module_a_the_set_is_untouched_and_no_denoiser_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice, "fit_denoiser", lambda *_args, **_options: pytest.fail("a denoiser was trained"))
+    monkeypatch.setattr(choose, "fit_denoiser", lambda *_args, **_options: pytest.fail("a denoiser was trained"))
     case = tiny_case()
     outcome = run(case, purify=False)
     assert outcome.train is not None and case.train is not None
@@ -102,7 +102,7 @@ def test_static_mode_without_b_and_c_changes_nothing() -> None:
 @pytest.mark.usefixtures("formula")
 def test_one_channel_makes_module_b_idle_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     made = GaussianDenoiser(Schedule("cosine", 1000), mean=0.0, std=0.3, channels=1)
-    monkeypatch.setattr(choice, "fit_denoiser", lambda *_args, **_options: made)
+    monkeypatch.setattr(choose, "fit_denoiser", lambda *_args, **_options: made)
     case = tiny_case()
     assert case.train is not None and case.clean is not None
 
@@ -121,7 +121,7 @@ def test_the_denoiser_learns_from_a_sparse_draw_of_the_clean_set(monkeypatch: py
         assert name == "denoiser"  # its random draws go by this name
         return GaussianDenoiser(Schedule("cosine", 1000), mean=0.0, std=0.3)
 
-    monkeypatch.setattr(choice, "fit_denoiser", note)
+    monkeypatch.setattr(choose, "fit_denoiser", note)
     for seed in (0, 0, 1):
         run(seed=seed, sparse=10)
     run(sparse=1000)
@@ -138,7 +138,7 @@ def overlapping() -> Case:
 
 def test_clean_images_that_are_suspects_are_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(choice, "fit_denoiser", lambda *_args, **_options: pytest.fail("a denoiser was trained"))
+        patched.setattr(choose, "fit_denoiser", lambda *_args, **_options: pytest.fail("a denoiser was trained"))
         with pytest.raises(InputError, match="would be trained on images of the suspect set") as refusal:
             run(overlapping())
         assert "20 of 96" in str(refusal.value) and "clean_from=test" in str(refusal.value)
@@ -182,7 +182,7 @@ def test_a_scored_clean_set_is_refused() -> None:
 
 
 def test_a_level_above_the_trained_range_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice, "fit_denoiser", lambda *_args, **_options: pytest.fail("a denoiser was trained"))
+    monkeypatch.setattr(choose, "fit_denoiser", lambda *_args, **_options: pytest.fail("a denoiser was trained"))
     with pytest.raises(SettingsError, match="noise level above what the denoiser is to be trained for"):
         run(purification={"level": {"steps": 60, "of": 1000}, "steps": 2})
 
@@ -190,7 +190,7 @@ def test_a_level_above_the_trained_range_is_refused_before_training(monkeypatch:
 def test_a_chain_with_fewer_steps_than_wanted_takes_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """The default level is reached in 12 steps of the usual linear chain, and the default wants 25."""
     usual = GaussianDenoiser(Schedule("linear", 1000), mean=0.0, std=0.3)
-    monkeypatch.setattr(choice, "find_denoiser", lambda *_args, **_options: usual)
+    monkeypatch.setattr(choose, "find_denoiser", lambda *_args, **_options: usual)
     outcome = Eclipse(denoiser="somebody/usual").run(tiny_case())
     assert outcome.tables["t_star"] == outcome.tables["nfe_per_image"] == 12
     assert any("12 steps up to the noise level" in note and "not 25" in note for note in outcome.notes)

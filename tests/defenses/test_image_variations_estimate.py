@@ -29,7 +29,7 @@ from elixir_plugin.defenses.image_variations.throughput import Throughput, evalu
 from elixir_plugin.defenses.image_variations.variations import VariationGenerator, make_variations
 from elixir_plugin.diffusion.denoisers.base import Prediction
 from elixir_plugin.diffusion.denoisers.gaussian import GaussianDenoiser
-from elixir_plugin.diffusion.fit import timing as costs
+from elixir_plugin.diffusion.fit import timing
 from elixir_plugin.diffusion.generators.base import GeneratorSettings, ImageGenerator, SDEdit, sdedit_on
 from elixir_plugin.diffusion.generators.pipelines import PipelineGenerator
 from elixir_plugin.diffusion.schedule import Schedule
@@ -70,13 +70,13 @@ class Clock:
 
 @pytest.fixture(autouse=True)
 def _measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(costs, "CALLS", 1)
+    monkeypatch.setattr(timing, "CALLS", 1)
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     turned = Clock()
-    monkeypatch.setattr(costs, "time", turned)
+    monkeypatch.setattr(timing, "time", turned)
     return turned
 
 
@@ -324,13 +324,13 @@ def test_the_teacher_is_asked_as_often_as_it_must_be(values: dict[str, Any], how
 @pytest.mark.usefixtures("brief_measurements")
 def test_a_denoiser_is_not_trained_for_an_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    real = costs.fit_denoiser
+    real = timing.fit_denoiser
 
     def fit(images: Any, settings: Any, context: Context, *, name: str) -> Any:
         asked.append(settings.iterations)
         return real(images, settings, context, name=name)
 
-    monkeypatch.setattr(costs, "fit_denoiser", fit)
+    monkeypatch.setattr(timing, "fit_denoiser", fit)
     found = ImageVariations(TRAINED, strength=0.3).estimate(tiny_case(), Context())
     assert 0 < sum(asked) < 10
     assert found["denoiser"].startswith("would be trained on 48 reserved clean images; an untrained one")

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from elixir_plugin import get_defense
 from elixir_plugin.cli.app import program
-from elixir_plugin.diffusion.denoisers import gaussian as ready_made
+from elixir_plugin.diffusion.denoisers import gaussian
 from elixir_plugin.diffusion.denoisers.denoiser import find_denoiser
 from elixir_plugin.errors import SettingsError
 from elixir_plugin.testing.defenses import tiny_case
@@ -24,9 +24,9 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def load(source: str) -> Any:
         asked.append(source)
-        return ready_made.gaussian(32, 3)
+        return gaussian.gaussian(32, 3)
 
-    monkeypatch.setattr(ready_made, "load_denoiser", load)
+    monkeypatch.setattr(gaussian, "load_denoiser", load)
     return asked
 
 
@@ -50,7 +50,7 @@ def test_the_formula_draws_pixels_towards_gray(channels: int) -> None:
     noise = found.predict(bright, torch.tensor([2000])).eps
     assert noise.shape == bright.shape and bool((noise > 0).all())
     with pytest.raises(SettingsError, match="gray or in colour"):
-        ready_made.gaussian(7, 4)
+        gaussian.gaussian(7, 4)
 
 
 def test_a_defense_takes_the_formula_by_name_and_nothing_is_said_to_be_unknown() -> None:

@@ -19,7 +19,7 @@ pytest.importorskip("transformers")
 from elixir_plugin.defenses.image_variations.settings import ImageVariationsSettings
 from elixir_plugin.defenses.image_variations.throughput import FEW, evaluations, measure
 from elixir_plugin.defenses.image_variations.variations import VariationGenerator
-from elixir_plugin.diffusion.fit import timing as costs
+from elixir_plugin.diffusion.fit import timing
 from elixir_plugin.diffusion.generators import pipeline_files
 from elixir_plugin.diffusion.generators.base import AdjustableGenerator, GeneratorSettings, find_generator
 from elixir_plugin.diffusion.generators.pipelines import as_levels, least_strength
@@ -261,7 +261,7 @@ def test_noise_on_the_embedding_changes_unclip(folders: dict[str, Path]) -> None
 def test_evaluations_are_known_beforehand_and_measured_on_short_walks(
     name: str, guided: int, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(costs, "CALLS", 1)
+    monkeypatch.setattr(timing, "CALLS", 1)
     generator = load(name, folders, num_inference_steps=12, strength=0.5)
     walked = 12 * guided if name != "img2img" else 6
     seen: list[int] = []

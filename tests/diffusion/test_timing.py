@@ -12,7 +12,7 @@ from elixir_plugin.core.classifier.classifier import Classifier
 from elixir_plugin.core.context import Context
 from elixir_plugin.core.images import ImageSet
 from elixir_plugin.diffusion.denoisers.denoiser import hexadecimal
-from elixir_plugin.diffusion.fit import timing as costs
+from elixir_plugin.diffusion.fit import timing
 from elixir_plugin.diffusion.fit.settings import FitSettings
 from elixir_plugin.diffusion.fit.timing import STEPS, denoiser_to_time, seconds_of, seconds_per_answer, seconds_per_view
 from elixir_plugin.diffusion.fit.train import fit_into
@@ -35,7 +35,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(costs, "time", made)
+    monkeypatch.setattr(timing, "time", made)
     return made
 
 
@@ -46,7 +46,7 @@ def clean() -> ImageSet:
 
 
 @pytest.mark.parametrize(
-    ("takes", "wanted", "calls"), [([3.0, 9.0], 3, 1), ([0.25, 0.6], 1.1 / 3, 3), ([0.0], 0, costs.CALLS)]
+    ("takes", "wanted", "calls"), [([3.0, 9.0], 3, 1), ([0.25, 0.6], 1.1 / 3, 3), ([0.0], 0, timing.CALLS)]
 )
 def test_the_seconds_of_work_are_those_it_takes(clock: Clock, takes: list[float], wanted: float, calls: int) -> None:
     clock.now, done = 7.0, list[float]()
@@ -58,7 +58,7 @@ def test_the_seconds_of_work_are_those_it_takes(clock: Clock, takes: list[float]
     assert seconds_of(work) == pytest.approx(wanted) and len(done) == calls
 
 
-@pytest.mark.parametrize(("batch", "timed"), [(4, 4), (64, costs.CPU_BATCH)])
+@pytest.mark.parametrize(("batch", "timed"), [(4, 4), (64, timing.CPU_BATCH)])
 def test_training_a_denoiser_is_extrapolated_from_a_few_iterations(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, batch: int, timed: int
 ) -> None:
@@ -70,7 +70,7 @@ def test_training_a_denoiser_is_extrapolated_from_a_few_iterations(
         clock.now += 100 * (len(asked) == 1) + 20 + 0.5 * settings.iterations * settings.batch_size
         return SimpleNamespace(number=len(asked))
 
-    monkeypatch.setattr(costs, "fit_denoiser", fit)
+    monkeypatch.setattr(timing, "fit_denoiser", fit)
     settings = FIT.model_copy(update={"batch_size": batch, "compile": True})
     found = denoiser_to_time(None, clean(), settings, Context(seed=5), name="d")
     assert found is not None and found[1] == pytest.approx(0.5 * 1000 * batch)
@@ -107,7 +107,7 @@ def test_classifiers_are_timed_per_image(clock: Clock, monkeypatch: pytest.Monke
         seen.append(len(images))
         clock.now += (50 if len(seen) == 3 else 0.25) * len(images)
 
-    monkeypatch.setattr(costs, "train", learn)
+    monkeypatch.setattr(timing, "train", learn)
     monkeypatch.setattr(Classifier, "predict", predict)
     model = Classifier.build("small_resnet", 4)
     assert seconds_per_view(model, clean(), Recipe(epochs=9, batch_size=8), Context()) == 1

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from elixir_plugin.errors import InputError, RunError
-from elixir_plugin.io import files as storage
+from elixir_plugin.io import files
 from elixir_plugin.io import images as image_files
 from elixir_plugin.io.pickles import holds_all, is_dense
 
@@ -33,34 +33,34 @@ class Hostile:
 
 class TestInside:
     def test_below(self, tmp_path: Path) -> None:
-        assert storage.inside(tmp_path, "a/b.png") == tmp_path.resolve() / "a" / "b.png"
-        assert storage.inside(tmp_path, "a/../b.png") == tmp_path.resolve() / "b.png"
+        assert files.inside(tmp_path, "a/b.png") == tmp_path.resolve() / "a" / "b.png"
+        assert files.inside(tmp_path, "a/../b.png") == tmp_path.resolve() / "b.png"
 
     @pytest.mark.parametrize("path", ["../x", "a/../../x", "/etc/passwd", "a/./../../x"])
     def test_climbing(self, tmp_path: Path, path: str) -> None:
         with pytest.raises(InputError, match="path leaves its folder") as caught:
-            storage.inside(tmp_path, path)
+            files.inside(tmp_path, path)
         assert path in str(caught.value) and "allowed:" in str(caught.value)
 
     def test_name_that_only_begins_alike(self, tmp_path: Path) -> None:
         (tmp_path / "data").mkdir()
         with pytest.raises(InputError):
-            storage.inside(tmp_path / "data", "../database/x")
+            files.inside(tmp_path / "data", "../database/x")
 
     def test_through_a_link(self, tmp_path: Path) -> None:
         (tmp_path / "in").mkdir()
         (tmp_path / "in" / "link").symlink_to(tmp_path)
         with pytest.raises(InputError, match="path leaves its folder"):
-            storage.inside(tmp_path / "in", "link/x")
+            files.inside(tmp_path / "in", "link/x")
 
     def test_root_that_is_a_link(self, tmp_path: Path) -> None:
         (tmp_path / "real").mkdir()
         (tmp_path / "link").symlink_to(tmp_path / "real")
-        assert storage.inside(tmp_path / "link", "x") == (tmp_path / "real").resolve() / "x"
+        assert files.inside(tmp_path / "link", "x") == (tmp_path / "real").resolve() / "x"
 
     def test_nul(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="not a usable path"):
-            storage.inside(tmp_path, "a\0b")
+            files.inside(tmp_path, "a\0b")
 
 
 class TestImages:
@@ -137,7 +137,7 @@ class TestTorchFiles:
             "more": [(1, "a", None), {2: 0.5}],
         }
         torch.save(content, tmp_path / "a.pt")
-        read = storage.read_torch(tmp_path / "a.pt")
+        read = files.read_torch(tmp_path / "a.pt")
         assert torch.equal(read["tensor"], content["tensor"]) and np.array_equal(read["array"], np.arange(3.0))
         assert read["scalar"] == 7 and read["bits"].tolist() == [True] and read["more"] == content["more"]
         assert read["image"].getpixel((1, 1)) == (1, 2, 3)
@@ -146,19 +146,19 @@ class TestTorchFiles:
     def test_code_is_not_run(self, tmp_path: Path, as_zip: bool) -> None:
         torch.save({"a": Hostile(tmp_path / "ran")}, tmp_path / "a.pt", _use_new_zipfile_serialization=as_zip)
         with pytest.raises(InputError, match="not plain data") as caught:
-            storage.read_torch(tmp_path / "a.pt")
+            files.read_torch(tmp_path / "a.pt")
         assert "a.pt" in str(caught.value) and "system" in str(caught.value)
         assert not (tmp_path / "ran").exists()
 
     def test_object_arrays_are_refused(self, tmp_path: Path) -> None:
         torch.save({"a": np.array([Hostile(tmp_path / "ran")], object)}, tmp_path / "a.pt")
         with pytest.raises(InputError):
-            storage.read_torch(tmp_path / "a.pt")
+            files.read_torch(tmp_path / "a.pt")
         assert not (tmp_path / "ran").exists()
 
     def test_allow_list_ends_with_the_call(self, tmp_path: Path) -> None:
         torch.save(np.arange(2), tmp_path / "a.pt")
-        storage.read_torch(tmp_path / "a.pt")
+        files.read_torch(tmp_path / "a.pt")
         with pytest.raises(pickle.UnpicklingError):
             torch.load(tmp_path / "a.pt", weights_only=True)
 
@@ -166,21 +166,21 @@ class TestTorchFiles:
     def test_other_files(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "a.pt").write_bytes(content)
         with pytest.raises(InputError, match=r"a\.pt|file") as caught:
-            storage.read_torch(tmp_path / "a.pt")
+            files.read_torch(tmp_path / "a.pt")
         assert "a.pt" in str(caught.value)
 
     def test_truncated(self, tmp_path: Path) -> None:
         torch.save(torch.zeros(1000), tmp_path / "a.pt")
         (tmp_path / "a.pt").write_bytes((tmp_path / "a.pt").read_bytes()[:3000])
         with pytest.raises(InputError, match="cannot be read"):
-            storage.read_torch(tmp_path / "a.pt")
+            files.read_torch(tmp_path / "a.pt")
 
     def test_missing(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="file not found"):
-            storage.read_torch(tmp_path / "none.pt")
+            files.read_torch(tmp_path / "none.pt")
 
     def test_written_file_loads_with_the_default(self, tmp_path: Path) -> None:
-        storage.write_torch(tmp_path / "a.pt", {"name": "x", "model": {"w": torch.ones(2)}})
+        files.write_torch(tmp_path / "a.pt", {"name": "x", "model": {"w": torch.ones(2)}})
         assert torch.equal(torch.load(tmp_path / "a.pt")["model"]["w"], torch.ones(2))
         assert zipfile.is_zipfile(tmp_path / "a.pt")
 
@@ -225,7 +225,7 @@ class TestMemoryOfPickledArrays:
     def test_refused(self, tmp_path: Path, payload: bytes, found: str) -> None:
         (tmp_path / "plain").write_bytes(payload)
         spliced(tmp_path / "a.pt", payload)
-        readers: dict[str, Callable[[Path], Any]] = {"plain": storage.read_plain_pickle, "a.pt": storage.read_torch}
+        readers: dict[str, Callable[[Path], Any]] = {"plain": files.read_plain_pickle, "a.pt": files.read_torch}
         for name, read in readers.items():
             with pytest.raises(InputError) as caught:
                 read(tmp_path / name)
@@ -235,8 +235,8 @@ class TestMemoryOfPickledArrays:
         counted = BYTES + b"(K\x03X\x01\x00\x00\x00|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x3ftb"  # "holds references"
         payload = b"\x80\x02" + EMPTY + b"(K\x01K\x08\x85" + counted + b"\x89" + ADDRESS + b"tb."
         for array in (
-            storage.read_torch(spliced(tmp_path / "a.pt", payload)),
-            storage.read_plain_pickle(_written(tmp_path / "plain", payload)),
+            files.read_torch(spliced(tmp_path / "a.pt", payload)),
+            files.read_plain_pickle(_written(tmp_path / "plain", payload)),
         ):
             assert array.dtype == np.uint8 and not array.dtype.hasobject and bytes(array) == b"A" * 8
 
@@ -247,8 +247,8 @@ class TestMemoryOfPickledArrays:
         content = {"array": array, "scalar": array[1, 2], "empty": array[:0], "none": np.array(array[0, 1])}
         torch.save(content, tmp_path / "a.pt")
         for read in (
-            storage.read_torch(tmp_path / "a.pt"),
-            *(storage.read_plain_pickle(_written(tmp_path / "b", pickle.dumps(content, p))) for p in range(6)),
+            files.read_torch(tmp_path / "a.pt"),
+            *(files.read_plain_pickle(_written(tmp_path / "b", pickle.dumps(content, p))) for p in range(6)),
         ):
             for name, value in content.items():
                 got = read[name]
@@ -259,7 +259,7 @@ class TestMemoryOfPickledArrays:
     def test_other_types_are_refused(self, tmp_path: Path, array: Any) -> None:
         torch.save(array, tmp_path / "a.pt")
         with pytest.raises(InputError, match="not plain data") as caught:
-            storage.read_torch(tmp_path / "a.pt")
+            files.read_torch(tmp_path / "a.pt")
         assert "numpy.dtype(" in str(caught.value)
 
 
@@ -273,18 +273,18 @@ class TestPlainPickles:
     def test_content(self, tmp_path: Path, protocol: int) -> None:
         content: dict[str, Any] = {"data": np.arange(6, dtype=np.uint8).reshape(2, 3), "labels": [1, 2], "name": "x"}
         (tmp_path / "a").write_bytes(pickle.dumps(content, protocol))
-        read = storage.read_plain_pickle(tmp_path / "a")
+        read = files.read_plain_pickle(tmp_path / "a")
         assert np.array_equal(read["data"], content["data"]) and read["labels"] == [1, 2] and read["name"] == "x"
 
     def test_text_of_python_2(self, tmp_path: Path) -> None:
         (tmp_path / "a").write_bytes(b"(dp0\nS'data'\np1\nS'\\xff\\x00'\np2\ns.")
-        assert storage.read_plain_pickle(tmp_path / "a") == {b"data": b"\xff\x00"}
+        assert files.read_plain_pickle(tmp_path / "a") == {b"data": b"\xff\x00"}
 
     @pytest.mark.parametrize("protocol", [0, 2, 5])
     def test_code_is_not_run(self, tmp_path: Path, protocol: int) -> None:
         (tmp_path / "a").write_bytes(pickle.dumps({"data": Hostile(tmp_path / "ran")}, protocol))
         with pytest.raises(InputError, match="not plain data") as caught:
-            storage.read_plain_pickle(tmp_path / "a")
+            files.read_plain_pickle(tmp_path / "a")
         assert "system" in str(caught.value)
         assert not (tmp_path / "ran").exists()
 
@@ -292,15 +292,15 @@ class TestPlainPickles:
     def test_broken(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "a").write_bytes(content)
         with pytest.raises(InputError):
-            storage.read_plain_pickle(tmp_path / "a")
+            files.read_plain_pickle(tmp_path / "a")
         with pytest.raises(InputError, match="file not found"):
-            storage.read_plain_pickle(tmp_path / "none")
+            files.read_plain_pickle(tmp_path / "none")
 
 
 class TestAtomicWriting:
     def test_file_appears_complete(self, tmp_path: Path) -> None:
         target = tmp_path / "new" / "a.txt"
-        with storage.atomic_file(target) as temporary:
+        with files.atomic_file(target) as temporary:
             temporary.write_text("hello")
             assert not target.exists() and temporary.parent == target.parent
         assert target.read_text() == "hello" and [path.name for path in target.parent.iterdir()] == ["a.txt"]
@@ -311,7 +311,7 @@ class TestAtomicWriting:
     def test_file_stays_as_it_was_after_an_error(self, tmp_path: Path) -> None:
         target = tmp_path / "a.txt"
         target.write_text("old")
-        with pytest.raises(ZeroDivisionError), storage.atomic_file(target) as temporary:
+        with pytest.raises(ZeroDivisionError), files.atomic_file(target) as temporary:
             temporary.write_text("half")
             1 / 0  # noqa: B018
         assert target.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
@@ -319,15 +319,15 @@ class TestAtomicWriting:
     def test_folder_replaces_the_old_one(self, tmp_path: Path) -> None:
         target = tmp_path / "out"
         for number in range(2):
-            with storage.atomic_folder(target) as temporary:
+            with files.atomic_folder(target) as temporary:
                 (temporary / f"{number}.txt").write_text("x")
         assert [path.name for path in target.iterdir()] == ["1.txt"] and len(list(tmp_path.iterdir())) == 1
 
     def test_folder_stays_as_it_was_after_an_error(self, tmp_path: Path) -> None:
         target = tmp_path / "out"
-        with storage.atomic_folder(target) as temporary:
+        with files.atomic_folder(target) as temporary:
             (temporary / "old.txt").write_text("x")
-        with pytest.raises(ZeroDivisionError), storage.atomic_folder(target) as temporary:
+        with pytest.raises(ZeroDivisionError), files.atomic_folder(target) as temporary:
             (temporary / "new.txt").write_text("x")
             1 / 0  # noqa: B018
         assert [path.name for path in target.iterdir()] == ["old.txt"] and len(list(tmp_path.iterdir())) == 1
@@ -336,7 +336,7 @@ class TestAtomicWriting:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         target, replace = tmp_path / "out", Path.replace
-        with storage.atomic_folder(target) as temporary:
+        with files.atomic_folder(target) as temporary:
             (temporary / "old.txt").write_text("x")
 
         def failing(self: Path, to: Path) -> Path:
@@ -345,7 +345,7 @@ class TestAtomicWriting:
             return replace(self, to)
 
         monkeypatch.setattr(Path, "replace", failing)
-        with pytest.raises(RunError, match="cannot write"), storage.atomic_folder(target) as temporary:
+        with pytest.raises(RunError, match="cannot write"), files.atomic_folder(target) as temporary:
             (temporary / "new.txt").write_text("x")
         assert [path.name for path in target.iterdir()] == ["old.txt"] and len(list(tmp_path.iterdir())) == 1
 
@@ -354,14 +354,14 @@ class TestAtomicWriting:
             (tmp_path / name).mkdir()
             (tmp_path / name / "file").write_text(name)
         (tmp_path / ".report.json.ab12_x9z.part").write_text("half")
-        storage.remove_leftovers(tmp_path)
+        files.remove_leftovers(tmp_path)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["lost.1", "there"]
         assert (tmp_path / "lost.1" / "file").read_text() == ".lost.1.ab12_x9z.old.part"
         assert (tmp_path / "there" / "file").read_text() == "there"
 
     def test_place_that_cannot_be_written(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("x")
-        for context in (storage.atomic_file, storage.atomic_folder):
+        for context in (files.atomic_file, files.atomic_folder):
             with pytest.raises(RunError, match="cannot write"), context(tmp_path / "file" / "below"):
                 pass
 
@@ -369,33 +369,33 @@ class TestAtomicWriting:
 class TestPlainFormats:
     def test_json(self, tmp_path: Path) -> None:
         value = {"a": np.float32(0.5), "b": np.arange(2), "c": [float("nan"), float("inf")], "d": tmp_path, 1: {2}}
-        storage.write_json(tmp_path / "a.json", value)
+        files.write_json(tmp_path / "a.json", value)
         expected = {"a": 0.5, "b": [0, 1], "c": [None, None], "d": str(tmp_path), "1": [2]}
-        assert storage.read_json(tmp_path / "a.json") == expected == json.loads((tmp_path / "a.json").read_text())
+        assert files.read_json(tmp_path / "a.json") == expected == json.loads((tmp_path / "a.json").read_text())
 
     def test_json_faults(self, tmp_path: Path) -> None:
         (tmp_path / "a.json").write_text("{")
         with pytest.raises(InputError, match="not JSON"):
-            storage.read_json(tmp_path / "a.json")
+            files.read_json(tmp_path / "a.json")
         with pytest.raises(InputError, match="not found"):
-            storage.read_json(tmp_path / "none.json")
+            files.read_json(tmp_path / "none.json")
 
     def test_csv(self, tmp_path: Path) -> None:
-        storage.write_csv(tmp_path / "a.csv", ["", "x"], [[0, 'a,"b"'], [1, None]])
+        files.write_csv(tmp_path / "a.csv", ["", "x"], [[0, 'a,"b"'], [1, None]])
         assert (tmp_path / "a.csv").read_text() == ',x\n0,"a,""b"""\n1,\n'
 
     def test_tensors(self, tmp_path: Path) -> None:
         shared = torch.arange(6.0).reshape(2, 3)
         given: dict[str, Any] = {"a": shared, "b": shared.T, "c": np.arange(3)[::-1], "d": np.array([True, False])}
-        storage.write_tensors(tmp_path / "a.safetensors", given)
-        read = storage.read_tensors(tmp_path / "a.safetensors")
+        files.write_tensors(tmp_path / "a.safetensors", given)
+        read = files.read_tensors(tmp_path / "a.safetensors")
         assert all(np.array_equal(read[name].numpy(), np.asarray(value)) for name, value in given.items())
 
     def test_tensors_are_copied_only_where_need_be(self) -> None:
         array, tensor = np.arange(3.0), torch.zeros(2)
         fixed = np.arange(3.0)
         fixed.flags.writeable = False
-        found = storage.contiguous_copies({"a": array, "b": array, "c": tensor, "d": tensor[:1], "e": fixed})
+        found = files.contiguous_copies({"a": array, "b": array, "c": tensor, "d": tensor[:1], "e": fixed})
         shared = [np.shares_memory(found[name].numpy(), value) for name, value in (("a", array), ("b", array))]
         assert shared == [True, False] and np.array_equal(found["b"].numpy(), array)
         assert found["c"].data_ptr() == tensor.data_ptr() != found["d"].data_ptr()
@@ -404,9 +404,9 @@ class TestPlainFormats:
     def test_tensor_faults(self, tmp_path: Path) -> None:
         (tmp_path / "a.safetensors").write_bytes(b"\xff" * 20)
         with pytest.raises(InputError, match="not a safetensors file"):
-            storage.read_tensors(tmp_path / "a.safetensors")
+            files.read_tensors(tmp_path / "a.safetensors")
         with pytest.raises(InputError, match="not found"):
-            storage.read_tensors(tmp_path / "none.safetensors")
+            files.read_tensors(tmp_path / "none.safetensors")
 
 
 @pytest.mark.filterwarnings("ignore")  # torch warns of sparse tensors

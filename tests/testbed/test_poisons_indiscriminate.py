@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from elixir_plugin.core.images import ImageSet, LazyImages
 from elixir_plugin.errors import InputError, SettingsError
-from elixir_plugin.testbed import autoregressive as ar_windows
+from elixir_plugin.testbed import autoregressive
 from elixir_plugin.testbed.autoregressive import AR
 from elixir_plugin.testbed.indiscriminate import CUDA, LSP, URP
 from elixir_plugin.testbed.one_pixel import OPS
@@ -256,7 +256,7 @@ def test_ar_follows_the_window_of_its_own_class_alone(shape):
     norm = np.sqrt((delta**2).sum((1, 2, 3)))
     assert norm == pytest.approx(np.sqrt(np.prod(shape) / 3072))
     for label in range(4):
-        answer = np.abs(ar_windows.response(AR().window(label, shape), delta.astype(np.float32).astype(float)))
+        answer = np.abs(autoregressive.response(AR().window(label, shape), delta.astype(np.float32).astype(float)))
         assert answer[labels == label].max() < 1e-5
         assert answer[labels != label].max((1, 2)).min() > 1e-3
 
@@ -277,7 +277,7 @@ def test_ar_scan_is_the_recurrence():
     for r in range(7):
         for c in range(6):
             expected[r + 2, c + 2] = (past * expected[r : r + 3, c : c + 3]).sum()
-    assert ar_windows.filled(canvas.copy(), window) == pytest.approx(expected[4:, 4:])
+    assert autoregressive.filled(canvas.copy(), window) == pytest.approx(expected[4:, 4:])
 
 
 @pytest.mark.slow
@@ -286,14 +286,14 @@ def test_ar_tells_ten_classes_apart_by_the_published_bound():
     delta = AR().delta(np.repeat(np.arange(10), 20), np.arange(200), (32, 32, 3))
     assert np.abs(delta).max((1, 2, 3)).mean() * 255 == pytest.approx(22, abs=4)
     for lower, window in enumerate(windows):
-        summed = np.maximum(ar_windows.response(window, delta), 0).sum((1, 2)).reshape(10, 20)
+        summed = np.maximum(autoregressive.response(window, delta), 0).sum((1, 2)).reshape(10, 20)
         # the search demands 9 of three samples each; typical fresh ones may answer a little less
         assert (np.median(summed[lower + 1 :], axis=1) >= 8).all()
 
 
 def test_ar_refuses_a_size_whose_noise_explodes(monkeypatch):
-    monkeypatch.setattr(ar_windows, "_LARGEST_NORM", 0.0)
-    monkeypatch.setattr(ar_windows, "_MOST_BATCHES", 2)
+    monkeypatch.setattr(autoregressive, "_LARGEST_NORM", 0.0)
+    monkeypatch.setattr(autoregressive, "_MOST_BATCHES", 2)
     with pytest.raises(SettingsError, match="stays small"):
         AR(pattern_seed=987).window(0, (8, 8, 1))
 

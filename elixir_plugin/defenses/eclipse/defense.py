@@ -28,7 +28,7 @@ from ...core.panels import Panel, line_panels
 from ...core.pixels import rms_changes
 from ...defense import Card, Defense
 from ...diffusion.denoisers.base import Denoiser
-from ...diffusion.fit import choose as choice
+from ...diffusion.fit import choose
 from ...diffusion.plan import Purification, plan
 from ...diffusion.purify import purify
 from ...io.files import to_json_types
@@ -59,9 +59,9 @@ class Eclipse(Defense):
         settings = self.settings
         if not settings.purify:
             return
-        choice.refuse_no_denoiser(case, settings.denoiser, defense="eclipse", forced=settings.force_denoiser)
+        choose.refuse_no_denoiser(case, settings.denoiser, defense="eclipse", forced=settings.force_denoiser)
         if settings.denoiser is None:
-            choice.refuse_untrained(settings.purification.level, settings.fit)
+            choose.refuse_untrained(settings.purification.level, settings.fit)
 
     def defend(self, case: Case, context: Context) -> Outcome:
         assert case.train is not None and case.clean is not None
@@ -111,12 +111,12 @@ class Eclipse(Defense):
         if settings.denoiser is None and settings.sparse is not None and settings.sparse < len(clean):
             order = torch.randperm(len(clean), generator=context.generator("eclipse", "sparse")).numpy()
             clean = clean.subset(np.sort(order[: settings.sparse]))
-        return choice.named_or_trained(settings.denoiser, clean, settings.fit, clean.image_shape, context)
+        return choose.named_or_trained(settings.denoiser, clean, settings.fit, clean.image_shape, context)
 
     def _provenance(self, denoiser: Denoiser, train: ImageSet, context: Context) -> dict[str, Any]:
         """Return what the denoiser has seen, refusing one that knows the suspect set."""
         settings = self.settings
-        facts, notes = choice.admit_denoiser(denoiser, settings.denoiser, train, forced=settings.force_denoiser)
+        facts, notes = choose.admit_denoiser(denoiser, settings.denoiser, train, forced=settings.force_denoiser)
         for note in notes:
             context.note(note)
         return dict(to_json_types(facts))
