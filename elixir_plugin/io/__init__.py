@@ -1,5 +1,6 @@
-"""Everything that touches the disk, the machine or other processes: the one audited door to files, safe unpickling,
-image files, locks, ranks, installed versions, and text made safe to show.
+"""Everything that touches the disk, the machine or other processes.
 
-May import :mod:`elixir_plugin.errors` alone. Nothing is imported here: a module is loaded when it is used.
+``files`` is the one audited door to disk, ``pickles`` what a pickle may hold; images, locks, ranks, installed versions
+and text made safe to show have a module each. May import ``errors`` alone. Nothing is imported here: a module is
+loaded when it is used.
 """

@@ -2,3 +2,5 @@
 
 May import ``io`` and ``core``.
 """
+
+from .chunks import ChunkStore as ChunkStore

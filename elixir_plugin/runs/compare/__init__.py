@@ -2,3 +2,7 @@
 
 May import the rest of ``runs``.
 """
+
+from .run import Comparison as Comparison
+from .run import run_compare as run_compare
+from .spec import CompareSpec as CompareSpec
