@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from elixir_plugin.adapters.art.data import classifier_of
 from elixir_plugin.adapters.backdoorbox.schedule import Schedule
 from elixir_plugin.adapters.common.images import different, inexact
 from elixir_plugin.adapters.common.untrusted import numbers
@@ -93,3 +95,14 @@ def test_a_gpu_by_a_name_that_is_not_visible_is_refused(monkeypatch: pytest.Monk
     with pytest.raises(SettingsError, match="no such GPU") as caught:
         Schedule.of({"device": "GPU", "CUDA_SELECTED_DEVICES": "GPU-3,GPU-1"}).torch_device()
     assert caught.value.found == "GPU-3"
+
+
+def test_a_classifier_of_art_standardises_as_its_estimator_does() -> None:
+    pixels, mean, std = torch.rand(5, 3, 8, 8), [120.0, 110.0, 100.0], [60.0, 50.0, 40.0]
+    module = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+    estimator = SimpleNamespace(
+        model=module, nb_classes=4, input_shape=(3, 8, 8), channels_first=True, clip_values=(0.0, 255.0),
+        preprocessing=SimpleNamespace(mean=np.array(mean), std=np.array(std)), device=torch.device("cpu"),
+    )  # fmt: skip
+    inside = (255 * pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    assert torch.allclose(classifier_of(estimator)(pixels), module(inside), atol=1e-5)
