@@ -417,16 +417,17 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import numpy as np
-from elixir_plugin import checkpoint
-from elixir_plugin.case import ImageSet
-from elixir_plugin.context import Context
-from elixir_plugin.diffusion import fit, unet
+from elixir_plugin import Context, ImageSet
+from elixir_plugin.diffusion.denoisers import unet
+from elixir_plugin.diffusion.fit import train
+from elixir_plugin.diffusion.fit.settings import FitSettings
+from elixir_plugin.training import checkpoint
 options = {**unet.SIZES["tiny"].options, "attention_head_dim": 8}
 unet.SIZES = {**unet.SIZES, "tiny": unet.Architecture((8, 16), 1, (False, True), options)}
-fit.BLOCK, checkpoint.INTERVAL = 4, 0.0
+train.BLOCK, checkpoint.INTERVAL = 4, 0.0
 pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
-chosen = fit.FitSettings.build({"iterations": 200, "batch_size": 4, "dropout": 0.2}, preset="cpu")
-fit.fit_into(Path(sys.argv[1]), ImageSet(pixels, [0] * 6, 1), chosen, Context())
+chosen = FitSettings.build({"iterations": 200, "batch_size": 4, "dropout": 0.2}, preset="cpu")
+train.fit_into(Path(sys.argv[1]), ImageSet(pixels, [0] * 6, 1), chosen, Context())
 """
 
 
