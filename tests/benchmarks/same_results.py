@@ -6,11 +6,12 @@ For a change that must not change any result, such as a new layout::
     .venv/bin/python tests/benchmarks/same_results.py ../before . --out /tmp/same --record FOLDER_OF_A_RECORD
 
 Both versions make the same things on embedded digits with short settings: the demo, a comparison, a run of each
-defense, and a run that is killed with SIGKILL after its first chunk and then goes on. Then the newer version gets copies
-of the older one's folders: the same commands must say "already done" or go on after the kill, and ``report`` and
-``export`` must work. Compared are exit codes, every number in JSON, every weight, array and CSV file, and the identity of
-every run. Times, versions and machine facts are left out. A key that was renamed is named with ``--renamed OLD=NEW``.
-Texts that differ are listed, but do not count: they may be reworded. The exit code is 1 when anything else differs.
+defense, and a run that is killed with SIGKILL after its first chunk and then goes on. Then the newer version gets
+copies of the older one's folders: the same commands must say "already done" or go on after the kill, and ``report``
+and ``export`` must work. Compared are exit codes, every number in JSON, every weight, array and CSV file, and the
+identity of every run. Times, versions and machine facts are left out. A key that was renamed is named with
+``--renamed OLD=NEW``. Texts that differ are listed, but do not count: they may be reworded. The exit code is 1 when
+anything else differs.
 About 12 minutes on two quiet cores.
 """
 
