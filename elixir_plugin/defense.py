@@ -103,6 +103,7 @@ class Defense(ABC):
         visible = case.visible()
         started = context.counted_time()
         outcome = self.defend(visible, context)
+        _name_classes(outcome, visible)
         outcome.timings = {**context.timings, **outcome.timings, "total": context.counted_time() - started}
         outcome.notes = [*context.notes, *(note for note in outcome.notes if note not in context.notes)]
         outcome.check(visible)
@@ -164,6 +165,13 @@ class Defense(ABC):
     @abstractmethod
     def defend(self, case: Case, context: Context) -> Outcome:
         """Do the work. *case* holds no truth and no test data; parts of it must not be modified."""
+
+
+def _name_classes(outcome: Outcome, case: Case) -> None:
+    """Let a model that was trained here carry the names of the classes it was trained on."""
+    named = next((each.classes for each in (case.model, case.train, case.clean) if each is not None), None)
+    if outcome.model is not None and outcome.model.classes is None:
+        outcome.model.classes = named
 
 
 def get_defense(name: str) -> type[Defense]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from ..errors import InputError, preview_list
 from ..io.files import to_json_types
 from .classifier.classifier import Classifier
 from .images import ImageSet, Index, checked_labels, frozen
@@ -106,7 +106,8 @@ class Case:
     :param test_poisoned: triggered test samples; for evaluation only.
     :param truth: what the attacker did; for evaluation only.
     :param notes: what a reader of the report should know about this case, e.g. where ``clean`` was drawn from.
-    :raises InputError: when the parts disagree about the number of classes, the image shape, or the length.
+    :raises InputError: when the parts disagree about the number of classes, their names, the image shape, or the
+        length.
 
     >>> train = ImageSet(np.zeros((3, 8, 8, 3), np.uint8), [0, 1, 1], num_classes=2)
     >>> case = Case(train=train, truth=Truth([False, False, True]))
@@ -133,6 +134,7 @@ class Case:
             classes["model"] = self.model.num_classes
         _refuse_disagreement("number of classes", classes)
         _refuse_disagreement("image shape", {name: each.image_shape for name, each in present.items()})
+        _refuse_other_names({**present, "model": self.model})
         if self.truth is not None and (self.train is None or len(self.truth.poison) != len(self.train)):
             found = "no suspect set" if self.train is None else f"{len(self.truth.poison)} vs {len(self.train)}"
             raise InputError("truth and suspect set differ in length", where="truth", found=found)
@@ -197,6 +199,26 @@ def describe(case: Case) -> dict[str, Any]:
         "num_classes": case.num_classes,
         "origin": {"adapter": case.origin.adapter, "path": case.origin.path},
     }
+
+
+def _refuse_other_names(parts: Mapping[str, Any]) -> None:
+    """Refuse parts that name the classes differently; a part without names agrees with all."""
+    named = {name: part.classes for name, part in parts.items() if part is not None and part.classes is not None}
+    for name, classes in list(named.items())[1:]:
+        first = next(iter(named))
+        odd = [
+            f"{label}: {one!r} and {two!r}"
+            for label, (one, two) in enumerate(zip(named[first], classes, strict=True))
+            if one != two
+        ]
+        if odd:
+            raise InputError(
+                "parts of the case disagree on the names of the classes",
+                where=f"{first} and {name}",
+                found=preview_list(odd),
+                allowed="the same names in the same order" if set(classes) == set(named[first]) else "the same names",
+                hint="say the order of the classes that the model was trained with, or correct the names",
+            )
 
 
 def _refuse_disagreement(what: str, values: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from ..errors import InputError, preview_list
 
 Images = NDArray[Any]  # [n, H, W, C], uint8 or float32
 Index = NDArray[np.int64]
@@ -75,7 +75,8 @@ class ImageSet:
     :param num_classes: number of classes, also of those without a sample.
     :param names: optional ``[N]`` file names, for messages and result files.
     :param ids: optional ``[N]`` unique integers that follow a sample through :meth:`subset`; default ``0..N-1``.
-    :raises InputError: when shapes, types, label range or ids break these rules.
+    :param classes: optional ``[num_classes]`` distinct names of the classes, in the order of the labels.
+    :raises InputError: when shapes, types, label range, ids or names of classes break these rules.
 
     >>> s = ImageSet(np.zeros((3, 8, 8, 3), np.uint8), [0, 1, 1], num_classes=2)
     >>> len(s), s.image_shape, s.subset([2, 0]).ids.tolist()
@@ -89,12 +90,15 @@ class ImageSet:
         num_classes: int,
         names: Sequence[str] | None = None,
         ids: Any = None,
+        *,
+        classes: Sequence[str] | None = None,
     ) -> None:
         self.images = _checked_images(images)
         n = images.shape[0]
         self.num_classes = int(num_classes)
         self.labels: Index = checked_labels(labels, n, self.num_classes)
         self.names = None if names is None else tuple(names)
+        self.classes = checked_classes(classes, self.num_classes)
         self.ids: Index = frozen(np.arange(n) if ids is None else np.array(ids, np.int64))
         if self.names is not None and len(self.names) != n:
             raise InputError("one name per image", where="names", found=len(self.names), allowed=n)
@@ -150,7 +154,7 @@ class ImageSet:
             backing = self.images
             images = LazyImages(lambda i: backing[rows[i : i + 1]][0], len(rows), self.image_shape, backing.dtype)
         names = None if self.names is None else [self.names[i] for i in rows]
-        return ImageSet(images, self.labels[rows], self.num_classes, names, self.ids[rows])
+        return ImageSet(images, self.labels[rows], self.num_classes, names, self.ids[rows], classes=self.classes)
 
     def replace(self, *, images: ImageBacking | None = None, labels: Any = None) -> ImageSet:
         """Return the same samples with other images or labels."""
@@ -160,6 +164,7 @@ class ImageSet:
             self.num_classes,
             self.names,
             self.ids,
+            classes=self.classes,
         )
 
     def class_counts(self) -> Index:
@@ -220,6 +225,21 @@ def checked_labels(labels: Any, n: int, num_classes: int, where: str = "labels")
             hint="correct the labels, or the number of classes",
         )
     return frozen(array)
+
+
+def checked_classes(classes: Sequence[str] | None, num_classes: int, where: str = "classes") -> tuple[str, ...] | None:
+    """Return the names of the classes as a tuple, one for each class; None stays None.
+
+    :raises InputError: for another number of names, or a name twice.
+    """
+    if classes is None:
+        return None
+    names = tuple(str(name) for name in classes)
+    if len(names) != num_classes or len(set(names)) != num_classes:
+        raise InputError(
+            "one distinct name per class", where=where, found=preview_list(names), allowed=f"{num_classes} names"
+        )
+    return names
 
 
 def frozen(array: NDArray[Any]) -> NDArray[Any]:

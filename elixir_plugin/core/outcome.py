@@ -126,7 +126,8 @@ class Outcome:
             write_tensors(part / "outcome.safetensors", arrays)
             if self.model is not None:
                 self.model.save(part / "model")
-            write_json(part / "outcome.json", self.summary() | {"names": names})
+            classes = None if self.train is None else self.train.classes
+            write_json(part / "outcome.json", self.summary() | {"names": names, "classes": classes})
 
     @classmethod
     def load(cls, folder: Path) -> Outcome:
@@ -136,7 +137,14 @@ class Outcome:
         static = facts.get("static_augmentation") or facts.get("baked")  # its former name
         train = None
         if "images" in arrays:
-            train = ImageSet(arrays["images"], arrays["labels"], facts["num_classes"], facts["names"], arrays["ids"])
+            train = ImageSet(
+                arrays["images"],
+                arrays["labels"],
+                facts["num_classes"],
+                facts["names"],
+                arrays["ids"],
+                classes=facts.get("classes"),
+            )
         return cls(
             scores=arrays.get("scores"),
             flagged=arrays.get("flagged"),

@@ -23,7 +23,7 @@ from ..errors import ElixirError, InputError
 
 SEED = 7
 SETS = ("train", "clean", "test")
-CONCEALED = ("images", "labels", "num_classes", "names", "ids")  # all that an ImageSet holds
+CONCEALED = ("images", "labels", "num_classes", "names", "ids", "classes")  # all that an ImageSet holds
 
 
 def expect(condition: bool, fault: str) -> None:

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from elixir_plugin.core.case import Case, Origin, TriggeredSet, Truth
+from elixir_plugin.core.classifier import Classifier
 from elixir_plugin.core.images import ImageSet, LazyImages
 from elixir_plugin.errors import InputError
 
@@ -332,3 +333,34 @@ def test_number_of_classes_comes_from_any_part():
     assert Case(test=gray(3, classes=3)).num_classes == 3
     with pytest.raises(InputError, match="empty"):
         _ = Case().num_classes
+
+
+def named(classes, count=3):
+    return ImageSet(np.zeros((count, 8, 8, 3), np.uint8), np.arange(count), count, classes=classes)
+
+
+def test_class_names_follow_a_set_through_subset_and_replace():
+    images = named(("a", "b", "c"))
+    assert images.subset([2, 0]).classes == images.replace(labels=[0, 0, 0]).classes == ("a", "b", "c")
+
+
+@pytest.mark.parametrize("classes", [("a", "b"), ("a", "b", "b"), ()])
+def test_class_names_are_one_per_class(classes):
+    with pytest.raises(InputError, match="one distinct name per class"):
+        named(classes)
+
+
+def test_parts_that_name_the_classes_in_another_order_are_refused():
+    with pytest.raises(InputError, match="names of the classes") as caught:
+        Case(train=named(("1", "2", "10")), clean=named(("1", "10", "2")))
+    assert "1: '2' and '10'" in str(caught.value)
+
+
+def test_a_model_saved_with_its_class_names_is_compared_with_the_set(tmp_path):
+    Classifier.build("small_resnet", 3, classes=("x", "y", "z")).save(tmp_path)
+    model = Classifier.load(tmp_path)
+    assert model.classes == ("x", "y", "z")
+    assert Case(train=named(("x", "y", "z")), model=model).num_classes == 3
+    assert Case(train=named(None), model=model).num_classes == 3
+    with pytest.raises(InputError, match="names of the classes"):
+        Case(train=named(("x", "z", "y")), model=model)

@@ -20,7 +20,7 @@ from typing_extensions import Self
 from ...errors import InputError, SettingsError, nearest, preview_list
 from ...io.files import read_tensors, write_json, write_tensors
 from ...plugins import plugins
-from ..images import ImageSet
+from ..images import ImageSet, checked_classes
 from .weights import load_by_name, read_facts, unwrap
 
 
@@ -31,7 +31,8 @@ class Classifier(nn.Module):
     :param mean, std: per-channel normalisation, applied inside; one value serves all channels.
     :param architecture: name under which :func:`build_module` can build ``module`` again.
     :param input_size: edge length to resize to (bilinear) before the module, for networks with a fixed input.
-    :raises InputError: for a standard deviation that is not positive.
+    :param classes: ``[num_classes]`` names of the classes in the order of the logits, where they are known.
+    :raises InputError: for a standard deviation that is not positive, or names that are not one per class.
 
     >>> model = Classifier.build("small_resnet", num_classes=10, seed=0)
     >>> model.logits(torch.zeros(2, 3, 8, 8)).shape
@@ -51,6 +52,7 @@ class Classifier(nn.Module):
         channels: int = 3,
         architecture: str | None = None,
         input_size: int | None = None,
+        classes: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         if not all(value > 0 for value in std):
@@ -60,6 +62,7 @@ class Classifier(nn.Module):
         self.channels = channels
         self.architecture = architecture
         self.input_size = input_size
+        self.classes = checked_classes(classes, num_classes)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(1, -1, 1, 1), persistent=False)
         self._head: str | None = None
@@ -143,7 +146,7 @@ class Classifier(nn.Module):
     def save(self, folder: str | Path) -> None:
         """Write ``model.safetensors`` and ``model.json`` to *folder*."""
         folder = Path(folder)
-        facts = {
+        facts: dict[str, Any] = {
             "architecture": self.architecture,
             "num_classes": self.num_classes,
             "channels": self.channels,
@@ -151,6 +154,8 @@ class Classifier(nn.Module):
             "std": self.std.flatten().tolist(),
             "input_size": self.input_size,
         }
+        if self.classes is not None:
+            facts["classes"] = list(self.classes)
         write_tensors(folder / "model.safetensors", self.module.state_dict())
         write_json(folder / "model.json", facts)
 

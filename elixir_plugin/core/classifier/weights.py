@@ -89,11 +89,14 @@ class ModelFacts(BaseModel):
     mean: tuple[Number, ...]
     std: tuple[Annotated[Number, Field(gt=0)], ...]
     input_size: int | None = Field(ge=1, le=4096)
+    classes: tuple[str, ...] | None = None
 
     @model_validator(mode="after")
     def _per_channel(self) -> Self:
         if not {len(self.mean), len(self.std)} <= {1, self.channels}:
             raise ValueError(f"mean and std must have one value, or {self.channels}")
+        if self.classes is not None and len(set(self.classes)) != self.num_classes:
+            raise ValueError(f"classes must be {self.num_classes} different names")
         return self
 
 
