@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, final
 from torch import Tensor
 
 from .core import settings as config
+from .core.agreement import check_agreement
 from .core.case import Case, refuse_scored_clean
 from .core.context import Context
 from .core.outcome import Outcome
@@ -93,19 +94,23 @@ class Defense(ABC):
         """Defend *case*.
 
         The defense sees neither truth nor test data. Missing needs are refused before any work starts, and the
-        outcome is checked before it is returned.
+        outcome is checked before it is returned. The first note says how far a suspect model agrees with the labels.
 
         :raises MissingNeedError: when the case lacks something in :attr:`needs`.
+        :raises InputError: when the suspect model does not fit the labels, unless the context says ``any_model``.
         :raises OutcomeError: when :meth:`defend` breaks the rules for outcomes.
         """
         context = context or Context()
         self.refuse(case)
+        check_agreement(case, context)
+        agreement, context.agreement = context.agreement, None
         visible = case.visible()
         started = context.counted_time()
         outcome = self.defend(visible, context)
         _name_classes(outcome, visible)
         outcome.timings = {**context.timings, **outcome.timings, "total": context.counted_time() - started}
-        outcome.notes = [*context.notes, *(note for note in outcome.notes if note not in context.notes)]
+        first = [] if agreement is None else [agreement.sentence()]
+        outcome.notes = [*first, *context.notes, *(note for note in outcome.notes if note not in context.notes)]
         outcome.check(visible)
         return outcome
 

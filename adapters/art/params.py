@@ -16,6 +16,8 @@ from ...errors import SettingsError, nearest
 class Configured:
     """Base of all behaviours: ``get_params``, ``set_params``, and the run.
 
+    Every class takes ``any_model=True``: go on with a classifier that does not fit the reserved clean labels.
+
     :cvar defense: set on the classes that are made.
     :cvar own: parameters that are not settings of the defense.
     """
@@ -46,6 +48,8 @@ class Configured:
         self._configure(own, given)
 
     def _configure(self, own: dict[str, Any], given: dict[str, Any]) -> None:
+        own = {"any_model": False, **own}
+        own["any_model"] = bool(given.pop("any_model", own["any_model"]))
         defense = self.defense(given, preset=own["preset"])
         self._check_own(own)
         self._own, self._given, self._defense, self.outcome = own, given, defense, None
@@ -57,7 +61,8 @@ class Configured:
     def _run(self, case: Case, device: Any = None) -> Outcome:
         """Run the defense; *device* is where the estimator lives, unless a parameter says otherwise."""
         chosen = self._own["device"] or device or "auto"
-        context = Context(seed=self._own["seed"], device=resolve_device(str(chosen)))
+        device = resolve_device(str(chosen))
+        context = Context(seed=self._own["seed"], device=device, any_model=self._own["any_model"])
         self.outcome = self._defense.run(case, context)
         return self.outcome
 
@@ -66,4 +71,4 @@ class Configured:
         return Context(seed=self._own["seed"], device=chosen)
 
 
-COMMON = ("x_clean", "y_clean", "preset", "seed", "device")
+COMMON = ("x_clean", "y_clean", "preset", "seed", "device", "any_model")

@@ -69,6 +69,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--preset", help="named settings of the defense; see 'elixir-plugin show NAME'")
     parser.add_argument("-s", "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting; repeatable")
     parser.add_argument("-o", "--option", action="append", default=[], metavar="KEY=VALUE", help="adapter option")
+    parser.add_argument(
+        "--any-model", action="store_true", help="go on with a model that does not fit the clean labels"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda (one of -devices)")
     parser.add_argument("script", help="cleanser.py, train_on_cleansed_set.py, other_defense.py, test_model.py, …")
     parser.add_argument("flags", nargs=argparse.REMAINDER, help="the script's own flags")
@@ -172,6 +175,7 @@ def _run(own: argparse.Namespace, args: argparse.Namespace, defense: str) -> tup
         "preset": own.preset,
         "seed": args.seed,
         "device": own.device,
+        "any_model": own.any_model,
     }
     result = run_defense(RunSpec.build(spec, where="elixir.py"), quiet=False, rewrite=True)
     for line in result.lines():

@@ -46,7 +46,8 @@ NUMBERS = {
 }
 SWITCHES = {"amp": (), "pin_memory": ("-pm",), "non_blocking": ("-nb",), "prefetch": ("-pf",)}
 CLEAN_FROM = "clean_from"  # ours: BackdoorBench draws the reserved clean set from the training set alone
-SHARED = (*TEXT, *NUMBERS, *SWITCHES, "steplr_milestones", CLEAN_FROM)
+ANY_MODEL = "any_model"  # ours, too
+SHARED = (*TEXT, *NUMBERS, *SWITCHES, "steplr_milestones", CLEAN_FROM, ANY_MODEL)
 TRAINING = {  # their name -> ours, in settings and recipes
     "epochs": "epochs",
     "batch_size": "batch_size",
@@ -133,6 +134,7 @@ def to_spec(cls: type[Defense], request: Request, root: Path, out: Path) -> RunS
         "retrain": places.retrain if cls.kind in TRAINS_AFTER else None,
         "seed": values.get("random_seed") or 0,
         "device": _device(str(values.get("device") or "auto"), request),
+        "any_model": bool(values.get(ANY_MODEL)),
     }
     built = RunSpec.build(spec, where="flags")
     adapter = get_adapter("backdoorbench")(options)
@@ -168,14 +170,20 @@ def _parser(cls: type[Defense], root: Path) -> argparse.ArgumentParser:
         shared.add_argument(f"--{name}", type=kind)
     shared.add_argument("--steplr_milestones")
     for name, short in SWITCHES.items():
-        shared.add_argument(f"--{name}", *short, type=lambda text: text in ("True", "true", "1"), metavar="True|False")
+        shared.add_argument(f"--{name}", *short, type=_switch, metavar="True|False")
     shared.add_argument(f"--{CLEAN_FROM}", choices=("train", "test"), help="test: test images, which are not scored")
+    text = "go on with a model that does not fit the clean labels"
+    shared.add_argument(f"--{ANY_MODEL}", type=_switch, metavar="True|False", help=text)
     group = parser.add_argument_group(f"settings of {cls.name}", "values are YAML, e.g. --fit '{iterations: 500}'")
     group.add_argument("--preset", choices=sorted(cls.Settings.presets) or None)
     for name, each in cls.Settings.model_fields.items():
         if name not in SHARED:
             group.add_argument(f"--{name}", type=_yaml, help=(each.description or "").replace("%", "%%"))
     return parser
+
+
+def _switch(text: str) -> bool:
+    return text in ("True", "true", "1")
 
 
 def _yaml(text: str) -> Any:

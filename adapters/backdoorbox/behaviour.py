@@ -30,6 +30,7 @@ class Behaviour:
     :param seed: the one seed of the run.
     :param deterministic: taken for the same reason; runs repeat in any case.
     :param color: ``"rgb"`` or ``"bgr"``, where the datasets' loader does not say.
+    :param any_model: go on with a network that does not fit the labels of the benign set.
     :param preset: of the defense's settings; every other parameter is one of these settings.
     :ivar outcome: everything the defense said, once it has run.
     """
@@ -45,9 +46,11 @@ class Behaviour:
         seed: int = 0,
         deterministic: bool = False,
         color: str | None = None,
+        any_model: bool = False,
         preset: str | None = None,
         **settings: Any,
     ) -> None:
+        self.any_model = any_model
         self.model, self.loss, self.seed, self.deterministic, self.color = model, loss, seed, deterministic, color
         self._preset, self._given = preset, settings
         self.defense(settings, preset=preset)  # refused at once
@@ -64,7 +67,8 @@ class Behaviour:
         known = self.defense.Settings.model_fields
         given = {name: value for name, value in schedule.training().items() if name in known}
         defense = self.defense({**given, **self._given}, preset=self._preset)
-        self.outcome = defense.run(case, Context(seed=self.seed, device=schedule.torch_device()))
+        context = Context(seed=self.seed, device=schedule.torch_device(), any_model=self.any_model)
+        self.outcome = defense.run(case, context)
         return self.outcome
 
     def _sets(self, **datasets: Any) -> dict[str, ImageSet]:

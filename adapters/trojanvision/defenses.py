@@ -37,6 +37,7 @@ OWN = {  # parameters that are not settings -> help
     "seed": "the one seed of the run (default: 0)",
     "clean_num": "size of the reserved clean set (default: 5 %% of the training set)",
     "clean_from": "where it is drawn: train (before poisoning) or valid",
+    "any_model": "true: go on with a model that does not fit the clean labels",
 }
 
 
@@ -146,7 +147,8 @@ class Behaviour:
     def context(self) -> Context:
         """Return seed and device; trojanvision's environment names the device."""
         device = import_module("trojanvision.environ").env["device"]
-        return Context(seed=self._seed, device=torch.device(device))
+        any_model = bool(self._own.get("any_model", False))
+        return Context(seed=self._seed, device=torch.device(device), any_model=any_model)
 
     def run(self, case: Case) -> Outcome:
         """Run the defense and print what the reader must know."""

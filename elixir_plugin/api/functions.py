@@ -99,6 +99,7 @@ def defend(
     device: str | torch.device = "auto",
     work_dir: str | Path | None = None,
     quiet: bool = True,
+    any_model: bool = False,
     preset: str | None = None,
     settings: Mapping[str, Any] | None = None,
     **values: Any,
@@ -112,6 +113,7 @@ def defend(
     :param mean, std: per-channel normalisation in front of *model*.
     :param normalised: the images have gone through *mean* and *std* too; it is undone.
     :param work_dir: keep intermediate files there, so that a killed run goes on.
+    :param any_model: go on with a model that does not fit the labels of the clean set.
     :param settings: settings of the defense; single ones may also be given by keyword.
     :raises ElixirError: for settings and data that cannot be used, before any work starts.
     """
@@ -123,7 +125,8 @@ def defend(
         normalised=normalised, seed=seed,
     )  # fmt: skip
     folder = None if work_dir is None else Path(work_dir)
-    outcome = chosen.run(case, Context(seed=seed, device=chosen_device, work_dir=folder, quiet=quiet))
+    context = Context(seed=seed, device=chosen_device, work_dir=folder, quiet=quiet, any_model=any_model)
+    outcome = chosen.run(case, context)
     if outcome.model is not None:
         outcome.model.to(torch.device("cpu") if case.model is None else case.model.device)
     return outcome

@@ -101,6 +101,7 @@ def main() -> None:
 @click.option(
     "--controls", is_flag=True, help="Also train without the denoiser, and on the clean set alone; implies --retrain."
 )
+@click.option("--any-model", is_flag=True, help="Go on with a suspect model that does not fit the clean labels.")
 @click.option("--seed", type=int, help="The one seed of the run (default 0).")
 @click.option("--device", help="auto, cpu, cuda, cuda:1, … (default auto).")
 @click.option("--out", type=click.Path(), help="Run folder (default runs/DEFENSE-CASE-HASH).")
@@ -167,8 +168,7 @@ def _spec(target: str, flags: dict[str, Any]) -> RunSpec:
     if flags["retrain"] or flags["retrain_values"]:
         given = parse_assignments(flags["retrain_values"], where="--retrain-set")
         values["retrain"] = Retraining.overlaid(values.get("retrain") or {}, given)
-    if flags["controls"]:
-        values["controls"] = True
+    values |= {key: True for key in ("controls", "any_model") if flags[key]}
     return RunSpec.build(values, where=target)
 
 

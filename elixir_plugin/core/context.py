@@ -12,12 +12,15 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from tqdm import tqdm
 
 from ..errors import SettingsError
+
+if TYPE_CHECKING:
+    from .agreement import Agreement
 
 T = TypeVar("T")
 EVERY = 60.0  # seconds between two lines of progress where no bar can be drawn
@@ -32,6 +35,7 @@ class Context:
     :param work_dir: a folder for intermediate files that a later run may pick up, or None: keep nothing.
     :param cache: a folder for what other runs can use as well, e.g. denoisers trained on the same images; or None.
     :param quiet: no progress, neither bars nor lines.
+    :param any_model: go on with a suspect model that does not fit the labels; see :mod:`~elixir_plugin.core.agreement`.
     :param on_stage: called with ``(stage, seconds)`` after each stage, also after one that failed.
 
     >>> context = Context(seed=3)
@@ -46,9 +50,11 @@ class Context:
     work_dir: Path | None = None
     cache: Path | None = None
     quiet: bool = True
+    any_model: bool = False
     on_stage: Callable[[str, float], None] | None = None
     timings: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    agreement: Agreement | None = field(default=None, init=False)  # what check_agreement found for the run to come
     cached_seconds: float = field(default=0.0, init=False)
 
     def derive_seed(self, *name: object) -> int:

@@ -80,6 +80,7 @@ def repeat_command(spec: RunSpec) -> str:
     for flag, values in (("-o", spec.source.options), ("--set", spec.settings), ("--retrain-set", spec.retrain or {})):
         words += [word for key, value in values.items() for word in (flag, f"{key}={json.dumps(value)}")]
     words += ["--controls"] if spec.controls else []
+    words += ["--any-model"] if spec.any_model else []
     words += ["--seed", str(spec.seed), "--device", spec.device]
     return shlex.join(words)
 

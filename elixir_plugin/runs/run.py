@@ -31,6 +31,7 @@ import torch
 from pydantic import TypeAdapter
 
 from ..adapter import Adapter, get_adapter
+from ..core.agreement import check_agreement
 from ..core.case import Case, describe
 from ..core.context import Context, resolve_device
 from ..core.metrics import Evaluation
@@ -153,7 +154,9 @@ def estimate_run(spec: RunSpec, *, force: bool = False) -> dict[str, Any]:
     folder = folder_for_case(folder, spec, _described(case), beside=False)
     defense.refuse(case)
     write_target(spec, adapter, case)
-    return defense.estimate(case.visible(), Context(seed=spec.seed, device=device, work_dir=folder / "work"))
+    context = Context(seed=spec.seed, device=device, work_dir=folder / "work", any_model=spec.any_model)
+    check_agreement(case, context)
+    return defense.estimate(case.visible(), context)
 
 
 @dataclass(frozen=True)
@@ -219,7 +222,15 @@ def _run(
         return RunResult({}, folder, already_done=True) if rank else _already_done(folder, spec, case, adapter, rewrite)
     defense.refuse(case)
     target = write_target(spec, adapter, case)
-    context = Context(seed=spec.seed, device=device, work_dir=folder / "work", cache=cache, quiet=quiet or rank > 0)
+    context = Context(
+        seed=spec.seed,
+        device=device,
+        work_dir=folder / "work",
+        cache=cache,
+        quiet=quiet or rank > 0,
+        any_model=spec.any_model,
+    )
+    check_agreement(case, context)
     job = _Job(spec, defense, adapter, case, plan, context, folder, target, show)
     return _help(job) if rank else _lead(job, described())
 

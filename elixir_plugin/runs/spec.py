@@ -23,6 +23,7 @@ class RunSpec(Settings):
     controls: bool = Field(False, description="also train models without the denoiser, and on the clean set alone")
     seed: int = Field(0, ge=0, description="the one seed of the run")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
+    any_model: bool = Field(False, description="go on with a suspect model that does not fit the labels")
     out: str | None = Field(None, description="run folder; default: runs/DEFENSE-CASE-HASH")
     write_back: bool = Field(True, description="also write files in the toolkit's own format, where it looks for them")
     write_to: str | None = Field(None, description="write them there instead")
@@ -38,7 +39,7 @@ class RunSpec(Settings):
 
     def identity(self) -> str:
         """Hash of what decides the result: where the output goes does not, nor what settings are called today."""
-        values = self.model_dump(mode="json", exclude={"out", "write_back", "write_to"})
+        values = self.model_dump(mode="json", exclude={"any_model", "out", "write_back", "write_to"})
         values["settings"] = get_defense(self.defense).Settings.under_first_names(values["settings"])
         options = values["source"]["options"]
         values["source"]["options"] = get_adapter(self.source.adapter).Options.under_first_names(options)

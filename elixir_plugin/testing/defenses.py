@@ -26,7 +26,7 @@ import torch
 
 from ..adapter import Adapter, Source
 from ..core.case import Case, Origin, TriggeredSet, Truth
-from ..core.classifier.classifier import Classifier
+from ..core.classifier.classifier import Classifier, to_batch
 from ..core.context import Context
 from ..core.images import ImageSet
 from ..core.outcome import Outcome, same_outcome
@@ -163,8 +163,11 @@ def check_settings(settings: type[Settings], default: Settings | None = None) ->
             _expect_refused(lambda values=nonsense: settings.build(values), f"{name} accepts any text")  # type: ignore[misc]
 
 
-def tiny_case(seed: int = 0, size: int = 8, num_classes: int = 4) -> Case:
-    """Return a case with every part, small enough for a run in a second: striped images, a corner patch as trigger."""
+def tiny_case(seed: int = 0, size: int = 8, num_classes: int = 4, **options: Any) -> Case:
+    """Return a case with every part, small enough for a run in a second: striped images, a corner patch as trigger.
+
+    :param options: of the :class:`Classifier` that is fitted to the suspect set, e.g. ``mean`` and ``std``.
+    """
     rng = np.random.default_rng(seed)
 
     def images(count: int) -> ImageSet:
@@ -183,15 +186,34 @@ def tiny_case(seed: int = 0, size: int = 8, num_classes: int = 4) -> Case:
     poison = np.flatnonzero(train.labels == 1)[:8]
     others = np.flatnonzero(test.labels != 0)
     triggered = patched(test.subset(others), np.arange(len(others)))
+    suspects = patched(train, poison)
     return Case(
-        train=patched(train, poison),
+        train=suspects,
         clean=clean,
-        model=Classifier.build("small_resnet", num_classes, seed=seed).eval(),
+        model=_fitted(Classifier.build("small_resnet", num_classes, seed=seed, **options), suspects),
         test=test,
         test_poisoned=TriggeredSet(triggered, test.labels[others]),
         truth=Truth(np.isin(np.arange(96), poison), original_labels=train.labels),
         origin=Origin("testing", facts={"target": 0}),
     )
+
+
+@torch.no_grad()
+def _fitted(model: Classifier, samples: ImageSet) -> Classifier:
+    """Fit the last layer of *model* to *samples* by ridge regression, in one step."""
+    model.eval()
+    images = to_batch(samples.read(slice(None)), model.device)
+    features = model.features(images)[1].double()
+    ones = torch.ones(len(features), 1, dtype=torch.float64)
+    inputs, wanted = torch.cat([features, ones], 1), torch.eye(model.num_classes, dtype=torch.float64)
+    gram = inputs.T @ inputs
+    solved = torch.linalg.solve(
+        gram + 1e-3 * gram.trace() / len(gram) * torch.eye(len(gram)), inputs.T @ wanted[samples.labels.tolist()]
+    )
+    head = model.module.get_submodule(model.head(images))
+    head.weight.copy_(solved[:-1].T)
+    head.bias.copy_(solved[-1])
+    return model
 
 
 def _check_attributes(cls: type[Defense]) -> None:

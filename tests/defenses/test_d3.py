@@ -66,7 +66,7 @@ def case(module: nn.Module | None = None, dtype: torch.dtype = torch.float32) ->
 
 
 def detoxify(given: Case | None = None, *, seed: int = 0, **settings: Any) -> Outcome:
-    return D3({**PLAIN, **settings}).run(given or case(), Context(seed=seed))
+    return D3({**PLAIN, **settings}).run(given or case(), Context(seed=seed, any_model=True))
 
 
 def weights(model: Classifier | None) -> dict[str, Tensor]:
@@ -276,13 +276,13 @@ def test_with_everything_off_d3_is_plain_fine_tuning() -> None:
             optimizer.step()
         schedule.step()
     plain = weights(model)
-    off = weights(D3(PLAIN, preset="finetune", lr=0.05).run(given).model)
+    off = weights(D3(PLAIN, preset="finetune", lr=0.05).run(given, Context(any_model=True)).model)
     assert all(torch.allclose(plain[name], off[name], atol=1e-6) for name in plain)
     assert not torch.allclose(plain[HEAD], weights(given.model)[HEAD], atol=1e-3)
 
 
 def test_the_random_head_ablation_moves_the_head_alone_before_tuning() -> None:
-    outcome = D3(PLAIN, preset="random_head", lr=1e-9).run(case())
+    outcome = D3(PLAIN, preset="random_head", lr=1e-9).run(case(), Context(any_model=True))
     assert 1.2 <= outcome.tables["start_distance_ratio"][HEAD] <= 1.6
     assert torch.allclose(weights(outcome.model)["hidden.weight"], weights(case().model)["hidden.weight"])
 
@@ -679,7 +679,8 @@ def test_the_default_batch_leaves_eight_steps_per_epoch(
         return real(images, batch_size, *rest)
 
     monkeypatch.setattr(d3, "ShuffledBatches", watched)
-    D3(epochs=1, augmentation={"crop": 0, "flip": False}).run(dataclasses.replace(case(), clean=clean_set(samples)))
+    given = dataclasses.replace(case(), clean=clean_set(samples))
+    D3(epochs=1, augmentation={"crop": 0, "flip": False}).run(given, Context(any_model=True))
     assert seen == [size]
 
 

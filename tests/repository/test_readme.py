@@ -7,12 +7,12 @@ import shlex
 from pathlib import Path
 
 import click
-import numpy as np
 import pytest
 
 from elixir_plugin import Classifier
 from elixir_plugin.cli.app import program
 from elixir_plugin.runs.spec import RunSpec
+from elixir_plugin.testing import tiny_case
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 
@@ -36,11 +36,8 @@ def test_the_run_file_is_valid(tmp_path: Path) -> None:
 def test_the_python_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     code = next(block for block in blocks("python") if "get_defense" in block)
-    names = {
-        "images": np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8),
-        "labels": np.arange(40) % 10,
-        "module": Classifier.build("small_resnet", 10).module,
-    }
+    case = tiny_case(num_classes=10, mean=(0.5,) * 3, std=(0.25,) * 3)
+    names = {"images": case.clean.read(slice(None)), "labels": case.clean.labels, "module": case.model.module}
     exec(code.replace("epochs=50", "epochs=1"), names)
     assert Classifier.load(Path("detoxified"), names["module"]).num_classes == 10
 

@@ -105,6 +105,7 @@ def test_a_comparison_trains_one_suspect_per_case_and_seed(tmp_path: Path, train
                 {"defense": "d3", "settings": {"epochs": 1, "lam": 0.5}, "name": "weaker"},
             ],
             "seeds": [0, 1],
+            "any_model": True,
         }
     )
     assert run_compare(spec, tmp_path / "out").failed == 0

@@ -28,11 +28,12 @@ class Classifier(nn.Module):
     """An image classifier for inputs ``[B, C, H, W]``, float in [0, 1].
 
     :param module: maps normalised images to logits ``[B, num_classes]``.
-    :param mean, std: per-channel normalisation, applied inside; one value serves all channels.
+    :param mean, std: per-channel normalisation of pixels in [0, 1], applied inside; one value serves all channels.
     :param architecture: name under which :func:`build_module` can build ``module`` again.
     :param input_size: edge length to resize to (bilinear) before the module, for networks with a fixed input.
     :param classes: ``[num_classes]`` names of the classes in the order of the logits, where they are known.
-    :raises InputError: for a standard deviation that is not positive, or names that are not one per class.
+    :raises InputError: for a mean or standard deviation that pixels in [0, 1] cannot have, or names that are not one
+        per class.
 
     >>> model = Classifier.build("small_resnet", num_classes=10, seed=0)
     >>> model.logits(torch.zeros(2, 3, 8, 8)).shape
@@ -55,8 +56,7 @@ class Classifier(nn.Module):
         classes: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
-        if not all(value > 0 for value in std):
-            raise InputError("standard deviation must be positive", where="std", found=std)
+        _refuse_other_scale(mean, std)
         self.module = unwrap(module)
         self.num_classes = num_classes
         self.channels = channels
@@ -250,6 +250,21 @@ def find_head(model: Classifier, images: Tensor) -> str:
         )
     linears = [name for name, layer in fits if isinstance(layer, nn.Linear)]
     return linears[-1] if linears else fits[-1][0]
+
+
+def _refuse_other_scale(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Refuse a normalisation that is meant for pixels of another range than [0, 1], e.g. a mean of 123.7."""
+    bad = [f"mean {value}" for value in mean if not 0 <= value <= 1] + [
+        f"std {value}" for value in std if not 0 < value <= 1
+    ]
+    if bad:
+        raise InputError(
+            "mean and standard deviation are not those of pixels in [0, 1]",
+            where="mean, std",
+            found=preview_list(bad),
+            allowed="mean in [0, 1], std above 0 and at most 1",
+            hint="divide both by 255 when they are meant for pixels in 0..255",
+        )
 
 
 @contextmanager

@@ -70,6 +70,7 @@ class CompareSpec(Settings):
     )
     controls: bool = Field(False, description="also train models without the denoiser, and on the clean set alone")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
+    any_model: bool = Field(False, description="go on with suspect models that do not fit the labels")
     out: str | None = Field(None, description="folder of the comparison; default: runs/compare-NAME")
 
     @field_validator("cases", mode="before")
@@ -119,6 +120,7 @@ class CompareSpec(Settings):
                     controls=self.controls,
                     seed=seed,
                     device=self.device,
+                    any_model=self.any_model,
                     write_back=False,
                 ),
             )
