@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, final
 from torch import Tensor
 
 from .core import settings as config
-from .core.agreement import check_agreement
+from .core.agreement import measure_agreement
 from .core.case import Case, refuse_scored_clean
 from .core.context import Context
 from .core.outcome import Outcome
@@ -170,6 +170,17 @@ class Defense(ABC):
     @abstractmethod
     def defend(self, case: Case, context: Context) -> Outcome:
         """Do the work. *case* holds no truth and no test data; parts of it must not be modified."""
+
+
+def check_agreement(case: Case, context: Context) -> None:
+    """Refuse a suspect model that does not fit the labels; ``context.agreement`` says how far it does.
+
+    :raises InputError: see :meth:`~elixir_plugin.core.agreement.Agreement.refuse`; not with ``context.any_model``.
+    """
+    if context.agreement is None:
+        context.agreement = measure_agreement(case, context.device)
+    if context.agreement is not None and not context.any_model:
+        context.agreement.refuse()
 
 
 def _name_classes(outcome: Outcome, case: Case) -> None:

@@ -14,14 +14,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
-from scipy.special import bdtrc, betaincinv
+from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+from scipy.special import bdtrc, betaincinv  # type: ignore[import-untyped]
 from torch import Tensor
 
 from ..errors import InputError
 from .case import Case
 from .classifier.classifier import Classifier, evaluating, to_batch
-from .context import Context
 from .images import ImageSet, Index
 
 SAMPLES = 512  # looked at for the agreement as read
@@ -157,17 +156,6 @@ def measure_agreement(case: Case, device: torch.device | None = None) -> Agreeme
         if not beside.low and beside.agreed >= (1 + beside.chance) / 2:
             return replace(found, suspect=beside.agreed)
     return found
-
-
-def check_agreement(case: Case, context: Context) -> None:
-    """Measure the agreement into ``context.agreement``, unless it is there, and refuse a case that does not fit.
-
-    :raises InputError: see :meth:`Agreement.refuse`; not with ``context.any_model``.
-    """
-    if context.agreement is None:
-        context.agreement = measure_agreement(case, context.device)
-    if context.agreement is not None and not context.any_model:
-        context.agreement.refuse()
 
 
 def _measured(model: Classifier, samples: ImageSet, part: str, *, readings: bool = True) -> Agreement:

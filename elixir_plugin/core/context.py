@@ -54,7 +54,9 @@ class Context:
     on_stage: Callable[[str, float], None] | None = None
     timings: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    agreement: Agreement | None = field(default=None, init=False)  # what check_agreement found for the run to come
+    agreement: Agreement | None = field(
+        default=None, init=False
+    )  # what defense.check_agreement found for the run to come
     cached_seconds: float = field(default=0.0, init=False)
 
     def derive_seed(self, *name: object) -> int:

@@ -31,12 +31,11 @@ import torch
 from pydantic import TypeAdapter
 
 from ..adapter import Adapter, get_adapter
-from ..core.agreement import check_agreement
 from ..core.case import Case, describe
 from ..core.context import Context, resolve_device
 from ..core.metrics import Evaluation
 from ..core.outcome import Outcome
-from ..defense import Defense, get_defense
+from ..defense import Defense, check_agreement, get_defense
 from ..errors import SettingsError
 from ..evaluation.measure import execute
 from ..evaluation.retraining import Retraining

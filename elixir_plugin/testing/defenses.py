@@ -210,9 +210,8 @@ def _fitted(model: Classifier, samples: ImageSet) -> Classifier:
     solved = torch.linalg.solve(
         gram + 1e-3 * gram.trace() / len(gram) * torch.eye(len(gram)), inputs.T @ wanted[samples.labels.tolist()]
     )
-    head = model.module.get_submodule(model.head(images))
-    head.weight.copy_(solved[:-1].T)
-    head.bias.copy_(solved[-1])
+    state = {"weight": solved[:-1].T, "bias": solved[-1]}
+    model.module.get_submodule(model.head(images)).load_state_dict(state)
     return model
 
 
