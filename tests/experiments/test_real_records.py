@@ -14,7 +14,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from elixir_plugin import get_adapter
 from elixir_plugin.cli.app import program
+from elixir_plugin.core.agreement import measure_agreement
+from elixir_plugin.errors import InputError
 
 GIVEN: dict[
     str, dict[str, Any]
@@ -106,3 +109,24 @@ def test_blended_acc_is_at_most_3_points_below_the_authors_own_code_over_as_many
 ) -> None:
     """Median against median: the one run that the gate above takes is of the better draws of that code."""
     assert median(defend, "blended_0_1", "acc") >= sorted(AUTHORS_BLENDED)[1] - 0.03
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("record", sorted(GIVEN))
+@pytest.mark.parametrize("options", [{}, {"clean_ratio": 0.01}, {"clean_from": "test"}], ids=["default", "1 %", "test"])
+def test_the_suspect_model_of_a_real_record_is_not_refused(record: str, options: dict[str, Any], shared: Path) -> None:
+    case = get_adapter("backdoorbench")(options).read(shared / "toolkits/backdoorbench/record" / record)
+    found = measure_agreement(case)
+    assert found is not None and found.part == "clean" and found.otherwise is None and not (found.low or found.unclear)
+    assert found.agreed > 3 * found.chance
+    found.refuse()
+
+
+@pytest.mark.e2e
+def test_a_real_record_under_another_normalisation_is_refused_with_the_right_one(shared: Path) -> None:
+    adapter = get_adapter("backdoorbench")({"mean": (0.5,) * 3, "std": (0.5,) * 3})
+    found = measure_agreement(adapter.read(shared / "toolkits/backdoorbench/record/badnet_0_1"))
+    assert found is not None and found.otherwise is not None
+    assert found.otherwise.name == "CIFAR-10's mean and standard deviation"
+    with pytest.raises(InputError, match="does not fit the reserved clean set"):
+        found.refuse()
