@@ -13,6 +13,7 @@ from typing_extensions import Self
 from ...errors import InputError, preview_list
 from ...io.files import read_json
 from ...io.pickles import is_dense
+from .outputs import Form
 
 WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel, DDP and torch.compile put before every name
 
@@ -90,6 +91,7 @@ class ModelFacts(BaseModel):
     std: tuple[Annotated[Number, Field(gt=0)], ...]
     input_size: int | None = Field(ge=1, le=4096)
     classes: tuple[str, ...] | None = None
+    outputs: Form = "logits"
 
     @model_validator(mode="after")
     def _per_channel(self) -> Self:
