@@ -7,14 +7,13 @@ import weakref
 from collections import UserDict, deque
 from collections.abc import Iterator
 from functools import partial
-from types import BuiltinFunctionType, FunctionType, MethodType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
-from .modes import gradients
 
 M = TypeVar("M", bound=nn.Module)
 FUNCTIONS = (FunctionType, BuiltinFunctionType, weakref.ref, property, range)  # copies are the same object
@@ -29,7 +28,7 @@ def copied(module: M) -> M:
 
     :raises InputError: when it cannot be copied, or its own ``__deepcopy__`` hands out its own weights.
     """
-    with gradients():
+    with torch.inference_mode(False), torch.no_grad():
         memo = _shortcuts(module)
         try:
             clone = copy.deepcopy(module, memo)
@@ -40,6 +39,9 @@ def copied(module: M) -> M:
                 found=" ".join(str(error).split())[:200] or type(error).__name__,
                 hint="build the module anew and load its state_dict into it, then pass that one",
             ) from None
+    if isinstance(clone, torch.jit.ScriptModule):  # whose copies forget it
+        for weight, given in zip(clone.parameters(), module.parameters(), strict=True):
+            weight.requires_grad_(given.requires_grad)
     if shared := _shared(module, clone):
         raise InputError(
             "a copy of the model shares weights with it",
@@ -82,7 +84,7 @@ def _held(module: nn.Module) -> Iterator[Any]:
 
 
 def _parts(value: Any) -> list[Any]:
-    if isinstance(value, Tensor | torch.jit.ScriptModule):
+    if isinstance(value, Tensor | torch.jit.ScriptModule | ModuleType):
         return []
     if isinstance(value, MethodType):  # is copied with its object
         return [value.__self__]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
@@ -39,7 +40,7 @@ def examined(model: Classifier, images: Images) -> Classifier:
         return model
     refuse_without_weights(model.module)
     view, notes = _view(model), list(model.notes)
-    batch = to_batch(images[:2], model.device)
+    batch = to_batch(np.array(images[:2]), model.device)
     _take_float32(view, batch, notes)
     with torch.no_grad(), evaluating(view):
         output = _run(view, batch, images.shape[1:], notes)
