@@ -38,7 +38,7 @@ class ArraysOptions(ModelOptions):
         else dirty-label.
     """
 
-    added: ClassVar = {**ModelOptions.added}
+    added: ClassVar[Mapping[str, Any]] = {**ModelOptions.added}
 
     layout: Literal["auto", "nhwc", "nchw"] = "auto"
     num_classes: int | None = Field(None, ge=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal
 
@@ -36,7 +37,7 @@ class ImageFolderOptions(ModelOptions):
     :param channels: 3 for colour, 1 for grey.
     """
 
-    added: ClassVar = {**ModelOptions.added}
+    added: ClassVar[Mapping[str, Any]] = {**ModelOptions.added}
 
     clean: Path | None = None
     test: Path | None = None

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Annotated, Any, ClassVar
@@ -13,7 +14,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, Field
 from torch import nn
 
-from ...core.classifier.checkpoints import Make, fitting_architecture, load_weights, read_weights
+from ...core.classifier.checkpoints import Make, fitting_architectures, load_weights, read_weights
 from ...core.classifier.classifier import Classifier, build_module
 from ...core.classifier.copies import copied
 from ...core.classifier.fresh import drawing
@@ -56,7 +57,7 @@ class ModelOptions(Settings):
     :param input_size: edge length that a file of weights needs; images are resized to it.
     """
 
-    added: ClassVar = MappingProxyType(dict.fromkeys(("architecture", *OF_FILES)))
+    added: ClassVar[Mapping[str, Any]] = MappingProxyType(dict.fromkeys(("architecture", *OF_FILES)))
 
     model: Path | None = None
     architecture: Annotated[str | None, BeforeValidator(_placed)] = None
@@ -133,12 +134,12 @@ def _from_weights(
 ) -> Classifier:
     name = options.architecture
     if name is None:
-        fits = fitting_architecture(read_weights(file), channels)
+        fits = fitting_architectures(read_weights(file), channels)
         raise InputError(
             "the network of these weights is not named",
             where=file,
-            found="names and shapes that fit no known architecture" if fits is None else f"weights that fit {fits}",
-            hint=f"name it: {{option:architecture={fits or 'nets.py:make_net'}}}",
+            found=f"weights that fit {' and '.join(fits)}" if fits else "weights that fit no known architecture",
+            hint=f"name it: {{option:architecture={fits[0] if fits else 'nets.py:make_net'}}}",
         )
     module, classes, told = load_weights(
         file, maker(name, channels), num_classes, key=options.weights, name=name, channels=channels

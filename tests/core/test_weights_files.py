@@ -14,7 +14,7 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from elixir_plugin.core.classifier.checkpoints import fitting_architecture, load_weights, read_weights
+from elixir_plugin.core.classifier.checkpoints import fitting_architectures, load_weights, read_weights
 from elixir_plugin.core.classifier.classifier import build_module
 from elixir_plugin.errors import InputError
 
@@ -247,4 +247,5 @@ def test_torchscript_archives_and_damaged_files_are_refused(tmp_path: Path) -> N
 
 
 def test_no_architecture_fits_weights_of_ones_own() -> None:
-    assert fitting_architecture({"": {"fc.weight": torch.zeros(3, 4), "fc.bias": torch.zeros(3)}}, 3) is None
+    assert fitting_architectures({"": {"own.weight": torch.zeros(3, 4), "own.bias": torch.zeros(3)}}, 3) == []
+    assert fitting_architectures({"": STATE}, 3) == ["fast_resnet", "small_resnet"]  # alike but for a stride

@@ -254,42 +254,49 @@ def _misfit(
     given = [_faults(each.weights, wanted) for each in _behind_prefixes(sets, wanted)]
     given = given or [_faults(each, wanted) for each in sets.values()]
     closest = min(given, key=lambda faults: sum(map(len, faults.values())))
-    fits = fitting_architecture(sets, channels)
+    fits = fitting_architectures(sets, channels)
     return InputError(
         "weights do not fit the architecture",
         where=path,
         found=told_misfits(closest),
         allowed=f"the {len(wanted)} names and shapes of {name or type(module).__name__}",
-        hint=f"they fit {fits}: {{option:architecture={fits}}}"
+        hint=f"they fit {' and '.join(fits)}: {{option:architecture={fits[0]}}}"
         if fits
         else "name the architecture they were trained with; your own is named by what builds it, e.g. "
         "{option:architecture=nets.py:make_net}",
     )
 
 
-def fitting_architecture(sets: Mapping[str, Mapping[str, Tensor]], channels: int) -> str | None:
-    """Return the name of the first architecture, built in or of torchvision, that weights in a file fit, or None.
+def fitting_architectures(sets: Mapping[str, Mapping[str, Tensor]], channels: int) -> list[str]:
+    """Return the names of the architectures that weights in a file fit: registered ones, else of torchvision.
 
     Of torchvision's families, such as ``resnet``, one member shows whether the names are at all alike.
     """
     import torchvision  # noqa: PLC0415  (slow)
 
-    families: dict[str, list[str]] = {name: [name] for name in sorted(plugins().offers()["architecture"])}
+    own = [name for name in sorted(plugins().offers()["architecture"]) if _fits(sets, channels, name)]
+    if own:
+        return own
+    families: dict[str, list[str]] = {}
     for name in torchvision.models.list_models(module=torchvision.models):
         family = re.match(r"[a-z]+(_v\d)?", name)
         families.setdefault(family[0] if family else name, []).append(name)
     for names in families.values():
-        for name in names:
-            make = partial(_module, name, channels)
-            try:
-                wanted = _without_numbers(make, 2)
-            except (NotImplementedError, RuntimeError, ElixirError):
-                break  # takes numbers to build, or other channels
-            if name == names[0] and not _alike(sets, wanted):
-                break
-            if _classes_in(sets, make) is not None:
-                return name
-    return None
+        if _fits(sets, channels, names[0], alike=True) and (
+            fits := [name for name in names if _fits(sets, channels, name)]
+        ):
+            return fits
+    return []
+
+
+def _fits(sets: Mapping[str, Mapping[str, Tensor]], channels: int, name: str, *, alike: bool = False) -> bool:
+    """Tell whether some of *sets* fit the architecture called *name*, or look alike."""
+    make = partial(_module, name, channels)
+    try:
+        wanted = _without_numbers(make, 2)
+    except (NotImplementedError, RuntimeError, ElixirError):
+        return False  # takes numbers to build, or other channels
+    return _alike(sets, wanted) and (alike or _classes_in(sets, make) is not None)
 
 
 def _alike(sets: Mapping[str, Mapping[str, Tensor]], wanted: Mapping[str, Tensor]) -> bool:
