@@ -14,11 +14,13 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, Field
 from torch import nn
 
-from ...core.classifier.checkpoints import Make, fitting_architectures, load_weights, read_weights
+from ...core.classifier.architectures import fitting_architectures
+from ...core.classifier.checkpoints import load_weights, read_weights
 from ...core.classifier.classifier import Classifier, build_module
 from ...core.classifier.copies import copied
 from ...core.classifier.fresh import drawing
 from ...core.classifier.intake import examined
+from ...core.classifier.matching import Make
 from ...core.classifier.weights import read_facts
 from ...core.images import Images
 from ...core.settings import Settings

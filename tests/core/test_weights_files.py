@@ -14,7 +14,8 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from elixir_plugin.core.classifier.checkpoints import fitting_architectures, load_weights, read_weights
+from elixir_plugin.core.classifier.architectures import fitting_architectures
+from elixir_plugin.core.classifier.checkpoints import load_weights, read_weights
 from elixir_plugin.core.classifier.classifier import build_module
 from elixir_plugin.errors import InputError
 
