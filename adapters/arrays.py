@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,10 @@ from ..core.classifier.classifier import Classifier
 from ..core.images import ImageSet, Index, checked_labels
 from ..core.metrics import Evaluation
 from ..core.outcome import Outcome
-from ..core.settings import Settings
 from ..errors import InputError, nearest
 from ..io.files import atomic_file, atomic_folder
-from .common.results import load_model, save_model
+from .common.results import save_model
+from .common.suspect import ModelOptions, suspect_model
 
 PAIRS = (("x_train", "y_train"), ("x_clean", "y_clean"), ("x_test", "y_test"), ("x_test_poisoned", "y_test_poisoned"))
 LABELS = (*(y for _, y in PAIRS), "y_test_original", "y_original")
@@ -29,20 +29,20 @@ MASKS = ("is_poison", "is_cover")
 KEYS = (*(x for x, _ in PAIRS), *LABELS, *MASKS)
 
 
-class ArraysOptions(Settings):
+class ArraysOptions(ModelOptions):
     """How to read arrays.
 
     :param layout: axes of the images: ``nhwc``, ``nchw``, or ``auto``: whichever has 1 or 3 channels, if only one has.
     :param num_classes: default: from one-hot labels, else the highest label plus one.
     :param kind: kind of poison; default: clean-label when ``y_original`` says that no poison sample was relabelled,
         else dirty-label.
-    :param model: folder of a saved :class:`~elixir_plugin.Classifier`, the suspect model.
     """
+
+    added: ClassVar[Mapping[str, Any]] = {**ModelOptions.added}
 
     layout: Literal["auto", "nhwc", "nchw"] = "auto"
     num_classes: int | None = Field(None, ge=2)
     kind: Literal["dirty-label", "clean-label", "indiscriminate"] | None = None
-    model: Path | None = None
 
 
 class Arrays(Adapter):
@@ -75,7 +75,7 @@ class Arrays(Adapter):
 
         :raises InputError: for unknown keys, Python objects, and arrays that do not fit together.
         """
-        return self._case(_load(path), load_model(self.options.model), str(path))
+        return self._case(_load(path), None, str(path))
 
     @classmethod
     def from_arrays(
@@ -87,7 +87,7 @@ class Arrays(Adapter):
         """
         adapter = cls(options)
         given = {name: np.asarray(value) for name, value in arrays.items() if value is not None}
-        return adapter._case(given, load_model(adapter.options.model) if model is None else model, "")
+        return adapter._case(given, model, "")
 
     def write(self, case: Case, outcome: Outcome, evaluation: Evaluation, folder: Path, defense: str) -> list[Path]:
         """Write ``outcome.npz`` and ``model/``.
@@ -128,14 +128,14 @@ class Arrays(Adapter):
         _check_names(arrays, where)
         notes: list[str] = []
         labels = {name: arrays[name] for name in LABELS if name in arrays}
+        given = {x: array_images(arrays[x], self.options.layout, f"{where}: {x}") for x, _ in PAIRS if x in arrays}
+        layouts = {x: layout for x, (_, layout) in given.items()}
+        if model is None:
+            shown, _ = next(iter(given.values()))
+            model = suspect_model(self.options, shown, notes, self.options.num_classes or _width(labels, where))
         classes = self.options.num_classes or _count_classes(labels, model, notes, where)
         numbers = {name: integer_labels(value, classes, f"{where}: {name}") for name, value in labels.items()}
-        sets: dict[str, ImageSet] = {}
-        layouts = {}
-        for x, y in PAIRS:
-            if x in arrays:
-                images, layouts[x] = array_images(arrays[x], self.options.layout, f"{where}: {x}")
-                sets[x] = ImageSet(images, numbers[y], classes)
+        sets = {x: ImageSet(given[x][0], numbers[y], classes) for x, y in PAIRS if x in given}
         if len(set(layouts.values())) > 1:
             raise InputError(
                 "images in two layouts", where=where, found=layouts, hint="say which, e.g. {option:layout=nhwc}"
@@ -225,15 +225,20 @@ def _check_names(arrays: Mapping[str, Any], where: str) -> None:
 def _count_classes(labels: Mapping[str, NDArray[Any]], model: Classifier | None, notes: list[str], where: str) -> int:
     if model is not None:
         return model.num_classes
-    widths = {name: array.shape[1] for name, array in labels.items() if is_one_hot(array)}
-    if len(set(widths.values())) > 1:
-        raise InputError("one-hot labels of different width", where=where, found=widths)
-    if widths:
-        return int(next(iter(widths.values())))
+    if (width := _width(labels, where)) is not None:
+        return width
     highest = [int(array.max()) for array in labels.values() if array.size and array.dtype.kind in "iu"]
     count = max(highest, default=0) + 1
     notes.append(f"number of classes taken from the highest label: {count} (option num_classes)")
     return count
+
+
+def _width(labels: Mapping[str, NDArray[Any]], where: str) -> int | None:
+    """Return the width of one-hot labels, or None when none are one-hot."""
+    widths = {name: array.shape[1] for name, array in labels.items() if is_one_hot(array)}
+    if len(set(widths.values())) > 1:
+        raise InputError("one-hot labels of different width", where=where, found=widths)
+    return int(next(iter(widths.values()))) if widths else None
 
 
 def _mask(array: NDArray[Any], n: int, where: str) -> NDArray[np.bool_]:

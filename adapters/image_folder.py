@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -16,17 +17,17 @@ from ..core.images import ImageSet
 from ..core.metrics import Evaluation
 from ..core.outcome import Outcome
 from ..core.pixels import to_bytes
-from ..core.settings import Settings
 from ..errors import InputError, preview_list
 from ..io.files import atomic_file, atomic_folder, write_csv
 from ..io.images import image_shape
 from .common.images import Listing, different, eager_or_lazy, file_reader, in_threads, inexact, list_images, save_png
-from .common.results import load_model, save_model, write_suspects
+from .common.results import save_model, write_suspects
+from .common.suspect import ModelOptions, suspect_model
 
 EAGER_BYTES = 1 << 30
 
 
-class ImageFolderOptions(Settings):
+class ImageFolderOptions(ModelOptions):
     """How to read image folders.
 
     :param clean: folder with the reserved clean set; default: ``<path>/clean`` when the suspect set is in
@@ -34,14 +35,14 @@ class ImageFolderOptions(Settings):
     :param test: folder with clean test images; default: ``<path>/test``, likewise.
     :param size: edge length to resize to; default: all images have the same size already.
     :param channels: 3 for colour, 1 for grey.
-    :param model: folder of a saved :class:`~elixir_plugin.Classifier`, the suspect model.
     """
+
+    added: ClassVar[Mapping[str, Any]] = {**ModelOptions.added}
 
     clean: Path | None = None
     test: Path | None = None
     size: int | None = Field(None, ge=8, le=4096)
     channels: Literal[1, 3] = 3
-    model: Path | None = None
 
 
 class ImageFolder(Adapter):
@@ -70,11 +71,12 @@ class ImageFolder(Adapter):
                 listings[name] = _same_classes(list_images(folder, f"{name} set"), suspect)
         edge = (self.options.size,) * 2 if self.options.size else _common_size(list(listings.values()))
         sets = {name: self._set(listing, edge, notes) for name, listing in listings.items()}
+        model = suspect_model(self.options, sets["train"].read(slice(0, 2)), notes, len(suspect.classes))
         return Case(
             train=sets["train"],
             clean=sets.get("clean"),
             test=sets.get("test"),
-            model=load_model(self.options.model),
+            model=model,
             origin=Origin(self.name, str(path), {"classes": list(suspect.classes)}),
             notes=tuple(notes),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from torch import Tensor
 from .core import settings as config
 from .core.agreement import measure_agreement
 from .core.case import Case, refuse_scored_clean
+from .core.classifier.intake import examined
+from .core.classifier.modes import gradients
 from .core.context import Context
 from .core.outcome import Outcome
 from .core.panels import Panel
@@ -101,16 +104,18 @@ class Defense(ABC):
         :raises OutcomeError: when :meth:`defend` breaks the rules for outcomes.
         """
         context = context or Context()
-        self.refuse(case)
-        check_agreement(case, context)
-        agreement, context.agreement = context.agreement, None
-        visible = case.visible()
-        started = context.counted_time()
-        outcome = self.defend(visible, context)
+        with gradients():
+            self.refuse(case)
+            check_agreement(case, context)
+            agreement, context.agreement = context.agreement, None
+            visible = _with_examined_model(case.visible())
+            started = context.counted_time()
+            outcome = self.defend(visible, context)
         _name_classes(outcome, visible)
         outcome.timings = {**context.timings, **outcome.timings, "total": context.counted_time() - started}
-        first = [] if agreement is None else [agreement.sentence()]
-        outcome.notes = [*first, *context.notes, *(note for note in outcome.notes if note not in context.notes)]
+        told = [] if agreement is None else [agreement.sentence()]
+        told += [*(() if visible.model is None else visible.model.notes), *context.notes]
+        outcome.notes = list(dict.fromkeys([*told, *outcome.notes]))
         outcome.check(visible)
         return outcome
 
@@ -118,10 +123,12 @@ class Defense(ABC):
         """Raise when *case*, as far as this defense may see it, cannot be defended; called before any work.
 
         :raises MissingNeedError: when something in :attr:`needs` is absent.
-        :raises InputError: when the reserved clean set is also scored on (see :attr:`trains_on_clean`).
+        :raises InputError: when the reserved clean set is also scored on (see :attr:`trains_on_clean`), or the suspect
+            model cannot take the images or returns no logits for them.
         """
         visible = case.visible()
         self.refuse_missing(visible)
+        visible = _with_examined_model(visible)
         if self.trains_on_clean:
             refuse_scored_clean(case)
         self.check(visible)
@@ -178,9 +185,17 @@ def check_agreement(case: Case, context: Context) -> None:
     :raises InputError: see :meth:`~elixir_plugin.core.agreement.Agreement.refuse`; not with ``context.any_model``.
     """
     if context.agreement is None:
-        context.agreement = measure_agreement(case, context.device)
+        context.agreement = measure_agreement(_with_examined_model(case), context.device)
     if context.agreement is not None and not context.any_model:
         context.agreement.refuse()
+
+
+def _with_examined_model(case: Case) -> Case:
+    """Return *case* with its suspect model as it is to be used for its images; the given model stays as it is."""
+    shown = next((each for each in (case.clean, case.train) if each is not None and len(each)), None)
+    if case.model is None or shown is None:
+        return case
+    return dataclasses.replace(case, model=examined(case.model, shown.read(slice(0, 2))))
 
 
 def _name_classes(outcome: Outcome, case: Case) -> None:

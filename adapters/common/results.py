@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from ...core.classifier.classifier import Classifier
 from ...core.images import ImageSet
 from ...core.outcome import Outcome
-from ...errors import InputError
 from ...io.files import atomic_folder, write_csv
 
 HEADER = ("index", "name", "label", "score", "flagged", "kept")
@@ -30,23 +29,6 @@ def write_suspects(train: ImageSet | None, outcome: Outcome, folder: Path) -> li
     columns = [_column(values, n) for values in (outcome.scores, outcome.flagged, kept)]
     write_csv(folder / "suspects.csv", HEADER, zip(range(n), names, train.labels.tolist(), *columns, strict=True))
     return [folder / "suspects.csv"]
-
-
-def load_model(folder: Path | None) -> Classifier | None:
-    """Read a saved :class:`Classifier`, or return None when none is named.
-
-    :raises InputError: when the folder holds none.
-    """
-    if folder is None:
-        return None
-    if not (folder / "model.json").is_file():
-        raise InputError(
-            "model not found",
-            where=folder,
-            allowed="a folder with model.json and model.safetensors",
-            hint="write one with Classifier(...).save(folder)",
-        )
-    return Classifier.load(folder)
 
 
 def save_model(model: Classifier, folder: Path) -> Path:

@@ -12,7 +12,7 @@ are plain modules. Whatever else is given is a setting of the defense.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch
 
 from ..core.case import Case
 from ..core.classifier.classifier import Classifier
+from ..core.classifier.normalisation import PerChannel, per_channel
 from ..core.context import Context, resolve_device
 from ..core.images import ImageSet
 from ..core.outcome import Outcome
@@ -92,8 +93,8 @@ def defend(
     model: Any = None,
     num_classes: int | None = None,
     layout: Layout = "auto",
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: PerChannel | None = None,
+    std: PerChannel | None = None,
     normalised: bool = False,
     seed: int = 0,
     device: str | torch.device = "auto",
@@ -110,7 +111,7 @@ def defend(
     :param model: suspect model.
     :param num_classes: default: what the model says, else what the labels show.
     :param layout: of arrays, where it is unclear.
-    :param mean, std: per-channel normalisation in front of *model*.
+    :param mean, std: normalisation in front of *model*: one number, or one per channel, in any form.
     :param normalised: the images have gone through *mean* and *std* too; it is undone.
     :param work_dir: keep intermediate files there, so that a killed run goes on.
     :param any_model: go on with a model that does not fit the labels of the clean set.
@@ -139,15 +140,17 @@ def make_case(
     model: Any = None,
     num_classes: int | None = None,
     layout: Layout = "auto",
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: PerChannel | None = None,
+    std: PerChannel | None = None,
     normalised: bool = False,
     seed: int = 0,
 ) -> Case:
     """Return a case made of what a host has in memory; see :func:`defend` for the parameters."""
     if (mean is None) != (std is None) or (normalised and mean is None):
         raise InputError("mean and std belong together", where="mean, std", found=f"{mean}, {std}")
-    undone = Normalisation(mean, std) if normalised and mean is not None and std is not None else None
+    undone = None
+    if normalised and mean is not None and std is not None:
+        undone = Normalisation(per_channel(mean, where="mean"), per_channel(std, where="std"))
     given = {"train": train, "clean": clean}
     raw = {
         name: to_raw(data, layout=layout, normalised=undone, seed=seed, where=name)

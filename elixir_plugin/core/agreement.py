@@ -20,7 +20,8 @@ from torch import Tensor
 
 from ..errors import InputError
 from .case import Case
-from .classifier.classifier import Classifier, evaluating, to_batch
+from .classifier.classifier import Classifier, to_batch
+from .classifier.modes import evaluating
 from .images import ImageSet, Index
 
 SAMPLES = 512  # looked at for the agreement as read

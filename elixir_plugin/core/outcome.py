@@ -15,6 +15,8 @@ from ..io.files import atomic_folder, read_json, read_tensors, write_json, write
 from .augmentation import Augmentation
 from .case import Case
 from .classifier.classifier import Classifier
+from .classifier.copies import copied
+from .classifier.weights import read_facts
 from .images import ImageSet, Index
 
 if TYPE_CHECKING:
@@ -130,8 +132,12 @@ class Outcome:
             write_json(part / "outcome.json", self.summary() | {"names": names, "classes": classes})
 
     @classmethod
-    def load(cls, folder: Path) -> Outcome:
-        """Read an outcome back; the model too when its architecture is known by name."""
+    def load(cls, folder: Path, like: Classifier | None = None) -> Outcome:
+        """Read an outcome back.
+
+        :param like: the suspect model; a model whose architecture has no name is read into a copy of its module, and
+            without one it is left out.
+        """
         facts = read_json(folder / "outcome.json")
         arrays = {name: tensor.numpy() for name, tensor in read_tensors(folder / "outcome.safetensors").items()}
         static = facts.get("static_augmentation") or facts.get("baked")  # its former name
@@ -153,7 +159,7 @@ class Outcome:
             augmentation=Augmentation.build(facts["augmentation"]) if facts["augmentation"] else None,
             static_augmentation=Augmentation.build(static) if static else None,
             noise_level=facts["noise_level"],
-            model=Classifier.load(folder / "model") if (folder / "model").is_dir() else None,
+            model=_load_model(folder / "model", like),
             verdict=Verdict(**facts["verdict"]) if facts["verdict"] else None,
             curves=facts["curves"],
             tables=facts["tables"],
@@ -209,6 +215,14 @@ def _same_array(first: NDArray[Any] | None, second: NDArray[Any] | None) -> bool
     if first is None or second is None:
         return first is second
     return first.dtype == second.dtype and first.shape == second.shape and first.tobytes() == second.tobytes()
+
+
+def _load_model(folder: Path, like: Classifier | None) -> Classifier | None:
+    if not folder.is_dir():
+        return None
+    if read_facts(folder / "model.json").architecture is not None:
+        return Classifier.load(folder)
+    return None if like is None else Classifier.load(folder, copied(like.module))
 
 
 def _check_kept(kept: Index, n: int | None) -> None:

@@ -62,7 +62,7 @@ def load(source: str, options: Mapping[str, Any] | None = None, seed: int = 0) -
     case = get_adapter(spec.source.adapter)(spec.source.options).read(Path(spec.source.path), spec.seed)
     if read_json(folder / "report.json").get("case") != to_json_types(describe(case)):
         raise RunError("the input has changed since this run was made", where=folder, hint="run it again")
-    return sanitised(case, Outcome.load(folder / "outcome"))
+    return sanitised(case, Outcome.load(folder / "outcome", case.model))
 
 
 def sanitised(case: Case, outcome: Outcome) -> Case:

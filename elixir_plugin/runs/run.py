@@ -299,7 +299,7 @@ def _already_done(folder: Path, spec: RunSpec, case: Case, adapter: Adapter, rew
     here = any(path.is_relative_to(target or "") for path in written)
     complete = here and all(path.exists() for path in written)
     if target is not None and (rewrite or not complete):
-        outcome = Outcome.load(folder / "outcome")
+        outcome = Outcome.load(folder / "outcome", case.model)
         evaluation = TypeAdapter(Evaluation).validate_python(report["metrics"])
         target.mkdir(parents=True, exist_ok=True)
         written = adapter.write(case, outcome, evaluation, target, spec.defense)

@@ -154,9 +154,9 @@ def test_features_let_gradients_through():
 
 
 def test_normalisation_is_inside():
-    model = Classifier(nn.Flatten(), 12, mean=(0.1, 0.2, 0.3), std=(0.5, 1.0, 2.0))
+    model = Classifier(nn.Flatten(), 12, mean=(0.1, 0.2, 0.3), std=(0.5, 1.0, 0.25))
     images = batch(2)
-    expected = torch.stack([(images[:, 0] - 0.1) / 0.5, images[:, 1] - 0.2, (images[:, 2] - 0.3) / 2], 1).flatten(1)
+    expected = torch.stack([(images[:, 0] - 0.1) / 0.5, images[:, 1] - 0.2, (images[:, 2] - 0.3) / 0.25], 1).flatten(1)
     assert torch.allclose(model(images), expected)
     assert torch.allclose(Classifier(nn.Flatten(), 12, mean=(0.5,), std=(0.5,))(images), images.flatten(1) * 2 - 1)
 

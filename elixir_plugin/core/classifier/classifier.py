@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +14,34 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from ...errors import InputError, SettingsError, nearest, preview_list
+from ...errors import InputError, SettingsError, nearest
 from ...io.files import read_tensors, write_json, write_tensors
 from ...plugins import plugins
 from ..images import ImageSet, checked_classes
+from .copies import copied
+from .fresh import drawing, reset
+from .head import find_head
+from .modes import evaluating as evaluating  # noqa: PLC0414  (its former home)
+from .normalisation import PerChannel, per_channel, refuse_other_scale
+from .outputs import Form, as_logits, main_rows
 from .weights import load_by_name, read_facts, unwrap
 
 
 class Classifier(nn.Module):
     """An image classifier for inputs ``[B, C, H, W]``, float in [0, 1].
 
-    :param module: maps normalised images to logits ``[B, num_classes]``.
+    :param module: maps normalised images to logits ``[B, num_classes]``, or to one logit where there are two classes;
+        of several outputs see :mod:`~elixir_plugin.core.classifier.outputs`.
     :param mean, std: per-channel normalisation of pixels in [0, 1], applied inside; one value serves all channels.
+        Numbers, sequences, arrays and tensors will do.
     :param architecture: name under which :func:`build_module` can build ``module`` again.
     :param input_size: edge length to resize to (bilinear) before the module, for networks with a fixed input.
     :param classes: ``[num_classes]`` names of the classes in the order of the logits, where they are known.
-    :raises InputError: for a mean or standard deviation that pixels in [0, 1] cannot have, or names that are not one
-        per class.
+    :param outputs: what the module returns: ``"logits"``, ``"probabilities"`` (it ends with a softmax) or
+        ``"sigmoids"``; a :class:`Classifier` always returns logits.
+    :ivar notes: how the module is read, where a reader of results should know.
+    :raises InputError: for a mean or standard deviation that pixels in [0, 1] cannot have, numbers that are not one per
+        channel, or names that are not one per class.
 
     >>> model = Classifier.build("small_resnet", num_classes=10, seed=0)
     >>> model.logits(torch.zeros(2, 3, 8, 8)).shape
@@ -48,15 +56,17 @@ class Classifier(nn.Module):
         module: nn.Module,
         num_classes: int,
         *,
-        mean: Sequence[float] = (0.0,),
-        std: Sequence[float] = (1.0,),
+        mean: PerChannel = (0.0,),
+        std: PerChannel = (1.0,),
         channels: int = 3,
         architecture: str | None = None,
         input_size: int | None = None,
         classes: Sequence[str] | None = None,
+        outputs: Form = "logits",
     ) -> None:
         super().__init__()
-        _refuse_other_scale(mean, std)
+        mean, std = per_channel(mean, channels, where="mean"), per_channel(std, channels, where="std")
+        refuse_other_scale(mean, std)
         self.module = unwrap(module)
         self.num_classes = num_classes
         self.channels = channels
@@ -65,12 +75,14 @@ class Classifier(nn.Module):
         self.classes = checked_classes(classes, num_classes)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(1, -1, 1, 1), persistent=False)
+        self.outputs = outputs
+        self.notes: tuple[str, ...] = ()
         self._head: str | None = None
 
     @classmethod
     def build(cls, architecture: str, num_classes: int, *, channels: int = 3, seed: int = 0, **options: Any) -> Self:
         """Make a classifier of a known architecture with fresh weights drawn under *seed*."""
-        with _drawing(seed):
+        with drawing(seed):
             module = build_module(architecture, num_classes, channels)
         return cls(module, num_classes, channels=channels, architecture=architecture, **options)
 
@@ -80,12 +92,27 @@ class Classifier(nn.Module):
         return self.mean.device
 
     def forward(self, images: Tensor) -> Tensor:
-        """Resize if need be, normalise, and return logits ``[B, num_classes]``; see :meth:`logits`."""
+        """Resize if need be, normalise, and return logits ``[B, num_classes]``; see :meth:`logits`.
+
+        :raises InputError: when the module returns anything else than one row of logits per image.
+        """
+        return as_logits(self.rows(images), self.outputs, self.num_classes)
+
+    def rows(self, images: Tensor) -> Tensor:
+        """Return the main output of the module as it is, ``[B, W]``; see :mod:`.outputs`."""
+        return main_rows(self.raw(images), len(images), self.num_classes, type(self.module).__name__)
+
+    def raw(self, images: Tensor) -> Any:
+        """Return whatever the module returns for images ``[B, C, H, W]`` in [0, 1]."""
         size = self.input_size
         if size is not None and images.shape[-2:] != (size, size):
             images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
-        logits: Tensor = self.module((images - self.mean) / self.std)
-        return logits
+        return self.module(((images - self.mean) / self.std).to(self._dtype))
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """What the module computes in."""
+        return next((each.dtype for each in self.module.parameters() if each.is_floating_point()), self.mean.dtype)
 
     def logits(self, images: Tensor) -> Tensor:
         """Return logits ``[B, num_classes]`` of images ``[B, C, H, W]`` in [0, 1]."""
@@ -105,12 +132,15 @@ class Classifier(nn.Module):
     def head(self, images: Tensor) -> str:
         """Return the dotted name of the classification layer inside ``module``, found once with a small batch."""
         if self._head is None:
-            self._head = find_head(self, images[:2])
+            self._head = find_head(self.module, lambda: self.rows(images[:2]))
         return self._head
 
     def clone(self) -> Self:
-        """Return an independent copy."""
-        return copy.deepcopy(self)
+        """Return an independent copy.
+
+        :raises InputError: when the module cannot be copied.
+        """
+        return copied(self)
 
     def fresh(self, seed: int) -> Self:
         """Return the same architecture on the same device with new weights drawn under *seed*, in training mode.
@@ -118,11 +148,11 @@ class Classifier(nn.Module):
         :raises InputError: when the module has weights that nothing can draw again.
         """
         new = self.clone().cpu()  # drawn there, so that weights do not depend on the device
-        with _drawing(seed):
+        with drawing(seed):
             if self.architecture is not None:
                 new.module = build_module(self.architecture, self.num_classes, self.channels)
             else:
-                _reset(new.module)
+                reset(new.module)
         return new.to(self.device).train().requires_grad_(True)
 
     @torch.inference_mode()
@@ -137,10 +167,12 @@ class Classifier(nn.Module):
     def fingerprint(self) -> str:
         """Return 12 hex digits over what decides the logits: weights, architecture, resizing and normalisation."""
         facts = [self.architecture, self.input_size, self.mean.flatten().tolist(), self.std.flatten().tolist()]
+        if self.outputs != "logits":
+            facts.append(self.outputs)
         digest = hashlib.sha256(repr(facts).encode())
         for name, value in sorted(self.module.state_dict().items()):
             digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+            digest.update(_content(value))
         return digest.hexdigest()[:12]
 
     def save(self, folder: str | Path) -> None:
@@ -156,6 +188,8 @@ class Classifier(nn.Module):
         }
         if self.classes is not None:
             facts["classes"] = list(self.classes)
+        if self.outputs != "logits":
+            facts["outputs"] = self.outputs
         write_tensors(folder / "model.safetensors", self.module.state_dict())
         write_json(folder / "model.json", facts)
 
@@ -169,7 +203,13 @@ class Classifier(nn.Module):
         facts = read_facts(folder / "model.json")
         if module is None:
             if facts.architecture is None:
-                raise InputError("model saved without architecture", where=folder, hint="pass the module to load into")
+                raise InputError(
+                    "model saved without architecture",
+                    where=folder,
+                    allowed="a folder whose model.json names an architecture, or the module to load into",
+                    hint="name what builds the module, e.g. {option:architecture=nets.py:make_net}, or pass it: "
+                    "Classifier.load(folder, module)",
+                )
             module = build_module(facts.architecture, facts.num_classes, facts.channels)
         load_by_name(module, read_tensors(folder / "model.safetensors"), where=str(folder))
         return cls(module, **facts.model_dump()).eval()
@@ -211,94 +251,9 @@ def build_module(architecture: str, num_classes: int, channels: int = 3) -> nn.M
     return module
 
 
-def find_head(model: Classifier, images: Tensor) -> str:
-    """Return the name of the last executed linear layer (else 1×1 convolution) as wide as the logits.
-
-    Execution order counts, not registration order. A model that ends with attention has no such layer: its head is
-    several weights.
-
-    :raises InputError: when no layer fits; the whole model is never meant instead.
-    """
-    ran: list[tuple[str, nn.Module, int]] = []
-
-    def watch(name: str, layer: nn.Module, _inputs: Any, output: Any) -> None:
-        if isinstance(layer, nn.MultiheadAttention):
-            output = output[0]
-        width = output.shape[1] if isinstance(layer, nn.Conv2d) else output.shape[-1]
-        ran.append((name, layer, width))
-
-    handles = [
-        layer.register_forward_hook(partial(watch, name))
-        for name, layer in model.module.named_modules()
-        if isinstance(layer, nn.Linear | nn.Conv2d | nn.MultiheadAttention)
-    ]
-    try:
-        with torch.inference_mode(), evaluating(model):
-            width = model(images).shape[-1]
-    finally:
-        for handle in handles:
-            handle.remove()
-    wide = [(name, layer) for name, layer, out in ran if out == width]
-    fits = [(name, layer) for name, layer in wide if not isinstance(layer, nn.Conv2d) or layer.kernel_size == (1, 1)]
-    if not fits or isinstance(fits[-1][1], nn.MultiheadAttention):
-        raise InputError(
-            "no classification layer found",
-            where=type(model.module).__name__,
-            found="attention comes last" if fits else None,
-            allowed=f"a Linear or 1×1 Conv2d with {width} outputs",
-            hint=f"name the layer yourself, e.g. {{setting:select=[{fits[-1][0] if fits else 'classifier.6'}]}}",
-        )
-    linears = [name for name, layer in fits if isinstance(layer, nn.Linear)]
-    return linears[-1] if linears else fits[-1][0]
-
-
-def _refuse_other_scale(mean: Sequence[float], std: Sequence[float]) -> None:
-    """Refuse a normalisation that is meant for pixels of another range than [0, 1], e.g. a mean of 123.7."""
-    bad = [f"mean {value}" for value in mean if not 0 <= value <= 1] + [
-        f"std {value}" for value in std if not 0 < value <= 1
-    ]
-    if bad:
-        raise InputError(
-            "mean and standard deviation are not those of pixels in [0, 1]",
-            where="mean, std",
-            found=preview_list(bad),
-            allowed="mean in [0, 1], std above 0 and at most 1",
-            hint="divide both by 255 when they are meant for pixels in 0..255",
-        )
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put *module* into eval mode, and every part of it back into its own mode afterwards."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
-
-
-@contextmanager
-def _drawing(seed: int) -> Iterator[None]:
-    """Seed the stream that weights are drawn from, and restore it afterwards."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the host's CUDA streams too
-        yield
-
-
-def _reset(module: nn.Module) -> None:
-    covered: set[int] = set()
-    for layer in module.modules():
-        reset = getattr(layer, "reset_parameters", None) or getattr(layer, "_reset_parameters", None)
-        if callable(reset):
-            reset()
-            covered |= {id(parameter) for parameter in layer.parameters()}
-    left = [name for name, parameter in module.named_parameters() if id(parameter) not in covered]
-    if left:
-        raise InputError(
-            "module cannot be drawn anew",
-            where=type(module).__name__,
-            found=f"no reset_parameters() for {preview_list(left)}",
-            hint="build the classifier by architecture name",
-        )
+def _content(value: Any) -> bytes:
+    """Return the bytes of an entry of a state dict, of any type; packed weights of quantised layers are no tensors."""
+    if not isinstance(value, Tensor):
+        return repr(value).encode()
+    plain = value.detach().cpu().dequantize() if value.is_quantized else value.detach().cpu()
+    return plain.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -13,6 +13,7 @@ from typing_extensions import Self
 from ...errors import InputError, preview_list
 from ...io.files import read_json
 from ...io.pickles import is_dense
+from .outputs import Form
 
 WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel, DDP and torch.compile put before every name
 
@@ -40,27 +41,45 @@ def load_by_name(module: nn.Module, state: Any, *, where: str) -> None:
         raise InputError("not a state dict", where=where, found=type(state).__name__, allowed="names -> tensors")
     wanted = module.state_dict()
     given = _unwrapped({str(name): value for name, value in state.items()}, wanted)
-    if odd := [name for name, value in given.items() if not is_dense(value)]:  # their shapes cannot all be asked for
+    if odd := odd_weights(given, wanted):
         raise InputError("weights are not plain numbers", where=where, found=preview_list(odd), allowed="dense tensors")
-    missing = [name for name in wanted if name not in given and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in given if name not in wanted]
+    faults = misfits(given, wanted)
+    if any(faults.values()):
+        raise InputError(
+            "weights do not fit the architecture",
+            where=where,
+            found=told_misfits(faults),
+            allowed=f"the {len(wanted)} names and shapes of {type(module).__name__}",
+            hint="name the architecture the weights were trained with",
+        )
+    module.load_state_dict({name: given.get(name, value) for name, value in wanted.items()})
+
+
+def odd_weights(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of what cannot be compared, or would be rounded: not dense, or integers in place of floats."""
+    odd = [name for name, value in given.items() if not is_dense(value)]
+    rounded = [name for name in wanted if name in given and wanted[name].is_floating_point()]
+    return odd + [name for name in rounded if name not in odd and not given[name].is_floating_point()]
+
+
+def misfits(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """Return what of *given* does not match *wanted* by name and shape; batch-norm step counters may be absent."""
     misshapen = [
         f"{name} {tuple(given[name].shape)} instead of {tuple(wanted[name].shape)}"
         for name in wanted
         if name in given and given[name].shape != wanted[name].shape
     ]
-    faults = {"missing": missing, "left over": unexpected, "other shape": misshapen}
-    if any(faults.values()):
-        raise InputError(
-            "weights do not fit the architecture",
-            where=where,
-            found="; ".join(
-                f"{len(names)} {fault} ({preview_list(names)})" for fault, names in faults.items() if names
-            ),
-            allowed=f"the {len(wanted)} names and shapes of {type(module).__name__}",
-            hint="name the architecture the weights were trained with",
-        )
-    module.load_state_dict({name: given.get(name, value) for name, value in wanted.items()})
+    missing = [name for name in wanted if name not in given and not name.endswith("num_batches_tracked")]
+    return {"missing": missing, "left over": [name for name in given if name not in wanted], "other shape": misshapen}
+
+
+def told_misfits(faults: Mapping[str, list[str]]) -> str:
+    """Return :func:`misfits` in one line.
+
+    >>> told_misfits({"missing": ["fc.bias"], "left over": []})
+    '1 missing (fc.bias)'
+    """
+    return "; ".join(f"{len(names)} {fault} ({preview_list(names)})" for fault, names in faults.items() if names)
 
 
 def _unwrapped(given: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -90,6 +109,7 @@ class ModelFacts(BaseModel):
     std: tuple[Annotated[Number, Field(gt=0)], ...]
     input_size: int | None = Field(ge=1, le=4096)
     classes: tuple[str, ...] | None = None
+    outputs: Form = "logits"
 
     @model_validator(mode="after")
     def _per_channel(self) -> Self:
