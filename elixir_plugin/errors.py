@@ -190,9 +190,9 @@ def shown(value: object, most: int = 200) -> str:
 def _shown_items(value: list[Any] | tuple[Any, ...] | set[Any] | frozenset[Any] | dict[Any, Any], most: int) -> str:
     if len(value) <= ITEMS and len(text := str(value)) <= most:
         return text
-    pairs = isinstance(value, dict)
     opening, closing = ("[", "]") if isinstance(value, list) else ("(", ")") if isinstance(value, tuple) else ("{", "}")
-    items = (f"{key!r}: {item!r}" for key, item in value.items()) if pairs else map(repr, value)
+    pairs = value.items() if isinstance(value, dict) else None
+    items = map(repr, value) if pairs is None else (f"{key!r}: {item!r}" for key, item in pairs)
     taken: list[str] = []
     for item in islice(items, ITEMS):
         taken.append(shown(item, max(10, most // 2)))
