@@ -104,7 +104,7 @@ def train(
 @_channels
 @click.option("--json", "as_json", is_flag=True)
 def info(*, source: str, image_size: int | None, channels: str, as_json: bool) -> None:
-    """Show what the denoiser SOURCE is: a folder, owner/name on the Hub, or a plugin's name."""
+    """Show what the denoiser SOURCE is: a folder, a checkpoint file, owner/name on the Hub, or a plugin's name."""
     from ..diffusion.denoisers.denoiser import find_denoiser
 
     facts = _facts(find_denoiser(source, image_size=image_size, channels=int(channels)))

@@ -120,7 +120,8 @@ def _reading(
         ) from None
     except Exception as error:  # a corrupt file may fail anywhere inside the reader
         _refuse_pointer(path)
-        raise InputError("file cannot be read", where=path, found=_first_sentence(error), hint=STOPPED) from None
+        hint = None if isinstance(error, OSError) else STOPPED
+        raise InputError("file cannot be read", where=path, found=_first_sentence(error), hint=hint) from None
 
 
 def _refuse_pointer(path: Path) -> None:
@@ -318,8 +319,9 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise InputError("file not found", where=path) from None
     except Exception as error:  # safetensors raises its own, undocumented class
         _refuse_pointer(path)
+        hint = None if isinstance(error, OSError) else STOPPED
         raise InputError(
-            "not a safetensors file, or only a part of one", where=path, found=_first_sentence(error), hint=STOPPED
+            "not a safetensors file, or only a part of one", where=path, found=_first_sentence(error), hint=hint
         ) from None
 
 

@@ -418,6 +418,18 @@ def test_a_text_to_image_network_says_what_takes_it(saved: Path) -> None:
     assert "image_variations" in str(caught.value) and "weights=FOLDER" in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler"])
+def test_another_sampler_of_the_same_chain_says_what_to_write(saved: Path, name: str) -> None:
+    path = saved / "scheduler/scheduler_config.json"
+    expected = load_denoiser(saved).fingerprint()
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"_class_name": name}))
+    with pytest.raises(InputError, match="unknown scheduler") as caught:
+        load_denoiser(saved)
+    hint = str(caught.value.hint)
+    path.write_text(json.dumps(json.loads(path.read_text()) | json.loads("{" + hint.partition("write ")[2] + "}")))
+    assert load_denoiser(saved).fingerprint() == expected
+
+
 @pytest.mark.parametrize("count", [1, 3, 1000])
 def test_betas_one_by_one_are_refused_in_a_few_words(saved: Path, count: int) -> None:
     path = saved / "scheduler/scheduler_config.json"

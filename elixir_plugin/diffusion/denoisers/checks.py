@@ -34,6 +34,10 @@ CONDITIONAL = (
     "networks that are led by a text or an image are no denoisers; image_variations uses whole pipelines of them: "
     "{setting:weights=FOLDER}"
 )
+OTHER_SAMPLER = (
+    "only the chain counts here, not how it is sampled: where the network was trained on a DDPM chain with these "
+    'betas, write "_class_name": "DDPMScheduler"'
+)
 VARIANCES: dict[str, Variance] = {
     "fixed_small": "fixed_small",
     "fixed_small_log": "fixed_small",
@@ -177,7 +181,12 @@ def load_unet(config: UNetConfig, parts: Parts) -> nn.Module:
             unet = instantiate(arguments)
     except (ValueError, TypeError, AssertionError, RuntimeError, ZeroDivisionError) as error:
         found = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError("network cannot be built", where=parts.config, found=found) from None
+        raise InputError(
+            "network cannot be built",
+            where=parts.config,
+            found=found,
+            hint="the file may be damaged or edited: fetch it again from where the weights come from",
+        ) from None
     refuse_missing_groupnorm(unet, parts.config)
     weights, size = parts.weights.read()
     weights = {_modern(name): value for name, value in weights.items()}
@@ -214,7 +223,13 @@ def fill(network: nn.Module, weights: dict[str, Tensor], size: int, *, where: Pa
     load_by_name(network, weights, where=str(where), hint=mixed)
     broken = [name for name, value in network.state_dict().items() if not bool(torch.isfinite(value).all())]
     if broken:
-        raise InputError("weights are not finite", where=where, found=preview_list(broken))
+        raise InputError(
+            "weights are not finite",
+            where=where,
+            found=preview_list(broken),
+            hint="the training diverged, or numbers became too large for half precision: use an earlier checkpoint, or "
+            "the weights in float32",
+        )
     return network.eval().requires_grad_(False)
 
 
@@ -245,7 +260,7 @@ def _refuse_class(name: object, known: tuple[str, ...], path: Path) -> None:
             where=f"{path}: _class_name",
             found=name,
             allowed=", ".join(known),
-            hint=CONDITIONAL if name == "UNet2DConditionModel" else None,
+            hint=CONDITIONAL if name == "UNet2DConditionModel" else OTHER_SAMPLER if known == SCHEDULERS else None,
         )
 
 
