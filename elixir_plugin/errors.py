@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 
 REASON = 300  # characters of a reason that a table shows at most
+MESSAGE = 1000  # characters of a message beyond which its parts are shortened further
+MOST = {"what": 200, "where": 300, "found": 500, "allowed": 600, "next": 500}  # characters of each part
+LEAST = {"found": 200, "allowed": 200, "where": 150, "next": 300}  # characters left of parts of a long message
+ITEMS = 50  # of a container that are looked at for a message
 MARK = re.compile(r"\{(setting|retrain|option|to_option|argument|command):([^{}]+)\}")
 Spelling = Callable[[str, str], str]  # (kind of mark, its text) -> how to write it
 
@@ -102,9 +107,13 @@ class ElixirError(Exception):
         """Return the whole message, with what the reader is to give as *spell* writes it."""
         marked = {name: getattr(self, f"marked_{name}") for name in ("where", "allowed", "hint")}
         where, allowed, hint = (spelled(value, spell) for value in marked.values())
-        rows = [("where", where), ("found", self.found), ("allowed", allowed), ("next", hint)]
-        lines = [f"  {name + ':':<8} {value}" for name, value in rows if value is not None]
-        return "\n".join([self.what, *lines])
+        rows = {"what": self.what, "where": where, "found": self.found, "allowed": allowed, "next": hint}
+        texts = {name: shown(value, MOST[name]) for name, value in rows.items() if value is not None}
+        for name, least in LEAST.items():
+            excess = sum(map(len, texts.values())) - MESSAGE
+            if name in texts and excess > 0:
+                texts[name] = shown(texts[name], max(least, len(texts[name]) - excess))
+        return "\n".join([texts.pop("what"), *(f"  {name + ':':<8} {text}" for name, text in texts.items())])
 
 
 class SettingsError(ElixirError):
@@ -151,12 +160,48 @@ def reason_of(error: BaseException) -> str:
     """
     if isinstance(error, ElixirError):
         facts = {"where": error.where, "found": error.found, "allowed": error.allowed}
-        text = "; ".join(f"{name}: {value}" for name, value in facts.items() if value is not None)
+        text = "; ".join(f"{name}: {shown(value, REASON)}" for name, value in facts.items() if value is not None)
         said = f"{error.what} ({text})" if text else error.what
     else:
         said = f"{type(error).__name__}: {error}"
     said = " ".join(said.split())
     return said if len(said) <= REASON else said[: REASON - 1] + "…"
+
+
+def shown(value: object, most: int = 200) -> str:
+    """Return *value* as text of about *most* characters at most.
+
+    Of a container, the first items are shown and how many there are; of other text, both ends.
+
+    >>> shown(list(range(1000)), 30)
+    '[0, 1, 2, 3, 4, …] (1,000 in all)'
+    >>> shown("a" * 30 + "z" * 10, 19)
+    'aaaaaaaaaaaa … zzzz'
+    """
+    if isinstance(value, list | tuple | set | frozenset | dict):
+        return _shown_items(value, most)
+    text = str(value)
+    if len(text) <= most:
+        return text
+    head = max(1, (most - 3) * 3 // 4)
+    return f"{text[:head].rstrip()} … {text[-max(1, most - 3 - head) :].lstrip()}"
+
+
+def _shown_items(value: list[Any] | tuple[Any, ...] | set[Any] | frozenset[Any] | dict[Any, Any], most: int) -> str:
+    if len(value) <= ITEMS and len(text := str(value)) <= most:
+        return text
+    opening, closing = ("[", "]") if isinstance(value, list) else ("(", ")") if isinstance(value, tuple) else ("{", "}")
+    pairs = value.items() if isinstance(value, dict) else None
+    items = map(repr, value) if pairs is None else (f"{key!r}: {item!r}" for key, item in pairs)
+    taken: list[str] = []
+    for item in islice(items, ITEMS):
+        taken.append(shown(item, max(10, most // 2)))
+        if sum(map(len, taken)) + 2 * len(taken) > most - 15 and len(taken) > 1:
+            taken.pop()
+            break
+    if len(taken) == len(value):
+        return f"{opening}{', '.join(taken)}{closing}"
+    return f"{opening}{', '.join(taken)}, …{closing} ({len(value):,} in all)"
 
 
 def preview_list(items: Sequence[object] | NDArray[Any], limit: int = 4) -> str:

@@ -161,7 +161,8 @@ def elixir_denoisers() -> Iterable[Entry]:  # type: ignore[empty-body]
 
     The target is a function ``(image_size: int, channels: int) -> Denoiser``, see
     :class:`elixir_plugin.diffusion.denoisers.Denoiser`. Weights in a diffusers folder or on the Hub are loaded with
-    :func:`elixir_plugin.diffusion.denoisers.load_denoiser`. One that is made for other images raises a
+    :func:`elixir_plugin.diffusion.denoisers.load_denoiser`, checkpoints of improved-diffusion and guided-diffusion with
+    :func:`elixir_plugin.diffusion.denoisers.load_checkpoint`. One that is made for other images raises a
     ``SettingsError`` that says so.
 
     >>> from elixir_plugin.diffusion.denoisers.gaussian import GaussianDenoiser

@@ -3,7 +3,7 @@
 .. code-block:: python
 
     suspects = elixir_plugin.detect(train_set, clean=verified_set, preset="small").flagged
-    benign = elixir_plugin.purify(train_set, clean=verified_set, defense="eclipse").train
+    benign = elixir_plugin.purify(train_set, clean=verified_set, defense="eclipse").sanitised()
     module = elixir_plugin.repair(module, verified_set, mean=MEAN, std=STD, epochs=20).model.module
 
 Data are torch datasets, loaders, pairs of arrays or image sets (:func:`~elixir_plugin.api.convert.to_raw`), models
@@ -51,9 +51,10 @@ def detect(data: Any, *, defense: str = "confusion_training", **options: Any) ->
 
 
 def purify(data: Any, *, defense: str = "dataelixir", **options: Any) -> Outcome:
-    """Take the poison out of *data*: ``.train`` is the sanitised set, ``.kept`` says which samples to go on with.
+    """Take the poison out of *data*: ``.sanitised()`` is the set to go on with, without the samples to drop.
 
-    ``elixir_plugin.TensorImages(outcome.train.subset(outcome.kept))`` is a torch dataset again.
+    ``elixir_plugin.TensorImages(outcome.sanitised())`` is a torch dataset again. ``.train`` holds all samples in the
+    order of *data*.
 
     :param data: the suspect set.
     :param defense: the name of a purifier.
@@ -62,7 +63,7 @@ def purify(data: Any, *, defense: str = "dataelixir", **options: Any) -> Outcome
     >>> from elixir_plugin.testing import tiny_case
     >>> case = tiny_case()
     >>> outcome = purify(case.train, clean=case.clean, defense="eclipse", purify=False)  # grayscale and noise alone
-    >>> len(outcome.train) == len(case.train)
+    >>> len(outcome.sanitised()) == len(case.train)
     True
     """
     return defend(_of_kind("purify", defense), train=data, **options)

@@ -104,7 +104,7 @@ def train(
 @_channels
 @click.option("--json", "as_json", is_flag=True)
 def info(*, source: str, image_size: int | None, channels: str, as_json: bool) -> None:
-    """Show what the denoiser SOURCE is: a folder, owner/name on the Hub, or a plugin's name."""
+    """Show what the denoiser SOURCE is: a folder, a checkpoint file, owner/name on the Hub, or a plugin's name."""
     from ..diffusion.denoisers.denoiser import find_denoiser
 
     facts = _facts(find_denoiser(source, image_size=image_size, channels=int(channels)))
@@ -121,6 +121,8 @@ def info(*, source: str, image_size: int | None, channels: str, as_json: bool) -
     for key, value in rows.items():
         if value is not None:
             _say(f"{key + ':':<13}{value}")
+    for note in facts["notes"]:
+        _say(f"note: {note}")
     _say("\nnoise levels (t* in the denoiser's own chain, noise in pixel scale)")
     for row in facts["levels"]:
         _say(f"  t* = {row['steps']:>5} of {row['of']}   σ = {255 * row['sigma']:7.2f}/255")
@@ -198,16 +200,12 @@ def sample(
 
 def _facts(found: Denoiser) -> dict[str, Any]:
     """Return what can be said of any denoiser, in JSON types; what only networks have is None for the others."""
-    config = getattr(found, "config", None)
     scale = getattr(found, "timestep_scale", None)
     length = found.schedule.length
     levels = sorted({max(1, round(share * found.trained_steps)) for share in SHARES})
     return {
         "class": type(found).__name__,
-        "network": None
-        if config is None
-        else f"UNet2DModel {list(config.block_out_channels)}, {config.layers_per_block} blocks per level, "
-        f"{config.in_channels} → {config.out_channels} channels",
+        "network": found.summary,
         "parameters": getattr(found, "parameters", None),
         "image": f"{found.image_size or 'any'} px, {found.channels} channels",
         "stride": found.stride,
@@ -216,6 +214,7 @@ def _facts(found: Denoiser) -> dict[str, Any]:
         "timesteps": None if scale is None else f"index · {scale:g}",
         "trained": f"t* ≤ {found.trained_steps} of {length}",
         "fingerprint": found.fingerprint(),
+        "notes": list(found.notes),
         "card": getattr(found, "card", {}),
         "levels": [{"steps": t, "of": length, "sigma": found.schedule.noise_std(t)} for t in levels],
     }

@@ -256,7 +256,11 @@ def _positions(index: Any, n: int) -> Index:
         return np.flatnonzero(rows)
     if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
         raise InputError(
-            "not an index", where="index", found=f"{rows.dtype} {rows.shape}", allowed=f"[n] integers or [{n}] bools"
+            "not an index",
+            where="index",
+            found="None" if index is None else f"{rows.dtype} {rows.shape}",
+            allowed=f"[n] integers or [{n}] bools",
+            hint="outcome.kept may be None: outcome.sanitised() is the set to go on with" if index is None else None,
         )
     return rows.astype(np.int64)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import OutcomeError
+from ..errors import InputError, OutcomeError
 from ..io.files import atomic_folder, read_json, read_tensors, write_json, write_tensors
 from .augmentation import Augmentation
 from .case import Case
@@ -46,8 +46,10 @@ class Outcome:
 
     :param scores: float64 ``[N]``, higher = more suspicious.
     :param flagged: bool ``[N]``.
-    :param train: the sanitised suspect set, in the order of the suspect set.
-    :param kept: ascending positions of the suspect samples to go on with.
+    :param train: the sanitised suspect set, in the order of the suspect set; it still holds what is to be dropped.
+        :meth:`sanitised` leaves that out.
+    :param kept: ascending positions of the suspect samples to go on with; None where the defense names none: then
+        those that are not flagged (:meth:`kept_rows`).
     :param augmentation: what belongs to training on ``train``, beside the usual crop and flip.
     :param static_augmentation: what was done to the images of ``train`` once, for good; controls do the same to theirs.
     :param noise_level: relative noise, in pixel scale, that purification added before it denoised; what a control
@@ -104,6 +106,47 @@ class Outcome:
         parts: tuple[Any, ...] = (self.scores, self.flagged, self.train, self.kept, self.model, self.verdict)
         if all(part is None for part in parts):
             raise OutcomeError("the outcome is empty", allowed="at least one of scores, flagged, train, kept, model")
+
+    def sanitised(self, suspect: ImageSet | None = None) -> ImageSet:
+        """Return the set to train on: the samples to go on with, with the images and labels the defense gives them.
+
+        :param suspect: the suspect set, for defenses that only say what to keep.
+        :raises InputError: when the outcome holds no set and none is given, says nothing about the samples, or leaves
+            none, or when *suspect* is of another length.
+
+        >>> from elixir_plugin.testing import tiny_case
+        >>> case = tiny_case()
+        >>> flagged = np.arange(len(case.train)) < 10
+        >>> len(case.train), len(Outcome(flagged=flagged).sanitised(case.train))
+        (96, 86)
+        """
+        images = suspect if self.train is None else self.train
+        if all(part is None for part in (self.train, self.kept, self.flagged)):
+            raise InputError(
+                "this outcome says nothing about the samples",
+                where="outcome",
+                found="no train, no kept, no flagged",
+                allowed="the outcome of a defense that detects poison samples or purifies a set",
+            )
+        if images is None:
+            raise InputError(
+                "this outcome says which samples to keep, and holds no images",
+                where="outcome.train",
+                found="none",
+                hint="pass the suspect set: outcome.sanitised(images)",
+            )
+        counts = {len(part) for part in (images, suspect, self.flagged) if part is not None}
+        if len(counts) > 1:
+            raise InputError(
+                "not the set that the defense was given",
+                where="sanitised",
+                found=f"{len(images if suspect is None else suspect):,} samples",
+                allowed=f"{len(images if self.flagged is None else self.flagged):,}, as the defense saw",
+            )
+        rows = self.kept_rows(len(images))
+        if not len(rows):
+            raise InputError("nothing is left", where="outcome.kept", found="no sample is kept")
+        return images.subset(rows)
 
     def kept_rows(self, n: int) -> Index:
         """Return the positions of the samples to go on with, of *n*: those at ``kept``, else those not flagged."""

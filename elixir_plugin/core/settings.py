@@ -14,7 +14,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from typing_extensions import Self
 
-from ..errors import SettingsError, nearest
+from ..errors import SettingsError, nearest, shown
+
+VALUE = 80  # characters of a refused value that a message shows
+FAULTS = 3  # refused items of one list that a message names
 
 
 class Settings(BaseModel):
@@ -257,7 +260,12 @@ def _readable(error: ValidationError, cls: type[Settings], where: str) -> Settin
     """Turn pydantic's report into one message that names each key, the value found and what is allowed."""
     rows, allowed, hints = [], [], []
     faults = error.errors(include_url=False)
+    in_list: Counter[str] = Counter()
     for fault in faults:
+        if (items := _list_of(fault["loc"])) is not None:
+            in_list[items] += 1
+            if in_list[items] > FAULTS:
+                continue
         if fault["type"] == "too_short" and any(
             each["loc"][:-1][: len(fault["loc"])] == fault["loc"] for each in faults
         ):
@@ -274,7 +282,8 @@ def _readable(error: ValidationError, cls: type[Settings], where: str) -> Settin
             rows.append(f"{key}: missing")
         else:
             message = fault["msg"][:1].lower() + fault["msg"][1:]
-            rows.append(f"{key} = {fault['input']!r}: {message}" if fault["loc"] else message)
+            rows.append(f"{key} = {shown(_as_written(fault['input']), VALUE)}: {message}" if fault["loc"] else message)
+    rows += [f"{key}: … {count - FAULTS:,} more" for key, count in in_list.items() if count > FAULTS]
     return SettingsError(
         "settings refused",
         where=where,
@@ -282,6 +291,17 @@ def _readable(error: ValidationError, cls: type[Settings], where: str) -> Settin
         allowed="; ".join(dict.fromkeys(allowed)) or None,
         hint="; ".join(hints) or None,
     )
+
+
+def _list_of(loc: Sequence[int | str]) -> str | None:
+    """Return the list that *loc* points into, or None when it points at no item of a list."""
+    number = next((place for place, part in enumerate(loc) if isinstance(part, int)), None)
+    return None if number is None else ".".join(str(part) for part in loc[:number])
+
+
+def _as_written(value: Any) -> Any:
+    """Return *value* for a message: containers as they are, because they are shortened by their items."""
+    return value if isinstance(value, list | tuple | dict) else repr(value)
 
 
 def _keys_beside(cls: type[BaseModel], loc: Sequence[int | str]) -> list[str]:

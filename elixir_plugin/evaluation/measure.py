@@ -14,7 +14,7 @@ from ..core.context import Context
 from ..core.metrics import Evaluation, ModelMetrics
 from ..core.outcome import Outcome
 from ..defense import Defense
-from ..errors import InputError
+from ..errors import InputError, shown
 from ..io.distributed import barrier
 from .metrics import evaluate, model_metrics
 from .retraining import Retraining, judge_denoiser, retrain, run_controls, undefended
@@ -82,7 +82,7 @@ def _retrained(case: Case, outcome: Outcome, plan: Retraining, context: Context)
     try:
         return retrain(case, outcome, plan, context)
     except InputError as error:
-        outcome.notes.append(f"no model was trained on the result: {error.what} ({error.found})")
+        outcome.notes.append(f"no model was trained on the result: {error.what} ({shown(error.found)})")
         return None
 
 

@@ -15,7 +15,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,9 @@ from safetensors.torch import load_file, save
 from ..errors import InputError, RunError
 from .pickles import NUMPY, PlainUnpickler, allowed
 
+STOPPED = "a copy or download may have stopped halfway: fetch the file again"
 _ASIDE = ".old.part"  # ends the name of a folder that another one is just replacing
+_POINTER = b"version https://git-lfs"  # begins what a clone without Git LFS holds instead of a large file
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?!old\.part)\w+(?P<aside>\.old)?\.part")
 
 
@@ -109,6 +111,7 @@ def _reading(
     except FileNotFoundError:
         raise InputError("file not found", where=path) from None
     except pickle.UnpicklingError as error:
+        _refuse_pointer(path)
         raise InputError(
             "file refused: it holds objects that are not plain data",
             where=path,
@@ -117,7 +120,23 @@ def _reading(
             hint=hint,
         ) from None
     except Exception as error:  # a corrupt file may fail anywhere inside the reader
-        raise InputError("file cannot be read", where=path, found=_first_sentence(error)) from None
+        _refuse_pointer(path)
+        hint = None if isinstance(error, OSError) else STOPPED
+        raise InputError("file cannot be read", where=path, found=_first_sentence(error), hint=hint) from None
+
+
+def _refuse_pointer(path: Path) -> None:
+    """Say so when *path* only says where the real file is kept, or holds nothing."""
+    with suppress(OSError), path.open("rb") as file:
+        head = file.read(len(_POINTER))
+        if head == _POINTER:
+            raise InputError(
+                "the file itself is not here, only its Git LFS pointer",
+                where=path,
+                hint="run 'git lfs pull' where it was cloned, or download the file by itself",
+            )
+        if not head:
+            raise InputError("file is empty", where=path, hint=STOPPED)
 
 
 @contextmanager
@@ -300,7 +319,11 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     except FileNotFoundError:
         raise InputError("file not found", where=path) from None
     except Exception as error:  # safetensors raises its own, undocumented class
-        raise InputError("not a safetensors file", where=path, found=_first_sentence(error)) from None
+        _refuse_pointer(path)
+        hint = None if isinstance(error, OSError) else STOPPED
+        raise InputError(
+            "not a safetensors file, or only a part of one", where=path, found=_first_sentence(error), hint=hint
+        ) from None
 
 
 def write_torch(path: Path, value: Any) -> None:

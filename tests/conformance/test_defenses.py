@@ -69,6 +69,29 @@ def test_every_registered_defense_conforms(name: str) -> None:
     check_defense(get_defense(name), **SHORT.get(name, {}))
 
 
+@pytest.mark.parametrize("name", sorted(plugins().offers()["defense"]))
+def test_what_to_go_on_with_is_one_call_away(name: str) -> None:
+    case = tiny_case()
+    outcome = get_defense(name)(**SHORT.get(name, {})).run(case, Context(quiet=True))
+    if get_defense(name).kind == "repair":
+        assert outcome.train is None and outcome.kept is None and outcome.flagged is None
+        with pytest.raises(InputError, match="says nothing about the samples"):
+            outcome.sanitised(case.train)
+        return
+    rows = np.arange(len(suspect(case)))
+    if outcome.kept is not None:
+        rows = outcome.kept
+    elif outcome.flagged is not None:
+        rows = rows[~outcome.flagged]
+    whole = outcome.train if outcome.train is not None else suspect(case)
+    left = outcome.sanitised(case.train)
+    assert len(left) == len(rows) > 0 and np.array_equal(left.ids, suspect(case).ids[rows])
+    assert np.array_equal(left.read(slice(None)), whole.read(slice(None))[rows])
+    assert np.array_equal(left.labels, whole.labels[rows])
+    if outcome.train is not None:
+        assert outcome.sanitised().fingerprint() == left.fingerprint()
+
+
 @pytest.fixture(autouse=True)
 def host_streams() -> Iterator[None]:
     """Keep what broken defenses do to the global random streams inside their test."""

@@ -14,7 +14,7 @@ from elixir_plugin.core.case import Case
 from elixir_plugin.core.classifier.classifier import Classifier
 from elixir_plugin.core.images import ImageSet, LazyImages
 from elixir_plugin.core.outcome import Outcome, Verdict, same_outcome
-from elixir_plugin.errors import OutcomeError
+from elixir_plugin.errors import InputError, OutcomeError
 from elixir_plugin.io.files import read_json, write_json
 from elixir_plugin.testing.defenses import tiny_case
 
@@ -206,3 +206,49 @@ def test_the_static_augmentation_survives_also_under_its_former_name(tmp_path: P
 
 def test_timings_do_not_count_as_a_difference() -> None:
     assert same_outcome(full(), changed(timings={"total": 9.0})) == []
+
+
+# the set to go on with
+
+
+def test_the_set_to_go_on_with_follows_what_the_outcome_says() -> None:
+    suspect = tiny_case().train
+    assert suspect is not None
+    dark = suspect.replace(images=np.zeros((N, *suspect.image_shape), np.uint8), labels=np.full(N, 2))
+    flagged = np.arange(N) % 3 == 0
+    cases = [
+        (Outcome(flagged=flagged), suspect, np.flatnonzero(~flagged), suspect),
+        (Outcome(flagged=flagged, kept=np.arange(N)), suspect, np.arange(N), suspect),
+        (Outcome(kept=np.array([1, 5])), suspect, np.array([1, 5]), suspect),
+        (Outcome(train=dark), None, np.arange(N), dark),
+        (Outcome(train=dark), suspect, np.arange(N), dark),
+        (Outcome(train=dark, flagged=flagged), None, np.flatnonzero(~flagged), dark),
+        (Outcome(train=dark, flagged=flagged, kept=np.array([0, 3])), None, np.array([0, 3]), dark),
+    ]
+    for outcome, given, rows, images in cases:
+        left = outcome.sanitised(given)
+        assert np.array_equal(left.ids, suspect.ids[rows]) and np.array_equal(left.labels, images.labels[rows])
+        assert np.array_equal(left.read(slice(None)), images.read(slice(None))[rows])
+
+
+def test_an_outcome_without_a_set_to_go_on_with_says_so() -> None:
+    suspect = tiny_case().train
+    assert suspect is not None
+    refused: list[tuple[Outcome, ImageSet | None, str]] = [
+        (Outcome(scores=np.zeros(N)), suspect, "says nothing about the samples"),
+        (Outcome(kept=np.arange(3)), None, "holds no images"),
+        (Outcome(flagged=np.ones(N, bool)), suspect, "nothing is left"),
+        (Outcome(train=suspect, kept=np.arange(0)), None, "nothing is left"),
+        (Outcome(flagged=np.zeros(N, bool)), suspect.subset(range(5)), "not the set that the defense was given"),
+        (Outcome(train=suspect), suspect.subset(range(5)), "not the set that the defense was given"),
+    ]
+    for outcome, given, says in refused:
+        with pytest.raises(InputError, match=says):
+            outcome.sanitised(given)
+
+
+def test_a_missing_index_points_at_the_set_to_go_on_with() -> None:
+    suspect = tiny_case().train
+    assert suspect is not None
+    with pytest.raises(InputError, match=r"outcome\.sanitised\(\)"):
+        suspect.subset(None)

@@ -24,9 +24,10 @@ from elixir_plugin.core.pixels import as_float
 from elixir_plugin.diffusion.denoisers import denoiser as module
 from elixir_plugin.diffusion.denoisers import hub
 from elixir_plugin.diffusion.denoisers.base import Denoiser
-from elixir_plugin.diffusion.denoisers.checks import UNetConfig, read_weights
+from elixir_plugin.diffusion.denoisers.checks import UNetConfig
 from elixir_plugin.diffusion.denoisers.denoiser import UNetDenoiser, find_denoiser, hexadecimal, load_denoiser
 from elixir_plugin.diffusion.denoisers.unet import SIZES, Architecture, build_unet, instantiate
+from elixir_plugin.diffusion.denoisers.weight_files import read_weights
 from elixir_plugin.diffusion.schedule import Schedule
 from elixir_plugin.errors import ElixirError, InputError, RunError, SettingsError
 from elixir_plugin.hookspecs import Entry, hookimpl
@@ -492,7 +493,8 @@ def test_a_fetched_model_is_read_like_a_folder(foreign: Path, monkeypatch: pytes
     torch.save(load_file(path), foreign / "diffusion_pytorch_model.bin")
     path.unlink()
     load_denoiser("someone/something")
-    assert any(each.endswith(".bin") for each in fetched[2])
+    assert not any(each.endswith(".bin") for each in fetched[2])  # shards and variants are asked for first
+    assert any(each.endswith(".bin") for each in fetched[3])
 
 
 @pytest.mark.parametrize("source", ["nowhere", "a/b/c", "/nowhere/at/all", "../x", "owner/../name", ""])

@@ -377,6 +377,51 @@ def test_pickled_weights_are_opened_only_where_there_are_no_others(
     assert [each["use_safetensors"] for each in asked] == [safe]
 
 
+@pytest.mark.parametrize("name", ["image_variation", "img2img"])
+def test_a_folder_of_one_variant_is_loaded_in_float32_and_told(
+    name: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    loaded(name, folders[name]).pipe.save_pretrained(tmp_path / "half", variant="fp16")
+    assert pipeline_files.only_variant(tmp_path / "half") == "fp16"
+    assert pipeline_files.only_variant(folders[name]) is None
+    half, whole = loaded(name, tmp_path / "half"), loaded(name, folders[name])
+    assert half.facts()["source"] == f"{tmp_path / 'half'} (variant fp16)" and half.pipe.unet.dtype == torch.float32
+    mine, theirs = half.pipe.unet.state_dict(), whole.pipe.unet.state_dict()
+    assert all(torch.equal(mine[key], value) for key, value in theirs.items())
+
+
+@pytest.mark.parametrize(
+    ("files", "variant", "safe"),
+    [
+        (["unet/diffusion_pytorch_model.fp16.safetensors", "vae/diffusion_pytorch_model.safetensors"], "fp16", True),
+        (["unet/diffusion_pytorch_model.fp16-00001-of-00002.safetensors"], "fp16", True),
+        (["unet/diffusion_pytorch_model-00001-of-00002.fp16.safetensors"], "fp16", True),
+        (["encoder/pytorch_model.fp16.bin", "unet/diffusion_pytorch_model.fp16.safetensors"], "fp16", False),
+        (["encoder/model.fp16.safetensors", "encoder/pytorch_model.fp16.bin"], "fp16", True),
+        (["encoder/model.safetensors", "encoder/model.fp16.safetensors"], None, True),
+        (["unet_ema/diffusion_pytorch_model.ema.bin", "unet/diffusion_pytorch_model.safetensors"], None, True),
+        (["safety_checker/model.fp16.safetensors", "unet/diffusion_pytorch_model.safetensors"], None, True),
+        (
+            ["unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.non_ema.safetensors"],
+            "",
+            True,
+        ),
+        (["unet/diffusion_pytorch_model.fp16.safetensors", "vae/diffusion_pytorch_model.bf16.safetensors"], "", True),
+    ],
+)
+def test_variants_of_pipelines_are_named(files: list[str], variant: str | None, safe: bool, tmp_path: Path) -> None:
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    if variant == "":
+        with pytest.raises(InputError, match="several variants") as caught:
+            pipeline_files.only_variant(tmp_path)
+        assert "fp16" in str(caught.value.found)
+        return
+    assert pipeline_files.only_variant(tmp_path) == variant
+    assert pipeline_files.only_safe(tmp_path) is safe
+
+
 @pytest.mark.parametrize("name", BUILD)
 def test_nothing_is_downloaded_unless_it_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []

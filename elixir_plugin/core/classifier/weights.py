@@ -29,12 +29,15 @@ def unwrap(module: nn.Module) -> nn.Module:
         module = inner
 
 
-def load_by_name(module: nn.Module, state: Any, *, where: str) -> None:
+def load_by_name(
+    module: nn.Module, state: Any, *, where: str, hint: str = "name the architecture the weights were trained with"
+) -> None:
     """Load a state dict from elsewhere into *module*, matching by name only.
 
     Wrapper prefixes are stripped. A name that is missing, left over, of another shape or not dense refuses the whole
     file; only batch-norm step counters may be absent.
 
+    :param hint: what a reader can do about weights that do not fit.
     :raises InputError: listing what did not match. *module* is then unchanged.
     """
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -50,7 +53,7 @@ def load_by_name(module: nn.Module, state: Any, *, where: str) -> None:
             where=where,
             found=told_misfits(faults),
             allowed=f"the {len(wanted)} names and shapes of {type(module).__name__}",
-            hint="name the architecture the weights were trained with",
+            hint=hint,
         )
     module.load_state_dict({name: given.get(name, value) for name, value in wanted.items()})
 

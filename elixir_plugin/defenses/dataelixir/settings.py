@@ -201,7 +201,9 @@ class DataElixirSettings(Settings):
     }
 
     denoiser: str | None = Field(
-        None, description="diffusers folder, Hub name or registered name; default: train one on the reserved clean set"
+        None,
+        description="diffusers folder, Hub name, checkpoint of improved- or guided-diffusion or registered name; "
+        "default: train one on the reserved clean set",
     )
     force_denoiser: bool = Field(False, description="take a denoiser that was trained on images of the suspect set")
     fit: FitSettings = Field(

@@ -45,7 +45,9 @@ class EclipseSettings(Settings):
     }
 
     denoiser: str | None = Field(
-        None, description="diffusers folder, Hub name or registered name; default: train one on the reserved clean set"
+        None,
+        description="diffusers folder, Hub name, checkpoint of improved- or guided-diffusion or registered name; "
+        "default: train one on the reserved clean set",
     )
     force_denoiser: bool = Field(False, description="take a denoiser that was trained on images of the suspect set")
     sparse: int | None = Field(

@@ -37,6 +37,8 @@ class Denoiser(ABC):
     :ivar variance: how the variance of a reverse step is found.
     :ivar trained_steps: indices below this were trained; noise levels above it are refused.
     :ivar device: where the states must be.
+    :ivar notes: what a reader of results must know, e.g. which of several weight files was read.
+    :ivar summary: the network in a few words; None for a formula.
     :ivar network: the module behind :meth:`predict`, or None for a formula. :meth:`predict` calls it through this
         attribute, because purification may give it another memory layout, or put a compiled twin in its place.
     """
@@ -49,6 +51,8 @@ class Denoiser(ABC):
     trained_steps: int
     device: torch.device = torch.device("cpu")
     network: nn.Module | None = None
+    notes: tuple[str, ...] = ()
+    summary: str | None = None
 
     @abstractmethod
     def predict(self, states: Tensor, indices: Tensor) -> Prediction:

@@ -1,32 +1,43 @@
-"""Checks of denoiser folders, which anybody may have written: nothing in them is used before it is checked.
-
-A folder holds ``config.json`` and weights of a ``UNet2DModel``, and the ``scheduler_config.json`` of its chain; either
-side by side, or in ``unet/`` and ``scheduler/`` as diffusers pipelines do.
-"""
+"""Checks of denoiser folders, which anybody may have written: nothing in them is used before it is checked."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import torch
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from ...core.classifier.weights import load_by_name
 from ...core.settings import Settings
 from ...errors import InputError, SettingsError, preview_list
-from ...io.files import read_json, read_tensors, read_torch
-from ...io.pickles import holds_all
+from ...io.files import read_json
 from ..schedule import Schedule
 from .base import Variance
+from .folders import Parts
 from .unet import instantiate, refuse_missing_groupnorm
 
-WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")  # the first one found is read
+OF_AVERAGING = (  # what diffusers writes into the config of averaged weights; it says nothing about the network
+    "decay",
+    "inv_gamma",
+    "min_decay",
+    "optimization_step",
+    "power",
+    "update_after_step",
+    "use_ema_warmup",
+)
 SCHEDULERS = ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler")
+CONDITIONAL = (
+    "networks that are led by a text or an image are no denoisers; image_variations uses whole pipelines of them: "
+    "{setting:weights=FOLDER}"
+)
+OTHER_SAMPLER = (
+    "only the chain counts here, not how it is sampled: where the network was trained on a DDPM chain with these "
+    'betas, write "_class_name": "DDPMScheduler"'
+)
 VARIANCES: dict[str, Variance] = {
     "fixed_small": "fixed_small",
     "fixed_small_log": "fixed_small",
@@ -115,6 +126,13 @@ class SchedulerConfig(Settings):
         "fixed_small"
     )
 
+    @field_validator("trained_betas", mode="before")
+    @classmethod
+    def _no_betas(cls, value: Any) -> Any:
+        if value is not None:
+            raise ValueError("betas given one by one are not taken, only those of a beta_schedule")
+        return value
+
     @model_validator(mode="after")
     def _sound_chain(self) -> Self:
         if self.beta_start > self.beta_end:
@@ -130,45 +148,13 @@ class SchedulerConfig(Settings):
         return Schedule.from_diffusers(self.beta_schedule, self.num_train_timesteps, self.beta_start, self.beta_end)
 
 
-@dataclass(frozen=True)
-class Parts:
-    """Where the files of a denoiser folder are."""
-
-    config: Path
-    weights: Path
-    scheduler: Path
-
-
-def find_parts(folder: Path) -> Parts:
-    """Find configs and weights in *folder*.
-
-    :raises InputError: naming what is missing.
-    """
-    config = _first([folder / "unet/config.json", folder / "config.json"])
-    scheduler = _first([folder / "scheduler/scheduler_config.json", folder / "scheduler_config.json"])
-    base = (folder / "unet" if config is None else config.parent) if (folder / "unet").is_dir() else folder
-    weights = _first([base / name for name in WEIGHTS])
-    wanted = {"config.json": config, WEIGHTS[0]: weights, "scheduler_config.json": scheduler}
-    missing = [name for name, path in wanted.items() if path is None]
-    if missing or config is None or weights is None or scheduler is None:
-        raise InputError(
-            "not a complete denoiser folder",
-            where=folder,
-            found=f"missing: {', '.join(missing)}",
-            allowed="unet/config.json, unet/diffusion_pytorch_model.safetensors and scheduler/scheduler_config.json, "
-            "or the three files side by side",
-            hint="a copy or download may have stopped halfway: fetch the folder again",
-        )
-    return Parts(config, weights, scheduler)
-
-
 def read_unet_config(path: Path) -> tuple[UNetConfig, dict[str, Any]]:
     """Read and check a network's ``config.json``.
 
     :returns: the checked arguments, and the keys that begin with an underscore, as they are.
     :raises InputError: for another class of network, an unknown argument, or a value out of bounds.
     """
-    values = _mapping(path)
+    values = {key: value for key, value in _mapping(path).items() if key not in OF_AVERAGING}
     _refuse_class(values.get("_class_name"), ("UNet2DModel",), path)
     private = {key: value for key, value in values.items() if key.startswith("_")}
     return _checked(UNetConfig, {key: values[key] for key in values.keys() - private.keys()}, path), private
@@ -195,41 +181,56 @@ def load_unet(config: UNetConfig, parts: Parts) -> nn.Module:
             unet = instantiate(arguments)
     except (ValueError, TypeError, AssertionError, RuntimeError, ZeroDivisionError) as error:
         found = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError("network cannot be built", where=parts.config, found=found) from None
+        raise InputError(
+            "network cannot be built",
+            where=parts.config,
+            found=found,
+            hint="the file may be damaged or edited: fetch it again from where the weights come from",
+        ) from None
     refuse_missing_groupnorm(unet, parts.config)
-    weights = {_modern(name): value for name, value in read_weights(parts.weights).items()}
-    have, need = (sum(each.numel() for each in values) for values in (weights.values(), unet.parameters()))
-    have = min(have, parts.weights.stat().st_size)  # many names may stand for one tensor
+    weights, size = parts.weights.read()
+    weights = {_modern(name): value for name, value in weights.items()}
+    return fill(unet, weights, size, where=parts.weights.path, by=parts.config.name)
+
+
+def fill(network: nn.Module, weights: dict[str, Tensor], size: int, *, where: Path, by: str) -> nn.Module:
+    """Return *network*, which is on the meta device, filled with *weights*, in float32 and eval mode, on the CPU.
+
+    :param size: bytes of the files that *weights* come from: many names may stand for one tensor.
+    :param by: what the network was made from.
+    :raises InputError: when the two do not belong together, or the weights are no finite floating-point numbers.
+    """
+    if odd := [f"{name} ({value.dtype})" for name, value in weights.items() if not value.is_floating_point()]:
+        raise InputError(
+            "weights are no floating-point numbers",
+            where=where,
+            found=preview_list(odd),
+            allowed="float16, bfloat16, float32, float64",
+            hint="name the original weights: those of a quantised network cannot be computed with by themselves",
+        )
+    have, need = (sum(each.numel() for each in values) for values in (weights.values(), network.parameters()))
+    have = min(have, size)
+    mixed = f"{by} and weights may come from different models: fetch both from the same place"
     if have < need:
         raise InputError(
             "weights do not fit the network",
-            where=parts.weights,
+            where=where,
             found=f"{have:,} numbers",
-            allowed=f"{need:,}, by {parts.config.name}",
+            allowed=f"{need:,}, by {by}",
+            hint=mixed,
         )
-    unet = unet.to_empty(device="cpu")
-    load_by_name(unet, weights, where=str(parts.weights))
-    broken = [name for name, value in unet.state_dict().items() if not bool(torch.isfinite(value).all())]
+    network = network.to_empty(device="cpu")
+    load_by_name(network, weights, where=str(where), hint=mixed)
+    broken = [name for name, value in network.state_dict().items() if not bool(torch.isfinite(value).all())]
     if broken:
-        raise InputError("weights are not finite", where=parts.weights, found=preview_list(broken))
-    return unet.eval().requires_grad_(False)
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a weight file: safetensors, or a torch file that holds tensors and no more.
-
-    :raises InputError: when it is damaged, asks for anything that is not plain data, or holds a tensor that is not
-        dense or larger than its memory.
-    """
-    if path.suffix == ".safetensors":
-        return read_tensors(path)
-    state = read_torch(path)
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError("not a state dict", where=path, found=type(state).__name__, allowed="names -> tensors")
-    odd = [str(name) for name, value in state.items() if not holds_all(value)]
-    if odd:
-        raise InputError("weights are not plain numbers", where=path, found=preview_list(odd), allowed="dense tensors")
-    return {str(name): value for name, value in state.items()}
+        raise InputError(
+            "weights are not finite",
+            where=where,
+            found=preview_list(broken),
+            hint="the training diverged, or numbers became too large for half precision: use an earlier checkpoint, or "
+            "the weights in float32",
+        )
+    return network.eval().requires_grad_(False)
 
 
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -243,10 +244,6 @@ def _modern(name: str) -> str:
     """
     found = re.fullmatch(r"(.*\.attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)", name)
     return f"{found[1]}.{_OLD_ATTENTION[found[2]]}.{found[3]}" if found else name
-
-
-def _first(paths: list[Path]) -> Path | None:
-    return next((path for path in paths if path.is_file()), None)
 
 
 def _mapping(path: Path) -> dict[str, Any]:
@@ -263,6 +260,7 @@ def _refuse_class(name: object, known: tuple[str, ...], path: Path) -> None:
             where=f"{path}: _class_name",
             found=name,
             allowed=", ".join(known),
+            hint=CONDITIONAL if name == "UNet2DConditionModel" else OTHER_SAMPLER if known == SCHEDULERS else None,
         )
 
 

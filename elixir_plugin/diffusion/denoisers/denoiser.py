@@ -32,9 +32,12 @@ from ...plugins import plugins
 from ...training.checkpoint import write_state
 from ..schedule import Schedule
 from .base import Denoiser, Prediction, Variance
-from .checks import VARIANCES, WEIGHTS, UNetConfig, find_parts, load_unet, read_scheduler_config, read_unet_config
+from .checks import VARIANCES, UNetConfig, load_unet, read_scheduler_config, read_unet_config
+from .folders import find_parts
+from .guided import load_checkpoint
 from .hub import fetch_from_hub, is_hub_name
 from .unet import refuse_missing_groupnorm
+from .weight_files import WEIGHTS, weights_digest
 
 PRIVATE = "_elixir_plugin"  # a config key that diffusers passes over: what it has no word for
 HASH = 16  # bytes of an image's content hash
@@ -87,6 +90,10 @@ class UNetDenoiser(Denoiser):
         self.trained_steps = schedule.length if trained_steps is None else trained_steps
         self.device = next(network.parameters()).device
         self.card: dict[str, Any] = dict(card or {})
+        self.summary = (
+            f"UNet2DModel {list(self.config.block_out_channels)}, {self.config.layers_per_block} blocks per level, "
+            f"{self.channels} → {self.config.out_channels} channels"
+        )
 
     def __repr__(self) -> str:
         return f"UNetDenoiser({self.parameters:,} parameters, {self.schedule}, {self.variance}, {self.trained_steps=})"
@@ -119,10 +126,7 @@ class UNetDenoiser(Denoiser):
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(json.dumps(self.facts(), sort_keys=True).encode())
-        for name, value in sorted(unwrap(self.network).state_dict().items()):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:12]
+        return weights_digest(digest, unwrap(self.network))
 
     def seen(self, images: ImageSet) -> NDArray[np.bool_]:
         """Return bool ``[N]``: which of *images* the denoiser was trained on, by content, as far as its card says.
@@ -203,6 +207,7 @@ def load_denoiser(
     ours = _checked_private(private.get(PRIVATE), schedule, parts.config)
     card = read_card(folder) or {"source": str(source), "origin": "not trained here"}
     denoiser = UNetDenoiser(load_unet(config, parts), schedule, variance=chosen, card=card, where=parts.config, **ours)
+    denoiser.notes = parts.notes
     return denoiser.to(device)
 
 
@@ -213,15 +218,18 @@ def find_denoiser(
     channels: int = 3,
     device: torch.device | str = "cpu",
 ) -> Denoiser:
-    """Return a denoiser a plugin offers under the name *source*, or else load one: see :func:`load_denoiser`.
+    """Return a denoiser a plugin offers under the name *source*, or else load one.
 
-    A folder of the same name takes precedence over the plugin.
+    A file is a checkpoint of improved-diffusion or guided-diffusion (:func:`~.guided.load_checkpoint`), a folder one of
+    diffusers (:func:`load_denoiser`), which takes precedence over a plugin's denoiser of the same name.
 
     :param image_size: edge length and
     :param channels: that a plugin's denoiser is asked for.
     :raises SettingsError: when a plugin's denoiser is meant and *image_size* is not given.
     """
     offered = plugins().offers()["denoiser"]
+    if Path(source).is_file() and str(source) not in offered:
+        return load_checkpoint(Path(source), device=device)
     if str(source) not in offered or Path(source).is_dir():
         return load_denoiser(source, device=device)
     if image_size is None:
@@ -245,7 +253,14 @@ def _folder_of(source: str | Path) -> Path:
     if path.is_dir():
         return path
     if path.exists():
-        raise InputError("a denoiser is a folder", where=path, found="a file", allowed="a diffusers folder")
+        raise InputError(
+            "a denoiser of diffusers is a folder",
+            where=path,
+            found="a file",
+            allowed="a diffusers folder",
+            hint="a checkpoint of improved-diffusion or guided-diffusion is read by find_denoiser, or name it with "
+            "{setting:denoiser=FILE}",
+        )
     if isinstance(source, str) and is_hub_name(source):
         return fetch_from_hub(source)
     offered = sorted(plugins().offers()["denoiser"])
@@ -253,7 +268,8 @@ def _folder_of(source: str | Path) -> Path:
     raise InputError(
         "denoiser not found",
         where=source,
-        allowed=f"a diffusers folder, or owner/name on the Hugging Face Hub{more}",
+        allowed="a diffusers folder, a checkpoint of improved-diffusion or guided-diffusion (NAME.pt), or owner/name "
+        f"on the Hugging Face Hub{more}",
         hint="train one on clean images: {command:denoiser train clean=DIR out=DIR}",
     )
 

@@ -10,6 +10,11 @@ from ...errors import InputError
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _CONFIGS = ["config.json", "scheduler_config.json", "unet/config.json", "scheduler/scheduler_config.json", "card.json"]
 _SAFE = ["diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.safetensors"]
+_SHARDS_AND_VARIANTS = [  # and averaged weights, which are read where they are alone
+    f"{folder}{name}"
+    for folder in ("", "unet/", "unet_ema/")
+    for name in ("diffusion_pytorch_model*.safetensors", "diffusion_pytorch_model*.json", "config.json")
+]
 _PICKLED = ["diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.bin"]
 
 
@@ -21,7 +26,8 @@ def is_hub_name(source: str) -> bool:
 def fetch_from_hub(name: str) -> Path:
     """Return a local folder with the files of the Hub model *name* (``owner/name``), from the cache where it has them.
 
-    ``HF_HUB_OFFLINE=1`` keeps it to the cache. Safetensors are fetched; pickled weights only where there are none.
+    ``HF_HUB_OFFLINE=1`` keeps it to the cache. Whole safetensors are fetched; shards and variants of them
+    where there are none, and pickled weights where there are none of these either.
 
     :raises InputError: when it cannot be had, with how to continue from a local folder.
     """
@@ -30,7 +36,9 @@ def fetch_from_hub(name: str) -> Path:
     try:
         folder = Path(snapshot_download(name, allow_patterns=_CONFIGS + _SAFE))
         if not any((folder / each).is_file() for each in _SAFE):
-            folder = Path(snapshot_download(name, allow_patterns=_CONFIGS + _PICKLED))
+            folder = Path(snapshot_download(name, allow_patterns=_CONFIGS + _SHARDS_AND_VARIANTS))
+            if not any(folder.rglob("*.safetensors")):
+                folder = Path(snapshot_download(name, allow_patterns=_CONFIGS + _PICKLED))
     except Exception as error:  # offline, no such model, a proxy in between: the client raises dozens of classes
         raise InputError(
             "denoiser cannot be fetched from the Hub",

@@ -102,7 +102,7 @@ def admit_denoiser(
     """
     seen = refuse_seen(denoiser, train, forced=forced)
     facts, unknown = provenance(denoiser, source)
-    return facts, [note for note in (unknown, seen) if note is not None]
+    return facts, [note for note in (*denoiser.notes, unknown, seen) if note is not None]
 
 
 def refuse_seen(denoiser: Denoiser, train: ImageSet, *, forced: bool) -> str | None:

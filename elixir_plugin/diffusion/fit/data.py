@@ -51,7 +51,11 @@ def _names(folder: Path) -> list[str]:
         folders[:] = sorted(each for each in folders if not each.startswith("."))
         for each in folders:
             if (Path(root) / each).is_symlink():
-                raise InputError("links to folders are not followed", where=Path(root) / each)
+                raise InputError(
+                    "links to folders are not followed",
+                    where=Path(root) / each,
+                    hint="name the folder it points to, or copy the images",
+                )
         for file in files:
             if file.lower().endswith(SUFFIXES) and not file.startswith("."):
                 name = (Path(root) / file).relative_to(folder).as_posix()

@@ -81,8 +81,8 @@ class GeneratorSettings(Settings):
     )
     denoiser: str | None = Field(
         None,
-        description="of sdedit: diffusers folder, Hub name or registered name; default: train one on the reserved "
-        "clean set",
+        description="of sdedit: diffusers folder, Hub name, checkpoint of improved- or guided-diffusion or registered "
+        "name; default: train one on the reserved clean set",
     )
     num_inference_steps: int = Field(
         50, ge=1, le=1000, description="over the whole chain; sdedit and img2img take `strength` of them"

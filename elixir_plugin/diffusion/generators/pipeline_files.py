@@ -15,13 +15,17 @@ from torch import Tensor, nn
 
 from ...errors import InputError, SettingsError
 from ...io.files import read_json
+from ..denoisers.folders import AVERAGED
 from ..denoisers.hub import is_hub_name
 
 INDEX = "model_index.json"
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion", "versatile_diffusion")  # a class from elsewhere is code
 LEFT_OUT = ("safety_checker",)
 _CLASS = re.compile(r"[A-Za-z_]\w*")
-_SAFE = re.compile(r"(diffusion_pytorch_)?model(-\d+-of-\d+)?\.safetensors")  # as the two libraries name weights
+_WEIGHTS = re.compile(  # as the two libraries name weights
+    r"(diffusion_pytorch_|pytorch_)?model(?:\.(?P<before>[A-Za-z]\w*))?(-\d+-of-\d+)?(?:\.(?P<variant>[A-Za-z]\w*))?"
+    r"\.(?P<kind>safetensors|bin)"
+)
 
 
 def load_pipeline(
@@ -40,12 +44,15 @@ def load_pipeline(
     if folder is None:
         folder = _from_hub(cls, source, default)
     refuse_other_pipeline(folder, accepted)
+    variant = only_variant(folder)
+    named = {} if variant is None else {"variant": variant}
     try:
         pipe = cls.from_pretrained(
             str(folder),
             torch_dtype=dtype,
             local_files_only=True,
             use_safetensors=only_safe(folder) or None,
+            **named,
             **_left_out(cls),
         )
     except Exception as error:  # the two libraries raise dozens of classes for a damaged file
@@ -56,7 +63,7 @@ def load_pipeline(
             allowed=f"a complete diffusers folder of {pipeline}",
             hint="fetch the folder again, or name another with {setting:weights=FOLDER}",
         ) from error
-    return pipe, source or default
+    return pipe, (source or default) + ("" if variant is None else f" (variant {variant})")
 
 
 def pipeline_class(name: str) -> Any:
@@ -123,9 +130,46 @@ def refuse_other_pipeline(folder: Path, accepted: Collection[str]) -> None:
 
 def only_safe(folder: Path) -> bool:
     """Whether every part of a pipeline that has pickled weights has safetensors, too: the others are never opened."""
-    parts = [part for part in folder.iterdir() if part.is_dir() and part.name not in LEFT_OUT]
-    pickled = [part for part in parts if any(part.glob("*.bin"))]
-    return all(any(_SAFE.fullmatch(file.name) for file in part.iterdir()) for part in pickled)
+    variant = only_variant(folder)
+    for weights in _weights_by_part(folder).values():
+        kinds = {kind for name, kind in weights if name in (None, variant)}
+        if "bin" in {kind for _, kind in weights} and "safetensors" not in kinds:
+            return False
+    return True
+
+
+def only_variant(folder: Path) -> str | None:
+    """Return the variant of the weights to load, e.g. ``fp16``, where some part has no others; else None.
+
+    :raises InputError: when there are several.
+    """
+    bare = [
+        {name for name, _ in weights}
+        for weights in _weights_by_part(folder).values()
+        if weights and (None not in {name for name, _ in weights})
+    ]
+    if not bare:
+        return None
+    shared = set.intersection(*bare)
+    if len(shared) != 1:
+        raise InputError(
+            "several variants of the weights, and none that is the usual one",
+            where=folder,
+            found=", ".join(sorted(str(name) for name in set.union(*bare))),
+            allowed="weights without a variant in their names, or one variant that every part has",
+            hint="leave one variant in the folder, and move the others elsewhere",
+        )
+    return shared.pop()
+
+
+def _weights_by_part(folder: Path) -> dict[str, set[tuple[str | None, str]]]:
+    """Return part -> (variant or None, kind of file) of its weights."""
+    found: dict[str, set[tuple[str | None, str]]] = {}
+    for part in sorted(folder.iterdir()):
+        if part.is_dir() and part.name not in (*LEFT_OUT, *AVERAGED):
+            matches = [_WEIGHTS.fullmatch(file.name) for file in part.iterdir()]
+            found[part.name] = {(match["before"] or match["variant"], match["kind"]) for match in matches if match}
+    return found
 
 
 def is_cached(name: str) -> bool:
