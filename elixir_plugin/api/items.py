@@ -53,8 +53,9 @@ class Form:
         fields = getattr(item, "_fields", ())
         if isinstance(item, tuple | list) and len(item) >= 2:
             keys = (0 if self.image_key is None else self.image_key, 1 if self.label_key is None else self.label_key)
-            places = [fields.index(key) if key in fields else key for key in keys]
-            if all(isinstance(place, int) and -len(item) <= place < len(item) for place in places):
+            named = [fields.index(key) if key in fields else key for key in keys]
+            places = [place for place in named if isinstance(place, int) and -len(item) <= place < len(item)]
+            if len(places) == 2:
                 return item[places[0]], item[places[1]]
         raise InputError(
             "a sample is not (image, label, …)",
@@ -71,7 +72,8 @@ class Form:
         elif _is_picture(value):
             layout = "nhwc"
         prefer = "nchw" if isinstance(value, Tensor) else None
-        return array_images(array[None], layout, where, normalised=self.normalised, prefer=prefer)[0][0]
+        pixels: Images = array_images(array[None], layout, where, normalised=self.normalised, prefer=prefer)[0][0]
+        return pixels
 
     def _named(self, item: Mapping[Any, Any], where: str) -> tuple[Any, Any]:
         names = preview_list(list(item), 12)
@@ -107,7 +109,7 @@ def as_array(value: Any, where: str) -> NDArray[Any]:
     try:
         if isinstance(value, Tensor):
             tensor = value.detach().cpu()
-            return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()  # type: ignore[no-any-return]
+            return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
         if _is_picture(value):
             refuse_deep(value, where)
             mode = {"L": "L", "1": "L"}.get(value.mode, "RGB")  # bilevel pictures hold black and white
@@ -169,7 +171,7 @@ def _is_columns(batch: Sequence[Any], form: Form) -> bool:
 
 
 def _length(column: Any) -> int:
-    return len(column) if hasattr(column, "__len__") and getattr(column, "ndim", 1) else 0
+    return len(column) if hasattr(column, "__len__") and getattr(column, "ndim", 1) != 0 else 0
 
 
 def _is_picture(value: Any) -> bool:

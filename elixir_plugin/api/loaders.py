@@ -60,7 +60,7 @@ def batching_of(loader: DataLoader[Any], length: int, where: str) -> Batching:
     :param length: of the data set.
     :raises InputError: for samplers that leave samples out, repeat them, or do not name positions.
     """
-    own = loader.batch_sampler
+    own: Any = loader.batch_sampler
     batched = type(own) is BatchSampler
     sampler = loader.sampler if own is None else own.sampler if batched else own
     if not _goes_through_all(sampler, length):
@@ -76,9 +76,9 @@ def batching_of(loader: DataLoader[Any], length: int, where: str) -> Batching:
 def _goes_through_all(sampler: Any, length: int) -> bool:
     """Tell whether torch's own *sampler* is sure to name every position of a data set once."""
     if type(sampler) is RandomSampler:
-        full = not sampler.replacement and sampler.num_samples == len(sampler.data_source)  # type: ignore[arg-type]
-        return full and len(sampler.data_source) == length  # type: ignore[arg-type]
-    return type(sampler) is SequentialSampler and len(sampler.data_source) == length  # type: ignore[arg-type]
+        full = not sampler.replacement and sampler.num_samples == len(sampler.data_source)
+        return full and len(sampler.data_source) == length
+    return type(sampler) is SequentialSampler and len(sampler.data_source) == length
 
 
 def _refuse_part(sampler: Any, loader: DataLoader[Any], length: int, where: str) -> None:

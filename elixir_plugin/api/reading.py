@@ -37,7 +37,7 @@ def read_map(data: Any, form: Form, where: str, *, changing: bool | Collection[i
     :param changing: positions whose images may change from one access to the next; True: all.
     :raises InputError: naming the position where a sample cannot be read, or differs from the others or from itself.
     """
-    dataset = data.dataset if isinstance(data, DataLoader) else data
+    dataset: Any = data.dataset if isinstance(data, DataLoader) else data
     if isinstance(data, DataLoader):
         refuse_stream(data, where)
     with _guarded(where, "the data set has no length"):
