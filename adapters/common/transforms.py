@@ -75,7 +75,8 @@ def known_random(step: Any) -> bool:
 
 def is_normalize(step: Any) -> bool:
     """Tell a transform that takes off a mean and divides by a deviation."""
-    return type(step).__name__ == "Normalize" and hasattr(step, "mean") and hasattr(step, "std")
+    named = any(base.__name__ == "Normalize" for base in type(step).__mro__)
+    return named and hasattr(step, "mean") and hasattr(step, "std")
 
 
 def is_to_tensor(step: Any) -> bool:

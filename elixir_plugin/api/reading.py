@@ -132,7 +132,7 @@ class _Reader:
             where=f"{self.where}[{position}]",
             found=_difference(first, second),
             hint="hand the dataset over without random augmentation; the defense adds its own"
-            + (f"; {_COLLATE}" if self.collate is not None else ""),
+            + (f"; or {_COLLATE}" if self.collate is not None else ""),
         )
 
     def _item(self, position: int) -> Any:
@@ -208,7 +208,7 @@ class _Kept:
 
 _END = object()
 _COLLATE = (
-    "or pass the data set itself: what collate_fn does to each image belongs into its transform, samples to leave out "
+    "pass the data set itself: what collate_fn does to each image belongs into its transform, samples to leave out "
     "into a torch.utils.data.Subset"
 )
 
