@@ -17,6 +17,7 @@ from ..core.classifier.classifier import Classifier
 from ..core.images import ImageSet, Index, checked_labels
 from ..core.metrics import Evaluation
 from ..core.outcome import Outcome
+from ..core.scale import refuse_zeros_and_ones, scale_notes
 from ..errors import InputError, nearest
 from ..io.files import atomic_file, atomic_folder
 from .common.results import save_model
@@ -135,11 +136,14 @@ class Arrays(Adapter):
             model = suspect_model(self.options, shown, notes, self.options.num_classes or _width(labels, where))
         classes = self.options.num_classes or _count_classes(labels, model, notes, where)
         numbers = {name: integer_labels(value, classes, f"{where}: {name}") for name, value in labels.items()}
+        for x, (images, _) in given.items():
+            refuse_zeros_and_ones(images, f"{where}: {x}")
         sets = {x: ImageSet(given[x][0], numbers[y], classes) for x, y in PAIRS if x in given}
         if len(set(layouts.values())) > 1:
             raise InputError(
                 "images in two layouts", where=where, found=layouts, hint="say which, e.g. {option:layout=nhwc}"
             )
+        notes += scale_notes(sets)
         triggered = sets.get("x_test_poisoned")
         return Case(
             train=sets.get("x_train"),

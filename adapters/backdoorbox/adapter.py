@@ -31,12 +31,14 @@ from typing import Any
 
 from ...core.case import Case, Origin, TriggeredSet
 from ...core.images import ImageSet
+from ...core.scale import scale_notes
 from ...defense import Defense, get_defense
 from ...errors import PluginError, SettingsError, nearest
 from ...plugins import plugins
 from .behaviour import Behaviour
-from .data import classes_of, host_classifier, original_labels, read_plain, truth_of
+from .data import classes_of, host_classifier, original_labels, refuse_other_inputs, truth_of
 from .defenses import Filter, Repair, Suppress
+from .plain import read_plain
 
 KINDS: dict[str, type[Behaviour]] = {"repair": Repair, "detect": Filter, "purify": Suppress, "train": Suppress}
 
@@ -76,6 +78,7 @@ def read_case(
     if model is not None:
         shown, dataset = next(iter(sets.values())), next(iter(given.values()))
         stats = None if mean is None or std is None else (mean, std)
+        refuse_other_inputs(given, color, stats)
         classifier = host_classifier(model, dataset, shown, color=color, stats=stats)
     triggered = None
     if test_poisoned is not None:
@@ -88,6 +91,7 @@ def read_case(
         test_poisoned=triggered,
         truth=None if train is None else truth_of(train, sets["train"].labels),
         origin=Origin("backdoorbox", "", {"dataset": type(train).__name__}),
+        notes=(*(note for each in raw.values() for note in each.notes), *scale_notes(sets)),
     )
 
 

@@ -18,7 +18,8 @@ from ...defense import Defense
 from ...errors import InputError, SettingsError
 from ...evaluation.metrics import mean_cross_entropy
 from ...io.files import read_torch
-from .data import classes_of, host_classifier, host_module, original_labels, own_module, read_plain
+from .data import classes_of, host_classifier, host_module, original_labels, own_module, refuse_other_inputs
+from .plain import read_plain
 from .schedule import Schedule, WorkDir
 
 
@@ -55,6 +56,7 @@ class Behaviour:
         self._preset, self._given = preset, settings
         self.defense(settings, preset=preset)  # refused at once
         self._result: nn.Module | None = None
+        self._notes: list[str] = []
 
     def get_model(self) -> nn.Module:
         """Return the network the defense left, in eval mode; before it has run, the given one."""
@@ -69,14 +71,18 @@ class Behaviour:
         defense = self.defense({**given, **self._given}, preset=self._preset)
         context = Context(seed=self.seed, device=schedule.torch_device(), any_model=self.any_model)
         self.outcome = defense.run(case, context)
+        self.outcome.notes = [*self.outcome.notes, *self._notes]
         return self.outcome
 
     def _sets(self, **datasets: Any) -> dict[str, ImageSet]:
         """Read datasets into sets that agree on the number of classes."""
         given = {name: each for name, each in datasets.items() if each is not None}
+        if self.model is not None:
+            refuse_other_inputs(given, self.color)
         raw = {name: read_plain(each, color=self.color, seed=self.seed, where=name) for name, each in given.items()}
         named = [classes_of(each) for each in given.values()]
         classes = max([*named, *(each.least_classes() for each in raw.values())], default=0)
+        self._notes = [note for each in raw.values() for note in each.notes]
         return {name: each.image_set(classes, name) for name, each in raw.items()}
 
     def _classifier(self, dataset: Any, shown: ImageSet, module: nn.Module | None = None) -> Classifier:

@@ -1,14 +1,12 @@
 """BackdoorBox's datasets, read by what they have rather than by what they are: BackdoorBox is never imported.
 
 A poisoned dataset makes its samples on demand: ``poisoned_set`` says which, ``poisoned_transform`` is the user's own
-transform with the trigger put in. What is read here are its own items, with everything random taken out of the
-transforms and the trigger left in.
+transform with the trigger put in. How its items are read is in :mod:`.plain`.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +14,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import ConcatDataset, Subset
 
-from ...api.convert import RawDataset, to_raw
 from ...api.models import as_classifier
+from ...api.names import parts_of
 from ...core.case import Truth
 from ...core.classifier.classifier import Classifier
 from ...core.images import ImageSet, Index
-from ...errors import InputError
+from ...errors import InputError, reason_of
+from ..common.transforms import normalisation_in, steps_of
 
 BY_FILE_NAME = "CreatePoisonedTargetDataset"  # its poisoned_set holds numbers of files, not positions
-KEPT = {"ToPILImage", "Resize", "CenterCrop", "Grayscale", "ToTensor", "PILToTensor", "ConvertImageDtype"}
-TO_TENSOR = {"ToTensor", "PILToTensor", "ConvertImageDtype"}
 Stats = tuple[Sequence[float], Sequence[float]]
 COVERS = ("noise_set", "covered_set")  # triggered, label kept
-
-
-class Chain:
-    """Transforms one after the other; the toolkit itself inserts further ones."""
-
-    def __init__(self, transforms: Sequence[Any]) -> None:
-        self.transforms = list(transforms)
-
-    def __call__(self, image: Any) -> Any:
-        for transform in self.transforms:
-            image = transform(image)
-        return image
 
 
 class Swapped(nn.Module):
@@ -74,66 +59,67 @@ class Adapted(nn.Module):
         return logits
 
 
-class Plain(Dataset[Any]):
-    """Items of a dataset, channels turned to RGB."""
-
-    def __init__(self, dataset: Any, swap: bool) -> None:
-        self.dataset, self.swap = dataset, swap
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        image, label = self.dataset[index][:2]
-        if self.swap:
-            image = image.flip(0) if isinstance(image, Tensor) else np.asarray(image)[..., ::-1]
-        return image, int(label)
-
-
-def read_plain(dataset: Any, *, color: str | None = None, seed: int = 0, where: str = "dataset") -> RawDataset:
-    """Return images and labels of a dataset, poisoned or not, without random augmentation; RGB.
-
-    :param color: ``"rgb"`` or ``"bgr"``: what the dataset's loader gives; default: found out.
-    :param seed: for triggers that are drawn anew at every access; one draw is taken.
-    """
-    swap = is_bgr(dataset, color, where)
-    return to_raw(Plain(without_randomness(dataset), swap), seed=seed, where=where, changing=True)
-
-
 def truth_of(dataset: Any, labels: Index) -> Truth | None:
     """Return what the dataset says about itself, or None when it says nothing.
 
     :param labels: ``[N]`` as a model is trained with.
     """
-    inner, rows = _base(dataset)
-    poisoned = getattr(inner, "poisoned_set", None)
-    if poisoned is None:
+    if all(getattr(part, "poisoned_set", None) is None for part in parts_of(dataset)):
         return None
-    keys = _file_numbers(inner) if type(inner).__name__ == BY_FILE_NAME else np.arange(len(inner))
-    poison = np.isin(keys, np.fromiter(poisoned, np.int64, len(poisoned)))
-    cover = np.zeros_like(poison)
-    for name in COVERS:
-        members = getattr(inner, name, ())
-        cover |= np.isin(keys, np.fromiter(members, np.int64, len(members)))
+    poison, cover = membership(dataset)
     original = original_labels(dataset)
-    moved = bool((original != labels)[poison[rows]].any())
-    kind = "none" if not poison[rows].any() else "dirty-label" if moved else "clean-label"
-    return Truth(poison[rows], (cover & ~poison)[rows], original, kind)
+    moved = bool((original != labels)[poison].any())
+    kind = "none" if not poison.any() else "dirty-label" if moved else "clean-label"
+    return Truth(poison, cover, original, kind)
+
+
+def membership(dataset: Any) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which samples carry the trigger, as bool ``[N]``: poison, and covers."""
+
+    def named(names: Sequence[str]) -> Callable[[Any], NDArray[Any]]:
+        def of(part: Any) -> NDArray[np.bool_]:
+            keys = _file_numbers(part) if type(part).__name__ == BY_FILE_NAME else np.arange(len(part))
+            members = {int(key) for name in names for key in getattr(part, name, None) or ()}
+            return np.isin(keys, np.fromiter(members, np.int64, len(members)))
+
+        return of
+
+    poison, cover = (per_sample(dataset, named(names)) for names in (("poisoned_set",), COVERS))
+    return poison, cover & ~poison
 
 
 def original_labels(dataset: Any) -> Index:
     """Return the labels ``[N]`` before poisoning."""
-    inner, rows = _base(dataset)
-    targets = getattr(inner, "targets", None)
-    if targets is None:
-        raise InputError("the dataset does not know its labels", where=type(inner).__name__, allowed=".targets")
-    return np.array([int(each) for each in targets], np.int64)[rows]
+
+    def of(part: Any) -> Index:
+        targets = getattr(part, "targets", None)
+        if targets is None:
+            raise InputError("the dataset does not know its labels", where=type(part).__name__, allowed=".targets")
+        return np.array([int(each) for each in targets], np.int64)
+
+    return per_sample(dataset, of)
+
+
+def per_sample(dataset: Any, of: Callable[[Any], NDArray[Any]]) -> NDArray[Any]:
+    """Return one value per sample, put together from those of the datasets below all subsets and concatenations.
+
+    :raises InputError: for a subset that counts from the end: ``poisoned_set`` does not.
+    """
+    if isinstance(dataset, Subset):
+        rows = np.asarray(dataset.indices, np.int64)
+        if rows.size and rows.min() < 0:
+            raise InputError(
+                "negative positions in a subset", where="Subset.indices", found=rows.min(), allowed="0 or more"
+            )
+        return per_sample(dataset.dataset, of)[rows]
+    if isinstance(dataset, ConcatDataset):
+        return np.concatenate([per_sample(part, of) for part in dataset.datasets])
+    return of(dataset)
 
 
 def classes_of(dataset: Any) -> int:
     """Return the number of classes the dataset names, or 0."""
-    inner, _ = _base(dataset)
-    return len(getattr(inner, "classes", ()) or ())
+    return max(len(getattr(part, "classes", ()) or ()) for part in parts_of(dataset))
 
 
 def is_bgr(dataset: Any, color: str | None, where: str) -> bool:
@@ -145,19 +131,45 @@ def is_bgr(dataset: Any, color: str | None, where: str) -> bool:
         if color not in ("rgb", "bgr"):
             raise InputError("unknown order of channels", where="color", found=color, allowed="rgb, bgr")
         return color == "bgr"
-    inner, _ = _base(dataset)
-    loader, samples = getattr(inner, "loader", None), getattr(inner, "samples", None)
+    found = {_part_is_bgr(part, where) for part in parts_of(dataset)}
+    if len(found) > 1:
+        raise InputError("blue comes first in some parts only", where=where, hint="hand the parts over one by one")
+    return found.pop()
+
+
+def _part_is_bgr(dataset: Any, where: str) -> bool:
+    loader, samples = getattr(dataset, "loader", None), getattr(dataset, "samples", None)
     if loader is None or not samples:
         return False  # MNIST, CIFAR10 and the like: pictures
     if getattr(loader, "__name__", "") == "imread" and str(getattr(loader, "__module__", "cv2")).startswith("cv2"):
         return True
-    image = loader(samples[0][0])
+    try:
+        image = loader(samples[0][0])
+    except Exception as error:
+        raise InputError("the data set failed at a sample", where=f"{where}[0]", found=reason_of(error)) from error
     if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3:
         raise InputError(
             "it is unclear whether blue or red comes first", where=f"{where}.loader",
             found=getattr(loader, "__qualname__", type(loader).__name__), allowed="color='bgr' (cv2.imread) or 'rgb'",
         )  # fmt: skip
     return False
+
+
+def refuse_other_inputs(datasets: Mapping[str, Any], color: str | None, stats: Stats | None = None) -> None:
+    """Refuse datasets that show one model differently made images: normalised otherwise, or with other channels first.
+
+    :param stats: mean and deviation that hold for all, whatever the datasets say.
+    """
+    for what, of in (
+        ("normalise differently", lambda name: stats or normalisation_of(datasets[name])),
+        ("have their channels in different order", lambda name: is_bgr(datasets[name], color, name)),
+    ):
+        found = {name: of(name) for name in datasets}
+        if len({repr(value) for value in found.values()}) > 1:
+            raise InputError(
+                f"the datasets {what}, and the model can only know one of it", where=", ".join(datasets), found=found,
+                hint="give all of them the same transform, or the same loader",
+            )  # fmt: skip
 
 
 def host_classifier(
@@ -196,57 +208,17 @@ def own_module(model: Classifier) -> nn.Module:
     return model.module.inner if isinstance(model.module, Swapped) else model.module
 
 
-def without_randomness(dataset: Any) -> Any:
-    """Return a dataset with the same samples whose transforms draw nothing at random; the given one stays."""
-    if isinstance(dataset, Subset):
-        return Subset(without_randomness(dataset.dataset), dataset.indices)
-    plain = copy.copy(dataset)
-    benign = {type(each).__name__ for each in _steps(getattr(dataset, "transform", None))}
-    kept = {
-        name: [step for step in _steps(transform) if type(step).__name__ in KEPT or _is_trigger(step, benign)]
-        for name, transform in vars(dataset).items()
-        if "transform" in name and "target" not in name and callable(transform)
-    }
-    tensors = any(_trigger_behind_tensor(steps, benign) for steps in kept.values())
-    for name, steps in kept.items():
-        while not tensors and steps and type(steps[-1]).__name__ in TO_TENSOR:
-            steps.pop()  # pixels stay as they are stored
-        setattr(plain, name, Chain(steps))
-    return plain
-
-
 def normalisation_of(dataset: Any) -> tuple[list[float], list[float]] | None:
-    """Return mean and deviation that the dataset's transform normalises with, or None."""
-    inner, _ = _base(dataset)
-    for step in _steps(getattr(inner, "transform", None)):
-        if type(step).__name__ == "Normalize":
-            return [float(each) for each in step.mean], [float(each) for each in step.std]
-    return None
+    """Return mean and deviation that the dataset's transform normalises with, or None.
 
+    Several normalisations count as the one that they come to.
 
-def _is_trigger(step: Any, benign: set[str]) -> bool:
-    kind = type(step).__name__
-    return kind.startswith("Add") or kind not in benign
-
-
-def _trigger_behind_tensor(steps: Sequence[Any], benign: set[str]) -> bool:
-    """Tell whether a trigger works on float tensors; then all samples must be read as such."""
-    kinds = [type(step).__name__ in TO_TENSOR for step in steps]
-    return any(_is_trigger(step, benign) and any(kinds[:place]) for place, step in enumerate(steps) if not kinds[place])
-
-
-def _steps(transform: Any) -> list[Any]:
-    if transform is None:
-        return []
-    return list(getattr(transform, "transforms", [transform]))
-
-
-def _base(dataset: Any) -> tuple[Any, NDArray[np.int64]]:
-    """Return the dataset below all subsets, and which of its positions are meant."""
-    if isinstance(dataset, Subset):
-        inner, rows = _base(dataset.dataset)
-        return inner, rows[np.asarray(dataset.indices, np.int64)]
-    return dataset, np.arange(len(dataset))
+    :raises InputError: when the parts of a concatenation normalise differently.
+    """
+    found = [normalisation_in(steps_of(getattr(part, "transform", None))) for part in parts_of(dataset)]
+    if any(each != found[0] for each in found):
+        raise InputError("the parts of the dataset normalise differently", where=type(dataset).__name__, found=found)
+    return found[0]
 
 
 def _file_numbers(dataset: Any) -> NDArray[np.int64]:

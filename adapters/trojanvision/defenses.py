@@ -30,6 +30,7 @@ from ...core.settings import parse_assignments
 from ...defense import Defense
 from ...errors import InputError, SettingsError
 from ...evaluation.retraining import Retraining, retrain
+from ..common.transforms import normalisation_in, steps_of, undone
 
 SHARE = 0.05  # of the training set is drawn as reserved clean set unless a number is given
 OWN = {  # parameters that are not settings -> help
@@ -153,7 +154,7 @@ class Behaviour:
     def run(self, case: Case) -> Outcome:
         """Run the defense and print what the reader must know."""
         outcome = self._defense.run(case, self.context())
-        for note in outcome.notes:
+        for note in (*outcome.notes, *case.notes):
             self.say(f"note: {note}")
         return outcome
 
@@ -190,8 +191,8 @@ class Behaviour:
         return raw.image_set(int(self.dataset.num_classes), where)
 
     def _normalisation(self) -> Normalisation | None:
-        stats = self.dataset.norm_par
-        return Normalisation(stats["mean"], stats["std"]) if self.dataset.normalize and stats else None
+        """Return what the data set's own transform does. That it shall normalise is not enough: some never do."""
+        return undone(normalisation_in(steps_of(self.dataset.get_transform("valid"))))
 
 
 class Filtering(Behaviour):

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.images import Images, Index, checked_labels
+from ..core.scale import TOLERANCE, in_unit_range
 from ..errors import InputError
 
 Layout = Literal["auto", "nhwc", "nchw"]
-TOLERANCE = 1e-3  # of a pixel in [0, 1], for float arithmetic behind an undone normalisation
+HALF = 1e-3  # what half precision leaves of a pixel behind an undone normalisation
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,21 @@ class Normalisation:
     mean: Sequence[float]
     std: Sequence[float]
 
-    def undo(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Return images ``[..., C]`` in [0, 1]; what arithmetic leaves just outside is clipped."""
-        pixels: NDArray[np.float32] = (images * np.asarray(self.std) + np.asarray(self.mean)).astype(np.float32)
-        near = pixels.size == 0 or (pixels.min() >= -TOLERANCE and pixels.max() <= 1 + TOLERANCE)
-        clipped: NDArray[np.float32] = np.clip(pixels, 0, 1)
-        return clipped if near else pixels
+    def undo(self, images: NDArray[Any], where: object = "images") -> NDArray[np.float32]:
+        """Return images ``[..., C]`` in [0, 1]; what arithmetic leaves just outside is clipped.
+
+        :raises InputError: for a mean or deviation of neither one value nor one per channel, and for what is outside.
+        """
+        mean, std = (np.asarray(each, np.float64).reshape(-1) for each in (self.mean, self.std))
+        if any(len(each) not in (1, images.shape[-1]) for each in (mean, std)):
+            raise InputError(
+                "mean and std do not fit the images",
+                where=where,
+                found=f"{len(mean)} and {len(std)} values",
+                allowed=f"one value, or one per channel ({images.shape[-1]})",
+            )
+        pixels: NDArray[np.float32] = (images * std + mean).astype(np.float32)
+        return in_unit_range(pixels, where, tolerance=HALF if images.dtype == np.float16 else TOLERANCE)
 
 
 def array_images(
@@ -53,19 +63,26 @@ def array_images(
         array = array.transpose(0, 2, 3, 1)
     if array.dtype.kind == "f":
         if normalised is not None:
-            array = normalised.undo(array)
-        if array.size and not (array.min() >= 0 and array.max() <= 1):  # NaN fails both
-            raise InputError(
-                "pixel value out of range",
-                where=where,
-                found=f"{array.min()}..{array.max()}",
-                allowed="float in [0, 1], or uint8 in 0..255",
-                hint="divide by 255, or undo the normalisation",
-            )
-        array = array.astype(np.float32, copy=False)
+            array = normalised.undo(array, where)
+        array = in_unit_range(array, where).astype(np.float32, copy=False)
     elif array.dtype != np.uint8:
-        raise InputError("pixels of this type are not read", where=where, found=array.dtype, allowed="uint8 or float")
+        raise InputError(
+            "pixels of this type are not read",
+            where=where,
+            found=array.dtype,
+            allowed="uint8 or float",
+            hint=_as_pixels(array),
+        )
     return np.ascontiguousarray(array), found
+
+
+def _as_pixels(array: NDArray[Any]) -> str | None:
+    """Return how to turn images of another type into pixels, where it is plain."""
+    if array.dtype.kind == "b":
+        return "multiply by 255, as uint8, if True is white"
+    if array.dtype.kind in "iu" and array.size and array.min() >= 0 and 1 < array.max() <= 255:
+        return "turn them into uint8"
+    return None
 
 
 def is_one_hot(array: NDArray[Any]) -> bool:

@@ -6,7 +6,7 @@
     benign = elixir_plugin.purify(train_set, clean=verified_set, defense="eclipse").sanitised()
     module = elixir_plugin.repair(module, verified_set, mean=MEAN, std=STD, epochs=20).model.module
 
-Data are torch datasets, loaders, pairs of arrays or image sets (:func:`~elixir_plugin.api.convert.to_raw`), models
+Data are torch datasets, loaders, iterables, pairs of arrays or image sets (:func:`~elixir_plugin.api.convert.to_raw`), models
 are plain modules. Whatever else is given is a setting of the defense.
 """
 
@@ -24,11 +24,13 @@ from ..core.classifier.normalisation import PerChannel, per_channel
 from ..core.context import Context, resolve_device
 from ..core.images import ImageSet
 from ..core.outcome import Outcome
+from ..core.scale import scale_notes
 from ..defense import Defense, get_defense
 from ..errors import InputError, SettingsError
 from ..plugins import plugins
 from .arrays import Layout, Normalisation
 from .convert import to_raw
+from .items import Key
 from .models import as_classifier
 
 
@@ -97,6 +99,8 @@ def defend(
     mean: PerChannel | None = None,
     std: PerChannel | None = None,
     normalised: bool = False,
+    image_key: Key = None,
+    label_key: Key = None,
     seed: int = 0,
     device: str | torch.device = "auto",
     work_dir: str | Path | None = None,
@@ -114,6 +118,7 @@ def defend(
     :param layout: of arrays, where it is unclear.
     :param mean, std: normalisation in front of *model*: one number, or one per channel, in any form.
     :param normalised: the images have gone through *mean* and *std* too; it is undone.
+    :param image_key, label_key: where image and label are: names in dict items, or positions in tuples.
     :param work_dir: keep intermediate files there, so that a killed run goes on.
     :param any_model: go on with a model that does not fit the labels of the clean set.
     :param settings: settings of the defense; single ones may also be given by keyword.
@@ -124,11 +129,12 @@ def defend(
     chosen_device = resolve_device(str(device))
     case = make_case(
         train=train, clean=clean, model=model, num_classes=num_classes, layout=layout, mean=mean, std=std,
-        normalised=normalised, seed=seed,
+        normalised=normalised, image_key=image_key, label_key=label_key, seed=seed,
     )  # fmt: skip
     folder = None if work_dir is None else Path(work_dir)
     context = Context(seed=seed, device=chosen_device, work_dir=folder, quiet=quiet, any_model=any_model)
     outcome = chosen.run(case, context)
+    outcome.notes = [*outcome.notes, *(note for note in case.notes if note not in outcome.notes)]
     if outcome.model is not None:
         outcome.model.to(torch.device("cpu") if case.model is None else case.model.device)
     return outcome
@@ -144,6 +150,8 @@ def make_case(
     mean: PerChannel | None = None,
     std: PerChannel | None = None,
     normalised: bool = False,
+    image_key: Key = None,
+    label_key: Key = None,
     seed: int = 0,
 ) -> Case:
     """Return a case made of what a host has in memory; see :func:`defend` for the parameters."""
@@ -154,7 +162,9 @@ def make_case(
         undone = Normalisation(per_channel(mean, where="mean"), per_channel(std, where="std"))
     given = {"train": train, "clean": clean}
     raw = {
-        name: to_raw(data, layout=layout, normalised=undone, seed=seed, where=name)
+        name: to_raw(
+            data, layout=layout, normalised=undone, image_key=image_key, label_key=label_key, seed=seed, where=name
+        )
         for name, data in given.items()
         if data is not None and not isinstance(data, ImageSet)
     }
@@ -170,7 +180,8 @@ def make_case(
         classes = classifier.num_classes
     classes = classes or max((each.least_classes() for each in raw.values()), default=0)
     sets |= {name: each.image_set(classes, name) for name, each in raw.items()}
-    return Case(train=sets.get("train"), clean=sets.get("clean"), model=classifier)
+    notes = (*(note for each in raw.values() for note in each.notes), *scale_notes(sets))
+    return Case(train=sets.get("train"), clean=sets.get("clean"), model=classifier, notes=notes)
 
 
 def _of_kind(kind: str, name: str) -> type[Defense]:

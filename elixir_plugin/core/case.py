@@ -20,6 +20,7 @@ from ..io.files import to_json_types
 from .classifier.classifier import Classifier
 from .images import ImageSet, Index, checked_labels, frozen
 from .pixels import shared_rows
+from .scale import refuse_zeros_and_ones
 from .settings import fingerprint
 
 POISON_KINDS = ("dirty-label", "clean-label", "indiscriminate", "none")
@@ -107,7 +108,7 @@ class Case:
     :param truth: what the attacker did; for evaluation only.
     :param notes: what a reader of the report should know about this case, e.g. where ``clean`` was drawn from.
     :raises InputError: when the parts disagree about the number of classes, their names, the image shape, or the
-        length.
+        length; and for 8-bit images that hold only 0 and 1.
 
     >>> train = ImageSet(np.zeros((3, 8, 8, 3), np.uint8), [0, 1, 1], num_classes=2)
     >>> case = Case(train=train, truth=Truth([False, False, True]))
@@ -132,6 +133,8 @@ class Case:
         classes = {name: each.num_classes for name, each in present.items()}
         if self.model is not None:
             classes["model"] = self.model.num_classes
+        for name, each in present.items():
+            refuse_zeros_and_ones(each.images, name)
         _refuse_disagreement("number of classes", classes)
         _refuse_disagreement("image shape", {name: each.image_shape for name, each in present.items()})
         _refuse_other_names({**present, "model": self.model})

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, preview_list
+from .scale import in_unit_range
 
 Images = NDArray[Any]  # [n, H, W, C], uint8 or float32
 Index = NDArray[np.int64]
@@ -120,14 +121,12 @@ class ImageSet:
     def read(self, index: slice | Index) -> Images:
         """Return the images at *index* as a new array ``[n, H, W, C]``.
 
-        :raises InputError: when float pixels leave [0, 1] or are not finite.
+        Float pixels that rounding left just outside [0, 1] are clipped.
+
+        :raises InputError: when float pixels are further outside, or not finite.
         """
         out = np.array(self.images[index])
-        if out.dtype == np.float32 and out.size and not (out.min() >= 0 and out.max() <= 1):  # NaN fails both
-            raise InputError(
-                "pixel value out of range", where="images", found=f"{out.min()}..{out.max()}", allowed="[0, 1]"
-            )
-        return out
+        return in_unit_range(out, "images") if out.dtype == np.float32 else out
 
     def chunks(self, size: int = CHUNK) -> Iterator[tuple[slice, Images]]:
         """Yield ``(slice, images)`` in order; works the same for sets larger than memory."""

@@ -123,11 +123,10 @@ def jittered(i: int) -> Any:
 
 REFUSED = {
     "augmentation": (Items(jittered), "change from one access to the next"),
-    "mixed sizes": (Items(lambda i: (PIXELS[i, : 3 + i % 2], 0)), "mixed size"),
+    "mixed sizes": (Items(lambda i: (PIXELS[i, : 4 + i % 2], 0)), "mixed size"),
     "mixed types": (Items(lambda i: (PIXELS[i] if i else FLOATS[i], 0)), "mixed size or type"),
     "no labels": (Items(lambda i: PIXELS[i]), "not \\(image, label"),
     "dictionaries": (Items(lambda i: {"image": PIXELS[i], "label": 0}), "not \\(image, label"),
-    "a stream": (Stream(), "not a data set"),
     "a loader over a stream": (DataLoader(Stream()), "no fixed positions"),
     "a loader over a part": (
         DataLoader(TensorDataset(TENSORS, torch.from_numpy(LABELS)), sampler=SubsetRandomSampler([1, 2])),
