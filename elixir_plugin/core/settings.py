@@ -44,6 +44,11 @@ class Settings(BaseModel):
     """
     former: ClassVar[Mapping[str, str]] = MappingProxyType({})
     """Former name -> name of renamed settings, oldest first; former names are accepted wherever settings are read."""
+    added: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """Settings that came later -> the value, in JSON types, under which all is as it was before there was the setting.
+
+    At this value they do not count for the identity of a run, so that runs made before are found again.
+    """
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -51,6 +56,8 @@ class Settings(BaseModel):
         named = {name.partition(".")[0] for name in cls.basic or ()} | set(cls.former.values())
         if unknown := named - cls.model_fields.keys():
             raise TypeError(f"{cls.__name__}: basic or former names no setting: {', '.join(sorted(unknown))}")
+        if unknown := cls.added.keys() - cls.model_fields.keys():
+            raise TypeError(f"{cls.__name__}: added names no setting: {', '.join(sorted(unknown))}")
         if reused := cls.former.keys() & cls.model_fields.keys():
             raise TypeError(f"{cls.__name__}: former names are settings again: {', '.join(sorted(reused))}")
 
@@ -76,18 +83,22 @@ class Settings(BaseModel):
         """Return *values* under the name that each setting had first, in nested settings too.
 
         Hash these, and not :meth:`dump`, wherever settings identify a run folder or a cache: then what was made before
-        a setting was renamed is found again.
+        a setting was renamed is found again. So is what was made before a setting was :attr:`added`: it is left out
+        where it changes nothing.
 
         >>> class Blur(Settings):
         ...     former = {"size": "radius"}
+        ...     added = {"edge": "black"}
         ...     radius: int = 3
-        >>> Blur.under_first_names(Blur(radius=5).dump())
-        {'size': 5}
+        ...     edge: str = "black"
+        >>> Blur.under_first_names(Blur(radius=5).dump()), Blur.under_first_names(Blur(edge="wrap").dump())
+        ({'size': 5}, {'size': 3, 'edge': 'wrap'})
         """
         first: dict[str, str] = {}
         for old, new in cls.former.items():
             first.setdefault(new, old)
         values = cls.under_current_names(values)
+        values = {key: each for key, each in values.items() if key not in cls.added or each != cls.added[key]}
         return {first.get(key, key): _under_first_names(_settings_in(cls, key), each) for key, each in values.items()}
 
     @classmethod

@@ -321,8 +321,32 @@ def test_hashes_are_those_of_the_first_names():
     assert Renamed(votes=1).fingerprint() != Renamed(votes=2).fingerprint()
 
 
+class Grown(Settings):
+    added: ClassVar = {"mode": None, "sizes": [1, 2], "inner": {"votes": 3, "share": 0.5}}
+
+    radius: int = 3
+    mode: str | None = None
+    sizes: tuple[int, ...] = (1, 2)
+    inner: Renamed = Renamed()
+
+
+def test_settings_that_came_later_do_not_count_where_they_change_nothing():
+    assert Grown().fingerprint() == fingerprint({"radius": 3})
+    assert Grown(radius=4).fingerprint() == Grown.build({"radius": 4, "sizes": [1, 2]}).fingerprint()
+    changed = [Grown(mode="a"), Grown(sizes=(1,)), Grown(inner=Renamed(votes=4)), Grown()]
+    assert len({each.fingerprint() for each in changed}) == 4
+    assert Grown.build(Grown.under_first_names(changed[1].dump())) == changed[1]
+    assert Grown().dump()["mode"] is None and list(Grown().dump()) == ["radius", "mode", "sizes", "inner"]
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"basic": ("first", "secnd.x")}, {"former": {"a": "secnd"}}, {"former": {"first": "second"}}]
+    "wrong",
+    [
+        {"basic": ("first", "secnd.x")},
+        {"former": {"a": "secnd"}},
+        {"former": {"first": "second"}},
+        {"added": {"secnd": 1}},
+    ],
 )
 def test_marks_of_settings_that_do_not_exist_are_refused(wrong):
     with pytest.raises(TypeError, match=r"secnd|settings again: first"):
