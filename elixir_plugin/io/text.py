@@ -7,12 +7,26 @@ from collections.abc import Collection
 from ..errors import Spelling, in_python
 
 FLAGS = {"setting": "--set", "retrain": "--retrain-set", "option": "--option", "to_option": "--to-option"}
+FORMULA = ("=", "+", "-", "@")  # what begins a formula to a spreadsheet
 NAMED = {"source": "--from"}  # arguments whose flag has another name
 
 
 def escape_control(text: str) -> str:
     """Return *text* with control characters made visible, so that no input can drive the terminal."""
     return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
+
+
+def escape_cell(text: str) -> str:
+    r"""Return *text* for a cell of a table: printable, encodable, and no formula to a spreadsheet.
+
+    Backslashes, control characters, line breaks and what is not UTF-8 become backslash escapes of Python, and so does
+    a first character that begins a formula. The escapes can be read back: no two texts become the same.
+
+    >>> escape_cell("cat/0.png"), escape_cell("=1+1"), escape_cell("\udcff\n")
+    ('cat/0.png', '\\x3d1+1', '\\udcff\\n')
+    """
+    plain = "".join(char if char.isprintable() and char != "\\" else repr(char)[1:-1] for char in text)
+    return f"\\x{ord(plain[0]):02x}{plain[1:]}" if plain[:1] in FORMULA else plain
 
 
 def with_flags(flags: Collection[str]) -> Spelling:
