@@ -20,7 +20,7 @@ from ..core.settings import Settings
 from ..errors import InputError
 from ..io.files import atomic_folder, write_json
 from ..io.images import Header, image_header
-from ..io.text import escape_cell, escape_control
+from ..io.text import escape_control, escape_name
 from .common.class_folders import ClassFolders, Listing, arranged, class_folders, left_out, visible_folders
 from .common.class_names import Order, choose_classes, folded
 from .common.folder_files import (
@@ -177,7 +177,7 @@ class ImageFolder(Adapter):
         splits = find_splits(path, self.options.layout, skip=skip, follow_links=follow, link_hint=FOLLOW)
         beside = {} if splits is None else splits.folders
         found = {"train": self._scan(beside.get("train", path), "image folder", skip)}
-        unused = [] if splits is None else [f"{escape_cell(name)} (no split)" for name in splits.others]
+        unused = [] if splits is None else [f"{escape_name(name)} (no split)" for name in splits.others]
         for name in ("clean", "test"):
             folder = given[name] or beside.get(name)
             if folder is None:
@@ -191,7 +191,7 @@ class ImageFolder(Adapter):
         if "val" in beside:
             unused.append(f"{beside['val'].name} (options clean and test can name it)")
         if unused:
-            notes.append(f"{escape_cell(path.resolve().name)}: folders that were left out: {', '.join(unused)}")
+            notes.append(f"{escape_name(path.resolve().name)}: folders that were left out: {', '.join(unused)}")
         for folders in found.values():
             notes += left_out(folders)
         return found
@@ -236,7 +236,7 @@ class ImageFolder(Adapter):
             return
         rows = [(name, row) for name, found in faults.items() for row in found]
         suffix = {name: "" if name == "train" else f" ({name} set)" for name in faults}
-        said = [f"{escape_cell(listings[name].names[row])}{suffix[name]}: {faults[name][row]}" for name, row in rows]
+        said = [f"{escape_name(listings[name].names[row])}{suffix[name]}: {faults[name][row]}" for name, row in rows]
         total = sum(len(listing.names) for listing in listings.values())
         lost = [name for name, found in faults.items() if len(found) == len(listings[name].names)]
         if self.options.unreadable == "refuse" or lost:
@@ -277,7 +277,7 @@ def _turned(listings: Mapping[str, Listing], headers: Mapping[str, Sequence[Head
         return []
     return [
         f"{len(turned)} images have an EXIF orientation, which is ignored, as torchvision does: first "
-        f"{escape_cell(turned[0])} (option exif=transpose turns them upright)"
+        f"{escape_name(turned[0])} (option exif=transpose turns them upright)"
     ]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from ...errors import InputError, preview_list
 from ...io.files import inside
 from ...io.images import SUFFIXES
-from ...io.text import escape_cell
+from ...io.text import escape_name
 
 JUNK = {  # folders that systems and archivers leave behind, lower case; hidden ones are passed over anyway
     "__macosx", "__pycache__", "@eadir", "@recycle", "#recycle", "#snapshot", "lost+found", "lost+found.000",
@@ -158,7 +158,7 @@ def holds_images(folder: Path, *, follow_links: bool, link_hint: str = LINK_HINT
 
 def left_out(folders: ClassFolders) -> list[str]:
     """Return notes on what lies in the folder and is not read."""
-    name, found = escape_cell(folders.root.name), []
+    name, found = escape_name(folders.root.name), []
     if folders.junk:
         found.append(f"{name}: folders that are no classes were left out: {named(folders.junk)}")
     if folders.ignored:
@@ -179,7 +179,7 @@ def left_out(folders: ClassFolders) -> list[str]:
 
 def named(names: Sequence[str], limit: int = 3) -> str:
     """Return the first of *names*, safe to show."""
-    return preview_list([escape_cell(name) for name in names], limit)
+    return preview_list([escape_name(name) for name in names], limit)
 
 
 @dataclass(frozen=True)

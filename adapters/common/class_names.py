@@ -12,7 +12,7 @@ from typing import Literal
 
 from ...core.classifier.classifier import Classifier
 from ...errors import InputError, preview_list
-from ...io.text import escape_cell
+from ...io.text import escape_name
 from .class_folders import ClassFolders, named
 
 Order = Literal["number", "text"]
@@ -175,7 +175,7 @@ def _one_class(suspect: ClassFolders) -> InputError:
     return InputError(
         "only one class folder",
         where=suspect.root,
-        found=escape_cell(name),
+        found=escape_name(name),
         allowed="a folder with at least two class folders",
         hint=f"if the class folders are those in it, give {suspect.root / name}"
         if nested

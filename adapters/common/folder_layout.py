@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ...errors import InputError, preview_list
-from .class_folders import LINK_HINT, holds_images, visible_folders
+from ...errors import InputError
+from .class_folders import LINK_HINT, holds_images, named, visible_folders
 
 Layout = Literal["classes", "splits"]
 SPLITS = {
@@ -58,22 +58,22 @@ def find_splits(
         if not nested:
             raise _two_readings(
                 path,
-                f"{preview_list(flat)}: called like splits, but without class folders",
+                f"{named(flat)}: called like splits, but without class folders",
                 "class folders in each split",
             )
         if strangers:
-            found = f"{preview_list(nested)}: splits by name, with class folders; beside them {preview_list(strangers)}"
+            found = f"{named(nested)}: splits by name, with class folders; beside them {named(strangers)}"
             raise _two_readings(path, found, "splits alone, or classes alone")
     folders: dict[str, Path] = {}
     for name in splits:
         role = SPLITS[name.casefold()]
         if role in folders:
             raise InputError(
-                "one split in two folders", where=path, found=f"{folders[role].name} and {name}", allowed="one of them"
+                "one split in two folders", where=path, found=named([folders[role].name, name]), allowed="one of them"
             )
         folders[role] = path / name
     if "train" not in folders:
-        raise _two_readings(path, f"{preview_list(splits) or 'no split'}, but no folder train", "a folder train")
+        raise _two_readings(path, f"{named(splits) or 'no split'}, but no folder train", "a folder train")
     return Splits(folders, others)
 
 

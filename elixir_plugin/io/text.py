@@ -16,17 +16,26 @@ def escape_control(text: str) -> str:
     return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
 
 
-def escape_cell(text: str) -> str:
-    r"""Return *text* for a cell of a table: printable, encodable, and no formula to a spreadsheet.
+def escape_name(text: str) -> str:
+    r"""Return *text*, e.g. the name of a file, in one line that can be shown and encoded.
 
-    Backslashes, control characters, line breaks and what is not UTF-8 become backslash escapes of Python, and so does
-    a first character that begins a formula. The escapes can be read back: no two texts become the same.
+    Backslashes, control characters, line breaks and what is not UTF-8 become backslash escapes of Python. They can be
+    read back: no two texts become the same.
 
-    >>> escape_cell("cat/0.png"), escape_cell("=1+1"), escape_cell("\udcff\n")
-    ('cat/0.png', '\\x3d1+1', '\\udcff\\n')
+    >>> escape_name("cat/0.png"), escape_name("\udcff\n")
+    ('cat/0.png', '\\udcff\\n')
     """
-    plain = "".join(char if char.isprintable() and char != "\\" else repr(char)[1:-1] for char in text)
-    return f"\\x{ord(plain[0]):02x}{plain[1:]}" if plain[:1] in FORMULA else plain
+    return "".join(char if char.isprintable() and char != "\\" else repr(char)[1:-1] for char in text)
+
+
+def escape_cell(text: str) -> str:
+    r"""Return *text* for a cell of a table: as :func:`escape_name`, and no formula to a spreadsheet.
+
+    >>> escape_cell("cat/0.png"), escape_cell("=1+1")
+    ('cat/0.png', '\\x3d1+1')
+    """
+    name = escape_name(text)
+    return f"\\x{ord(name[0]):02x}{name[1:]}" if name[:1] in FORMULA else name
 
 
 def with_flags(flags: Collection[str]) -> Spelling:

@@ -77,6 +77,12 @@ def is_toolkits_own(target: Path, own: Path | None) -> bool:
     return own is not None and target.is_relative_to(own.parent)
 
 
+def written_by_another(target: Path, spec: RunSpec) -> bool:
+    """Tell whether another run of the same defense was the last to write to *target*; False where nothing is noted."""
+    entry = _read(target).get(spec.defense)
+    return entry is not None and entry["identity"] != spec.identity()
+
+
 def write_native(
     adapter: Adapter, spec: RunSpec, target: Path, *, case: Case, outcome: Outcome, evaluation: Evaluation
 ) -> list[Path]:

@@ -46,7 +46,7 @@ from ..plugins import plugins
 from ..report.single import write_pages
 from ..report.text import result_lines
 from .folder import choose_folder, clear, folder_for_case, note, opened, stage_finished, write_target
-from .native import refuse_mixture, write_native
+from .native import refuse_mixture, write_native, written_by_another
 from .report_data import make_report
 from .spec import RunSpec
 
@@ -299,7 +299,7 @@ def _already_done(folder: Path, spec: RunSpec, case: Case, adapter: Adapter, rew
     written = [Path(name) for name in report["written"]]
     here = any(path.is_relative_to(target or "") for path in written)
     complete = here and all(path.exists() for path in written)
-    if target is not None and (rewrite or not complete):
+    if target is not None and (rewrite or not complete or written_by_another(target, spec)):
         refuse_mixture(target, spec, adapter, case, known=written)
         outcome = Outcome.load(folder / "outcome")
         evaluation = TypeAdapter(Evaluation).validate_python(report["metrics"])
