@@ -10,13 +10,9 @@ from pathlib import Path
 
 from ...errors import InputError, preview_list
 from ...io.files import inside
-from ...io.images import SUFFIXES
+from ...io.images import JUNK, SUFFIXES
 from ...io.text import escape_name
 
-JUNK = {  # folders that systems and archivers leave behind, lower case; hidden ones are passed over anyway
-    "__macosx", "__pycache__", "@eadir", "@recycle", "#recycle", "#snapshot", "lost+found", "lost+found.000",
-    "$recycle.bin", "recycler", "system volume information",
-}  # fmt: skip
 JUNK_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini"}
 OTHER_FORMATS = (  # files that surely are images, and that torchvision's ImageFolder passes over too
     ".apng", ".avif", ".dng", ".gif", ".heic", ".heif", ".ico", ".jfif", ".jp2", ".jpe", ".jxl", ".pbm", ".pnm", ".psd",

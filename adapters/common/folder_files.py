@@ -17,8 +17,8 @@ from ...core.images import ImageSet
 from ...core.pixels import to_bytes
 from ...errors import InputError
 from ...io.files import NAME_BYTES, atomic_file, write_csv
+from ...io.images import JUNK
 from ...io.text import escape_cell
-from .class_folders import JUNK
 from .class_names import folded, in_order, look_alikes
 from .images import different, inexact, save_png
 from .results import Unreadable

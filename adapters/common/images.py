@@ -101,11 +101,36 @@ def eager_or_lazy(read: Callable[[int], Images], length: int, shape: Sequence[in
 
 
 def fill(out: Any, rows: Iterable[int], read: Callable[[int], Images]) -> None:
-    """Write image ``k`` of *read* to ``out[rows[k]]``."""
+    """Write image ``k`` of *read* to ``out[rows[k]]``.
+
+    :raises InputError: naming all images that cannot be read.
+    """
     rows = list(rows)
-    for row, image in zip(rows, in_threads(read, range(len(rows))), strict=True):
+    faults = []
+    for row, image in zip(rows, attempts(read, range(len(rows))), strict=True):
+        if isinstance(image, InputError):
+            faults.append(image)
+            continue
         assert image.shape == out.shape[1:]
         out[row] = image
+    refuse(faults, len(rows))
+
+
+def refuse(faults: Sequence[InputError], total: int) -> None:
+    """Raise one error for all *faults*, those of images that cannot be read, of *total*; none for none.
+
+    :raises InputError: that of the only one, or one that names the first ten.
+    """
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        said = [f"{each.where}: {each.what}" for each in faults[:10]]
+        raise InputError(
+            f"{len(faults)} of {total} images cannot be read",
+            found="; ".join(said) + (f"; and {len(faults) - 10} more" if faults[10:] else ""),
+            allowed=faults[0].allowed,
+            hint=faults[0].hint,
+        )
 
 
 def different(old: Images, new: Images) -> NDArray[np.bool_]:

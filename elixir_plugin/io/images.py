@@ -18,6 +18,10 @@ from ..errors import InputError
 from .files import atomic_file
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+JUNK = {  # folders that systems and archivers leave behind, lower case; they may hold images, such as thumbnails
+    "__macosx", "__pycache__", "@eadir", "@recycle", "#recycle", "#snapshot", "lost+found", "lost+found.000",
+    "$recycle.bin", "recycler", "system volume information",
+}  # fmt: skip
 TILE = 64  # pixels a tile of a grid should have at least, so that a person can see it
 GAP = 2  # pixels between tiles
 

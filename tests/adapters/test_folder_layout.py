@@ -14,6 +14,7 @@ from elixir_plugin.adapters.common.class_folders import list_images
 from PIL import Image
 
 from elixir_plugin import Case, Classifier, get_adapter
+from elixir_plugin.core.settings import fingerprint
 from elixir_plugin.errors import InputError
 
 Refused = Callable[..., str]
@@ -380,6 +381,13 @@ class TestLinks:
         monkeypatch.setattr(os, "scandir", denied)
         with pytest.raises(InputError, match="folder cannot be read"):
             read(tmp_path)
+
+
+def test_options_that_came_later_leave_the_identity_of_runs_as_it_was() -> None:
+    former = {"clean": None, "test": None, "size": 32, "channels": 3, "model": None}
+    options = get_adapter("image_folder").Options
+    assert options.build({"size": 32}).fingerprint() == fingerprint(former)
+    assert options.build({"size": 32, "class_order": "text"}).fingerprint() != fingerprint(former)
 
 
 def test_every_set_carries_the_names_of_the_classes(tmp_path: Path) -> None:

@@ -125,6 +125,7 @@ def test_a_whole_run(folder: Path, tmp_path: Path, no_figures: None) -> None:
     assert {os.fsencode(name.partition("/")[2]) for name in names} == set(NAMES)
     report = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
     assert report["case"]["train"]["samples"] == len(NAMES) and len(report["notes"]) == 1
+    assert report["classes"] == ["=b", "a"]
     assert "\\udcff\\nverdict" in report["notes"][0]
     assert "\\udc" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert sum(line.startswith("verdict") for text in result.lines() for line in text.splitlines()) == 0
