@@ -24,7 +24,7 @@ from ...core.settings import Settings
 from ...errors import InputError, nearest
 from ...io.files import write_csv, write_torch
 from ...plugins import plugins
-from ..common.images import eager_or_lazy, fill, in_threads
+from ..common.images import attempts, eager_or_lazy, fill, refuse
 from .checkout import checkout_files
 from .data import DATASETS, EAGER_BYTES, CleanData, find_data, read_clean
 from .record import Part, Record, read_part, read_record, truth_of
@@ -279,8 +279,8 @@ def _triggered_set(part: Part, clean: ImageSet, free: Index | None, notes: list[
 
 
 def _decode_once(part: Part) -> None:
-    for _ in in_threads(part.read, range(len(part.labels))):
-        pass
+    found = attempts(lambda position: part.read(position)[:0].copy(), range(len(part.labels)))
+    refuse([each for each in found if isinstance(each, InputError)], len(part.labels))
 
 
 def _read_index(file: Path, length: int) -> Index:

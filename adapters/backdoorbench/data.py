@@ -20,7 +20,8 @@ import numpy as np
 from ...core.images import Images, ImageSet, checked_labels
 from ...errors import InputError
 from ...io.files import inside, read_plain_pickle
-from ..common.images import Listing, eager_or_lazy, file_reader, list_images
+from ..common.class_folders import Listing, list_images
+from ..common.images import eager_or_lazy, file_reader
 
 EAGER_BYTES = 4 << 30
 Shape = tuple[int, int, int]

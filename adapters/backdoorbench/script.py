@@ -75,7 +75,7 @@ def _logged(folder: Path) -> Iterator[logging.Logger]:
     file = folder / time.strftime("%Y_%m_%d_%H_%M_%S.log", time.localtime())
     with writing(file):
         folder.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(file, encoding="utf-8")
+        handler = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s [%(levelname)-8s] %(message)s", "%Y-%m-%d:%H:%M:%S"))
     logger = logging.getLogger(__name__.partition(".")[0])
     logger.setLevel(logging.INFO)

@@ -1,11 +1,10 @@
-"""Image files: finding them in class folders, and decoding many of them at once."""
+"""Image files: decoding many of them at once, comparing and writing them."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,8 +15,7 @@ from PIL import Image
 from ...core.images import ImageBacking, Images, LazyImages
 from ...core.pixels import to_bytes, to_floats
 from ...errors import InputError
-from ...io.files import inside
-from ...io.images import SUFFIXES, read_image, resized
+from ...io.images import read_image, resized
 
 WORKERS = min(8, os.cpu_count() or 1)
 
@@ -25,69 +23,23 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-@dataclass(frozen=True)
-class Listing:
-    """Image files below one folder per class, in the order of torchvision's ``ImageFolder``.
-
-    :param names: file names relative to :attr:`root`, with forward slashes.
-    :param labels: position of each file's class in :attr:`classes`.
-    :param ignored: names of files that are not images.
-    """
-
-    root: Path
-    classes: tuple[str, ...]
-    names: tuple[str, ...]
-    labels: tuple[int, ...]
-    ignored: tuple[str, ...]
-
-    @property
-    def paths(self) -> list[Path]:
-        return [self.root / name for name in self.names]
-
-
-def list_images(root: Path, what: str = "image folder") -> Listing:
-    """Find the images in ``root/<class>/…``.
-
-    Hidden files and folders are passed over. An empty class folder counts as a class.
-
-    :raises InputError: when there is no class folder or no image, or when a link leads out of *root*.
-    """
-    if not root.is_dir():
-        raise InputError(f"{what} not found", where=root, allowed="a folder with one sub-folder per class")
-    root = root.resolve()
-    classes = tuple(sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name[0] != "."))
-    names: list[str] = []
-    labels: list[int] = []
-    ignored = [entry.name for entry in os.scandir(root) if entry.is_file() and entry.name[0] != "."]
-    for label, name in enumerate(classes):
-        for file in _files_below(root, name):
-            if file.lower().endswith(SUFFIXES):
-                names.append(file)
-                labels.append(label)
-            else:
-                ignored.append(file)
-    if not names:
-        raise InputError(
-            f"no images in {what}",
-            where=root,
-            found=f"{len(classes)} class folders, {len(ignored)} other files",
-            allowed=f"<class>/<file> with one of {', '.join(SUFFIXES)}",
-            hint="check the path: it must be the folder that holds the class folders",
-        )
-    return Listing(root, classes, tuple(names), tuple(labels), tuple(sorted(ignored)))
-
-
 def file_reader(
-    paths: Sequence[Path], channels: int, *, resize: tuple[int, int] | None = None, shape: Sequence[int] | None = None
+    paths: Sequence[Path],
+    channels: int,
+    *,
+    resize: tuple[int, int] | None = None,
+    shape: Sequence[int] | None = None,
+    upright: bool = False,
 ) -> Callable[[int], Images]:
     """Return a function position -> uint8 ``[H, W, channels]``.
 
     :param resize: ``(H, W)`` to resize to.
     :param shape: ``(H, W, C)`` to insist on.
+    :param upright: apply the EXIF orientation.
     """
 
     def read(position: int) -> Images:
-        image = read_image(paths[position], channels)
+        image = read_image(paths[position], channels, upright=upright)
         if resize is not None:
             image = resized(image, resize)
         if shape is not None and image.shape != tuple(shape):
@@ -103,6 +55,41 @@ def in_threads(function: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
         yield from pool.map(function, items)
 
 
+def attempts(function: Callable[[T], U], items: Iterable[T]) -> Iterator[U | InputError]:
+    """Map in a small thread pool; in place of the result of an item that is refused, its error comes."""
+
+    def attempt(item: T) -> U | InputError:
+        try:
+            return function(item)
+        except InputError as error:
+            return error
+
+    return in_threads(attempt, items)
+
+
+def decoded(
+    read: Callable[[int], Images], rows: Sequence[int], shape: Sequence[int], limit: int
+) -> tuple[ImageBacking, list[int], dict[int, InputError]]:
+    """Decode the images at *rows* and go on behind those that cannot be.
+
+    :param limit: images that need more bytes are not kept, but left to be read again when used.
+    :returns: the sound images, their positions, and the errors of the others.
+    """
+    keep = len(rows) * int(np.prod(shape)) <= limit
+    images = np.empty((len(rows) if keep else 0, *shape), np.uint8)
+    faults: dict[int, InputError] = {}
+    look = read if keep else lambda row: read(row)[:0].copy()  # results wait until it is their turn: they must be small
+    for place, (row, result) in enumerate(zip(rows, attempts(look, rows), strict=True)):
+        if isinstance(result, InputError):
+            faults[row] = result
+        elif keep:
+            images[place] = result
+    sound = [row for row in rows if row not in faults]
+    if not keep:
+        return LazyImages(lambda position: read(sound[position]), len(sound), shape), sound, faults
+    return images[[row not in faults for row in rows]] if faults else images, sound, faults
+
+
 def eager_or_lazy(read: Callable[[int], Images], length: int, shape: Sequence[int], limit: int) -> ImageBacking:
     """Decode all images into one array when they need at most *limit* bytes; else leave them to be read when used."""
     lazy = LazyImages(read, length, shape)
@@ -114,11 +101,36 @@ def eager_or_lazy(read: Callable[[int], Images], length: int, shape: Sequence[in
 
 
 def fill(out: Any, rows: Iterable[int], read: Callable[[int], Images]) -> None:
-    """Write image ``k`` of *read* to ``out[rows[k]]``."""
+    """Write image ``k`` of *read* to ``out[rows[k]]``.
+
+    :raises InputError: naming all images that cannot be read.
+    """
     rows = list(rows)
-    for row, image in zip(rows, in_threads(read, range(len(rows))), strict=True):
+    faults = []
+    for row, image in zip(rows, attempts(read, range(len(rows))), strict=True):
+        if isinstance(image, InputError):
+            faults.append(image)
+            continue
         assert image.shape == out.shape[1:]
         out[row] = image
+    refuse(faults, len(rows))
+
+
+def refuse(faults: Sequence[InputError], total: int) -> None:
+    """Raise one error for all *faults*, those of images that cannot be read, of *total*; none for none.
+
+    :raises InputError: that of the only one, or one that names the first ten.
+    """
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        said = [f"{each.where}: {each.what}" for each in faults[:10]]
+        raise InputError(
+            f"{len(faults)} of {total} images cannot be read",
+            found="; ".join(said) + (f"; and {len(faults) - 10} more" if faults[10:] else ""),
+            allowed=faults[0].allowed,
+            hint=faults[0].hint,
+        )
 
 
 def different(old: Images, new: Images) -> NDArray[np.bool_]:
@@ -143,31 +155,3 @@ def inexact(images: Images) -> NDArray[np.bool_]:
 def save_png(image: NDArray[np.uint8], path: Path) -> None:
     """Write one image ``[H, W, C]``."""
     Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(path, format="PNG")
-
-
-def _files_below(root: Path, name: str) -> list[str]:
-    """Return all visible files below ``root/name``: by folder name, then by file name, as torchvision sorts them."""
-    folders = sorted(_scan(root, name), key=lambda item: item[0])
-    return [f"{folder}/{file}" for folder, files in folders for file in sorted(files)]
-
-
-def _scan(root: Path, name: str) -> Iterator[tuple[str, list[str]]]:
-    if (root / name).is_symlink():
-        raise InputError(
-            "links to folders are not followed",
-            where=root / name,
-            allowed="real folders below the given one",
-            hint="move or copy the folder, or give the folder the link points to",
-        )
-    files = []
-    with os.scandir(root / name) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                yield from _scan(root, f"{name}/{entry.name}")
-            else:
-                if entry.is_symlink():
-                    inside(root, f"{name}/{entry.name}")
-                files.append(entry.name)
-    yield name, files

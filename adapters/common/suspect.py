@@ -70,11 +70,18 @@ class ModelOptions(Settings):
 
 
 def suspect_model(
-    options: ModelOptions, images: Images, notes: list[str], num_classes: int | None = None
+    options: ModelOptions,
+    images: Images | None,
+    notes: list[str],
+    num_classes: int | None = None,
+    *,
+    channels: int = 3,
 ) -> Classifier | None:
     """Read the model that *options* name, or return None when they name none.
 
-    :param images: a few of the images it is for, ``[n, H, W, C]``.
+    :param images: a few of the images it is for, ``[n, H, W, C]``; None: they are not read yet, and the caller has to
+        look at what comes back with :func:`~elixir_plugin.core.classifier.intake.examined`.
+    :param channels: of the images, where there are none yet.
     :param notes: what was read from where is added here.
     :param num_classes: of the data; None: as the model says.
     :raises InputError: when there is no such model, weights do not fit, or the model cannot take the images.
@@ -86,9 +93,10 @@ def suspect_model(
                 "there is no model for this option", where=f"{{option:{given[0]}}}", hint="name it: {option:model=FILE}"
             )
         return None
-    channels = int(images.shape[3])
+    channels = channels if images is None else int(images.shape[3])
     if options.model.is_dir():
-        return examined(_saved(options, options.model, channels), images)
+        model = _saved(options, options.model, channels)
+        return model if images is None else examined(model, images)
     if not options.model.is_file():
         raise InputError(
             "model not found",
@@ -96,7 +104,8 @@ def suspect_model(
             allowed="a folder with model.json and model.safetensors, or a file of weights",
             hint="write one with Classifier(...).save(folder), or torch.save(module.state_dict(), file)",
         )
-    return examined(_from_weights(options, options.model, channels, num_classes, notes), images)
+    model = _from_weights(options, options.model, channels, num_classes, notes)
+    return model if images is None else examined(model, images)
 
 
 def _saved(options: ModelOptions, folder: Path, channels: int) -> Classifier:

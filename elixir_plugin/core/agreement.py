@@ -203,7 +203,7 @@ def _permutations(guesses: Index, labels: Index, classes: int) -> list[Reading]:
     }
     hits = guesses == labels
     found = [
-        _reading(name, np.asarray(order)[guesses] == labels, hits, _ORDER)
+        _reading(name, np.asarray(order)[guesses] == labels, hits, _AS_TEXT if "as text" in name else _ORDER)
         for name, order in usual.items()
         if order != numbers
     ]
@@ -219,6 +219,7 @@ def _permutations(guesses: Index, labels: Index, classes: int) -> list[Reading]:
 
 
 _ORDER = "say the order of the classes that the model was trained with, or correct the labels"
+_AS_TEXT = "read numbers as text, or as numbers, on both sides: of class folders, with {option:class_order=text}"
 _CHANNELS = "model and images disagree on whether red or blue comes first: turn the channels of one of them"
 _PIXELS = "pass the mean and the standard deviation that the model was trained with, for pixels in [0, 1]"
 _AXES = "rows and columns of the images are exchanged: turn them"

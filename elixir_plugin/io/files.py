@@ -29,6 +29,7 @@ from ..errors import InputError, RunError
 from .pickles import NUMPY, PlainUnpickler, allowed
 
 STOPPED = "a copy or download may have stopped halfway: fetch the file again"
+NAME_BYTES = 255  # the longest file name of common file systems
 _ASIDE = ".old.part"  # ends the name of a folder that another one is just replacing
 _POINTER = b"version https://git-lfs"  # begins what a clone without Git LFS holds instead of a large file
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?!old\.part)\w+(?P<aside>\.old)?\.part")
@@ -144,7 +145,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path; it becomes *path* only when the block ends without an error."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=_hidden(path), suffix=".part", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         try:
@@ -160,13 +161,20 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder; it replaces *path* only when the block ends without an error."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=_hidden(path), suffix=".part", dir=path.parent))
         try:
             temporary.chmod(0o777 & ~_umask())
             yield temporary
             _take_place(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _hidden(path: Path) -> str:
+    """Return how the name of what becomes *path* begins; cut where the rest would not fit into a file name."""
+    name, room = f".{path.name}", NAME_BYTES - 32
+    whole = os.fsencode(name)
+    return f"{name if len(whole) <= room else whole[:room].decode(errors='ignore')}."
 
 
 def _take_place(new: Path, path: Path) -> None:
@@ -271,13 +279,13 @@ def to_json_types(value: Any) -> Any:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV file atomically."""
+    """Write a CSV file atomically; text that UTF-8 does not have is escaped."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
     with atomic_file(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
+        temporary.write_text(text.getvalue(), encoding="utf-8", errors="backslashreplace")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor | NDArray[Any]]) -> None:

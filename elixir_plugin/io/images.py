@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import InputError
 from .files import atomic_file
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+JUNK = {  # folders that systems and archivers leave behind, lower case; they may hold images, such as thumbnails
+    "__macosx", "__pycache__", "@eadir", "@recycle", "#recycle", "#snapshot", "lost+found", "lost+found.000",
+    "$recycle.bin", "recycler", "system volume information",
+}  # fmt: skip
 TILE = 64  # pixels a tile of a grid should have at least, so that a person can see it
 GAP = 2  # pixels between tiles
 
@@ -42,26 +48,68 @@ def write_grid(path: Path, rows: Sequence[Tensor]) -> None:
 _MODES = {1: "L", 3: "RGB"}
 _UNREADABLE = (  # what Pillow raises for damaged files
     OSError, EOFError, SyntaxError, ValueError, TypeError, KeyError, struct.error,
-    Image.DecompressionBombError, Image.DecompressionBombWarning,
 )  # fmt: skip
+_HUGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_TURNS = {  # EXIF orientation -> what makes the image upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
-def read_image(path: Path, channels: int = 3) -> NDArray[np.uint8]:
+@dataclass(frozen=True)
+class Header:
+    """What an image file says before its pixels.
+
+    :param height, width: of the pixels as they are stored.
+    :param mode: Pillow's mode.
+    :param orientation: EXIF orientation, 1 to 8, that :func:`read_image` applies with *upright* alone; 1 where there is
+        none, and for TIFF, which Pillow always turns upright.
+    """
+
+    height: int
+    width: int
+    mode: str
+    orientation: int = 1
+
+    def size(self, upright: bool) -> tuple[int, int]:
+        """Return ``(H, W)`` as :func:`read_image` decodes it."""
+        sides = (self.height, self.width)
+        return sides[::-1] if upright and self.orientation >= 5 else sides
+
+
+def read_image(path: Path, channels: int = 3, *, upright: bool = False) -> NDArray[np.uint8]:
     """Decode one image file to uint8 ``[H, W, channels]``.
 
-    :raises InputError: when the file is missing, truncated, not an image, or of more than 8 bits.
+    Transparency is dropped, as torchvision drops it.
+
+    :param upright: turn or mirror the pixels as the file's EXIF orientation says; torchvision does not.
+    :raises InputError: when the file is missing, truncated, too large, not an image, or of more than 8 bits.
     """
     mode = _MODES[channels]
     try:
         with Image.open(path) as image:
-            _refuse_huge(image)
+            _refuse_huge(image, path)
             refuse_deep(image, path)
-            array = np.asarray(image.convert(mode))
+            turn = _TURNS.get(_orientation(image, path)) if upright else None
+            if image.mode == "P":
+                image.info.pop("transparency", None)  # only a warning would come of it
+            plain = image.convert(mode)
+            array = np.asarray(plain if turn is None else plain.transpose(turn))
     except FileNotFoundError:
         raise InputError("image file not found", where=path) from None
+    except _HUGE as error:
+        raise _too_large(path, str(error)) from None
     except _UNREADABLE as error:
         raise InputError(
-            "image file cannot be decoded", where=path, found=str(error), hint="restore the file or remove its sample"
+            "image file cannot be decoded",
+            where=path,
+            found=_reason(error),
+            hint="restore the file or remove its sample",
         ) from None
     return array.reshape(*array.shape[:2], channels)
 
@@ -76,25 +124,75 @@ def resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8
     return np.asarray(small).reshape(*size, image.shape[2])
 
 
-def image_shape(path: Path) -> tuple[int, int, str]:
-    """Return ``(H, W, mode)`` from the header alone.
+def image_header(path: Path) -> Header:
+    """Return size, mode and orientation; pixels are not decoded.
 
-    :raises InputError: when it is no header of an image, or of one of more than 8 bits.
+    :raises InputError: when it is no header of an image, or of one that is too large or of more than 8 bits.
     """
     try:
         with Image.open(path) as image:
-            _refuse_huge(image)
+            _refuse_huge(image, path)
             refuse_deep(image, path)
-            return image.height, image.width, image.mode
+            return Header(image.height, image.width, str(image.mode), _orientation(image, path))
+    except _HUGE as error:
+        raise _too_large(path, str(error)) from None
     except _UNREADABLE as error:
-        raise InputError("image file cannot be opened", where=path, found=str(error)) from None
+        raise InputError("image file cannot be opened", where=path, found=_reason(error)) from None
 
 
-def _refuse_huge(image: Image.Image) -> None:
+def image_shape(path: Path) -> tuple[int, int, str]:
+    """Return ``(H, W, mode)`` from the header alone; see :func:`image_header`."""
+    header = image_header(path)
+    return header.height, header.width, header.mode
+
+
+def _reason(error: Exception) -> str:
+    """Return what Pillow says, without the path that it may hold."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image of a known format"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+
+
+def _orientation(image: Image.Image, path: Path) -> int:
+    """Return the EXIF orientation that is still to be applied; 1 where there is none that can be read."""
+    if image.format == "TIFF":
+        return 1
+    try:
+        if image.format == "PNG" and "exif" not in image.info and (found := _png_exif(path)) is not None:
+            image.info["exif"] = found
+        value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)  # that of PNG files would decode the image
+    except Exception:  # from anywhere inside the reader: such EXIF data say nothing, and the pixels may be sound
+        return 1
+    return value if value in _TURNS else 1
+
+
+def _png_exif(path: Path) -> bytes | None:
+    """Return the EXIF chunk of a PNG file, which Pillow finds before the pixels only."""
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if kind == b"eXIf":
+                return file.read(length)
+            file.seek(length + 4, os.SEEK_CUR)
+    return None
+
+
+def _refuse_huge(image: Image.Image, path: Path) -> None:
     """Refuse what Pillow only warns of; checked here, because warning filters are shared by all threads."""
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
-        raise Image.DecompressionBombError(f"{image.width} × {image.height} pixels, more than {limit}")
+        raise _too_large(path, f"{image.width} × {image.height} pixels")
+
+
+def _too_large(path: Path, found: str) -> InputError:
+    return InputError(
+        "image cannot be read: it is too large",
+        where=path,
+        found=found,
+        allowed=f"at most {Image.MAX_IMAGE_PIXELS:,} pixels: a small file can hold an image that fills all memory",
+        hint="scale the image down, or leave it out",
+    )
 
 
 def refuse_deep(image: Image.Image, where: object) -> None:

@@ -7,12 +7,35 @@ from collections.abc import Collection
 from ..errors import Spelling, in_python
 
 FLAGS = {"setting": "--set", "retrain": "--retrain-set", "option": "--option", "to_option": "--to-option"}
+FORMULA = ("=", "+", "-", "@")  # what begins a formula to a spreadsheet
 NAMED = {"source": "--from"}  # arguments whose flag has another name
 
 
 def escape_control(text: str) -> str:
     """Return *text* with control characters made visible, so that no input can drive the terminal."""
     return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
+
+
+def escape_name(text: str) -> str:
+    r"""Return *text*, e.g. the name of a file, in one line that can be shown and encoded.
+
+    Backslashes, control characters, line breaks and what is not UTF-8 become backslash escapes of Python. They can be
+    read back: no two texts become the same.
+
+    >>> escape_name("cat/0.png"), escape_name("\udcff\n")
+    ('cat/0.png', '\\udcff\\n')
+    """
+    return "".join(char if char.isprintable() and char != "\\" else repr(char)[1:-1] for char in text)
+
+
+def escape_cell(text: str) -> str:
+    r"""Return *text* for a cell of a table: as :func:`escape_name`, and no formula to a spreadsheet.
+
+    >>> escape_cell("cat/0.png"), escape_cell("=1+1")
+    ('cat/0.png', '\\x3d1+1')
+    """
+    name = escape_name(text)
+    return f"\\x{ord(name[0]):02x}{name[1:]}" if name[:1] in FORMULA else name
 
 
 def with_flags(flags: Collection[str]) -> Spelling:

@@ -65,7 +65,7 @@ def write_page(folder: Path, name: str, html: str, shown: Iterable[RenderedPanel
             for file, content in pictures.items():
                 (part / file).write_bytes(content)
     with atomic_file(folder / name) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+        temporary.write_text(html, encoding="utf-8", errors="backslashreplace")
     return [folder / name, *(figures / file for file in pictures)]
 
 

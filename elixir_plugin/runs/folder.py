@@ -22,6 +22,7 @@ from ..io.locks import locked
 from ..io.text import escape_control
 from ..plugins import plugins
 from .events import EVENT_LOG, PreviousAttempts, append_event, note_killed, previous_attempts, read_events
+from .native import is_toolkits_own
 from .spec import RunSpec
 
 
@@ -60,7 +61,10 @@ def folder_for_case(folder: Path, spec: RunSpec, case: Callable[[], Mapping[str,
         return folder
     if not beside:
         raise RunError(
-            "the input has changed since this run began", where=folder, hint="{argument:force} runs beside it"
+            "the input has changed since this run began",
+            where=folder,
+            found="other files, or the same ones read otherwise, as another version may do",
+            hint="{argument:force} runs beside it",
         )
     return next(
         each
@@ -75,7 +79,7 @@ def write_target(spec: RunSpec, adapter: Adapter, case: Case) -> Path | None:
     target = own if spec.write_back else None
     if spec.write_to is not None:
         target = Path(spec.write_to).absolute()
-        if own is None or not target.is_relative_to(own.parent):
+        if not is_toolkits_own(target, own):
             _refuse_input(target, spec, adapter)
     if target is not None:
         refuse_unwritable(target)
@@ -118,7 +122,7 @@ def logged(folder: Path) -> Iterator[None]:
     :raises RunError: when it cannot be opened.
     """
     with writing(folder / "log.txt"):
-        handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+        handler = logging.FileHandler(folder / "log.txt", encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("elixir_plugin")
     logger.addHandler(handler)

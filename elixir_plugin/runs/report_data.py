@@ -61,6 +61,7 @@ def make_report(
         "identity": spec.identity(),
         "defense": {"name": defense.name, "kind": defense.kind, "paper": defense.card.paper},
         "case": describe(case) if described is None else dict(described),
+        "classes": class_names(case),
         "metrics": dataclasses.asdict(evaluation),
         "outcome": {**outcome.summary(), "tables": _short(to_json_types(outcome.tables))},
         "notes": [*case.notes, *outcome.notes],
@@ -69,6 +70,13 @@ def make_report(
         "command": repeat_command(spec),
         "exhibits": collect(defense, case, outcome, spec.seed),
     }
+
+
+def class_names(case: Case) -> list[str] | None:
+    """Return the names of the classes in the order of the labels, where the case has them."""
+    parts = (case.train, case.clean, case.test, case.model)
+    named = next((part.classes for part in parts if part is not None and part.classes is not None), None)
+    return None if named is None else list(named)
 
 
 def repeat_command(spec: RunSpec) -> str:

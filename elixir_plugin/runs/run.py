@@ -46,6 +46,7 @@ from ..plugins import plugins
 from ..report.single import write_pages
 from ..report.text import result_lines
 from .folder import choose_folder, clear, folder_for_case, note, opened, stage_finished, write_target
+from .native import refuse_mixture, write_native, written_by_another
 from .report_data import make_report
 from .spec import RunSpec
 
@@ -152,7 +153,7 @@ def estimate_run(spec: RunSpec, *, force: bool = False) -> dict[str, Any]:
     case = adapter.read(Path(spec.source.path), spec.seed)
     folder = folder_for_case(folder, spec, _described(case), beside=False)
     defense.refuse(case)
-    write_target(spec, adapter, case)
+    refuse_mixture(write_target(spec, adapter, case), spec, adapter, case)
     context = Context(seed=spec.seed, device=device, work_dir=folder / "work", any_model=spec.any_model)
     check_agreement(case, context)
     return defense.estimate(case.visible(), context)
@@ -221,6 +222,7 @@ def _run(
         return RunResult({}, folder, already_done=True) if rank else _already_done(folder, spec, case, adapter, rewrite)
     defense.refuse(case)
     target = write_target(spec, adapter, case)
+    refuse_mixture(target, spec, adapter, case)
     context = Context(
         seed=spec.seed,
         device=device,
@@ -276,8 +278,7 @@ def _lead(job: _Job, described: dict[str, Any]) -> RunResult:
         outcome.save(folder / "outcome")
         written = []
         if job.target is not None:
-            job.target.mkdir(parents=True, exist_ok=True)
-            written = job.adapter.write(case, outcome, evaluation, job.target, spec.defense)
+            written = write_native(job.adapter, spec, job.target, case=case, outcome=outcome, evaluation=evaluation)
         facts = make_report(
             spec, job.defense, case, outcome, evaluation, device=context.device, written=written, described=described
         )
@@ -298,11 +299,11 @@ def _already_done(folder: Path, spec: RunSpec, case: Case, adapter: Adapter, rew
     written = [Path(name) for name in report["written"]]
     here = any(path.is_relative_to(target or "") for path in written)
     complete = here and all(path.exists() for path in written)
-    if target is not None and (rewrite or not complete):
+    if target is not None and (rewrite or not complete or written_by_another(target, spec)):
+        refuse_mixture(target, spec, adapter, case, known=written)
         outcome = Outcome.load(folder / "outcome", case.model)
         evaluation = TypeAdapter(Evaluation).validate_python(report["metrics"])
-        target.mkdir(parents=True, exist_ok=True)
-        written = adapter.write(case, outcome, evaluation, target, spec.defense)
+        written = write_native(adapter, spec, target, case=case, outcome=outcome, evaluation=evaluation)
         report = {**report, "written": [str(path) for path in written]}
         write_json(folder / "report.json", report)
     if not (folder / "report.html").exists():  # killed before, or made by an older version

@@ -16,6 +16,7 @@ from test_checkouts import fake_bench
 from elixir_plugin import get_adapter, get_defense
 from elixir_plugin.errors import SettingsError
 from elixir_plugin.runs.checkout import place
+from elixir_plugin.runs.native import NOTE
 from elixir_plugin.runs.spec import RunSpec
 
 
@@ -148,7 +149,7 @@ def test_the_script_runs_and_leaves_what_the_toolkit_leaves(bench: Workspace) ->
     assert done.returncode == 0, done.stderr
     home = bench.record / "defense" / "d3"
     assert sorted(path.name for path in home.iterdir()) == [
-        "checkpoint", "d3_df.csv", "d3_df_summary.csv", "defense_result.pt", "log",
+        NOTE, "checkpoint", "d3_df.csv", "d3_df_summary.csv", "defense_result.pt", "log",
     ]  # fmt: skip
     assert torch.load(home / "defense_result.pt")["model_name"] == "preactresnet18"
     (log,) = (home / "log").iterdir()

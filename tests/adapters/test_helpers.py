@@ -11,7 +11,7 @@ import pytest
 import torch
 from elixir_plugin.adapters.art.data import classifier_of
 from elixir_plugin.adapters.backdoorbox.schedule import Schedule
-from elixir_plugin.adapters.common.images import different, inexact
+from elixir_plugin.adapters.common.images import different, fill, inexact
 from elixir_plugin.adapters.common.untrusted import numbers
 from elixir_plugin.adapters.trojanvision.defenses import Repairing
 from torch import nn
@@ -31,6 +31,24 @@ def test_images_are_compared_whatever_their_type_and_size() -> None:
     for old, new in ((EVERY, other), (EVERY, to_floats(other)), (to_floats(EVERY), other)):
         assert different(old, new).tolist() == expected
     assert different(EVERY, EVERY[:, ::2]).tolist() == [True] * 4
+
+
+def test_all_images_that_cannot_be_read_are_named_at_once() -> None:
+    def read(position: int) -> Any:
+        if position % 2:
+            raise InputError("cannot be decoded", where=f"{position}.png", hint="mend it")
+        return EVERY[0]
+
+    out = np.zeros((30, 8, 8, 1), np.uint8)
+    with pytest.raises(InputError, match="15 of 30 images cannot be read") as caught:
+        fill(out, range(30), read)
+    assert str(caught.value.found).startswith("1.png: cannot be decoded; 3.png: ") and caught.value.hint == "mend it"
+    assert str(caught.value.found).endswith("19.png: cannot be decoded; and 5 more")
+    with pytest.raises(InputError, match=r"^cannot be decoded") as caught:
+        fill(out[:2], range(2), read)
+    assert caught.value.where == "1.png"
+    fill(out[:1], range(1), read)
+    assert np.array_equal(out[0], EVERY[0])
 
 
 def test_bytes_survive_the_way_to_floats_and_back() -> None:

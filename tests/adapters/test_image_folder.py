@@ -99,10 +99,12 @@ class TestReading:
         assert case.train is not None and len(case.train) == 6 and case.num_classes == 2
         assert case.notes == (f"{tmp_path.name}: 2 files are not images and were ignored: README.txt, cat/labels.csv",)
 
-    def test_empty_class_counts(self, tmp_path: Path) -> None:
-        (fill(tmp_path) / "cow").mkdir()
+    def test_empty_class_counts_where_another_set_knows_it(self, tmp_path: Path) -> None:
+        (fill(tmp_path / "train") / "cow").mkdir()
+        put(fill(tmp_path / "test", 10) / "cow" / "0.png", 20)
         case = read(tmp_path)
         assert case.train is not None and case.num_classes == 3 and case.train.labels.tolist() == [0, 0, 0, 2, 2, 2]
+        assert case.notes == ("train: classes without an image: cow",)
 
     def test_resized_and_grey(self, tmp_path: Path) -> None:
         put(tmp_path / "cat" / "0.png", 0)
@@ -138,7 +140,11 @@ class TestRefusals:
 
     def test_images_without_class_folders(self, tmp_path: Path, refused: Refused) -> None:
         put(tmp_path / "0.png", 0)
-        refused(lambda: read(tmp_path), "no images in image folder", "0 class folders, 1 other files")
+        refused(
+            lambda: read(tmp_path),
+            "no images in image folder",
+            "0 class folders, 0 other files, 1 images beside each other",
+        )
 
     def test_mixed_sizes(self, tmp_path: Path, refused: Refused) -> None:
         put(fill(tmp_path) / "cat" / "9.png", 9, (8, 8, 3))
@@ -153,9 +159,7 @@ class TestRefusals:
         monkeypatch.setattr(module, "EAGER_BYTES", 100)
         file = fill(tmp_path) / "dog" / "1.png"
         file.write_bytes(file.read_bytes()[:-150])
-        train = read(tmp_path).train
-        assert train is not None
-        refused(train.load, "cannot be decoded", "dog/1.png")
+        refused(lambda: read(tmp_path), "cannot be decoded", "dog/1.png")
 
     def test_not_an_image(self, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "EAGER_BYTES", 100)
@@ -228,12 +232,13 @@ class TestWriting:
     def test_names_that_differ_in_their_suffix_only(self, tmp_path: Path) -> None:
         put(tmp_path / "in" / "cat" / "0.png", 0)
         put(tmp_path / "in" / "cat" / "0.bmp", 1)
+        put(tmp_path / "in" / "dog" / "0.png", 2)
         case = read(tmp_path / "in")
         assert case.train is not None
         self.write(case, Outcome(train=case.train.replace(images=255 - pixels(case.train))), tmp_path / "out")
         files = [row[-1] for row in rows(tmp_path / "out" / "changes.csv")[1:]]
-        assert len(set(files)) == 2
-        for number, file in zip((1, 0), files, strict=True):
+        assert len(set(files)) == 3
+        for number, file in zip((1, 0, 2), files, strict=True):
             assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / file)), 255 - picture(number))
 
     def test_grey(self, tmp_path: Path) -> None:

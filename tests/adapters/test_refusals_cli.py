@@ -13,6 +13,7 @@ from fake_records import Hostile, Workspace, snapshot
 
 from elixir_plugin import Classifier
 from elixir_plugin.cli.app import program
+from elixir_plugin.runs.native import NOTE
 
 
 def hostile_record(space: Workspace, tmp_path: Path) -> None:
@@ -110,4 +111,5 @@ def test_the_same_record_unspoilt_is_defended_and_written_back(workspace: Worksp
         "defense_result.pt",
         "d3_df.csv",
         "d3_df_summary.csv",
+        NOTE,
     }

@@ -76,6 +76,9 @@ def made(folder: Path, *, steps: int | None = None, length: int = 20, **options:
 
 
 def test_images_are_read_in_any_layout(clean: Path) -> None:
+    for junk in ("@eaDir", "cat/__MACOSX"):
+        (clean / junk).mkdir()
+        (clean / junk / "thumb.png").write_bytes((clean / "0.png").read_bytes())
     images = read_pictures(clean)
     assert images.names == (*(f"{i}.png" for i in range(4)), *(f"cat/deep/{i}.png" for i in range(6)))
     assert images.image_shape == (8, 8, 3) and not images.labels.any()

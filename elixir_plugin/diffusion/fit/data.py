@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ...core.images import ImageBacking, ImageSet, LazyImages
 from ...errors import InputError
 from ...io.files import inside
-from ...io.images import SUFFIXES, image_shape, read_image, resized
+from ...io.images import JUNK, SUFFIXES, image_shape, read_image, resized
 
 EAGER_BYTES = 1 << 30  # decoded at once; larger sets are read as they are used
 
@@ -21,7 +21,7 @@ EAGER_BYTES = 1 << 30  # decoded at once; larger sets are read as they are used
 def read_pictures(folder: Path, channels: int = 3, resize: int | None = None, limit: int | None = None) -> ImageSet:
     """Read all image files below *folder*, in any layout, sorted by path; all get label 0.
 
-    Hidden files and files that are not images are passed over.
+    Hidden files, files that are not images, and folders that systems leave behind are passed over.
 
     :param resize: edge length to resize to; None: all images have one size already.
     :param limit: read only so many, the first ones.
@@ -48,7 +48,7 @@ def _names(folder: Path) -> list[str]:
         raise InputError("image folder not found", where=folder)
     names = []
     for root, folders, files in os.walk(folder):
-        folders[:] = sorted(each for each in folders if not each.startswith("."))
+        folders[:] = sorted(each for each in folders if not each.startswith(".") and each.lower() not in JUNK)
         for each in folders:
             if (Path(root) / each).is_symlink():
                 raise InputError(

@@ -219,7 +219,7 @@ def _written(spec: CompareSpec, folder: Path, records: list[dict[str, Any]]) -> 
     write_json(folder / "timings.json", timings)
     for name, text in (("table.md", markdown(results, timings)), ("table.csv", csv_text(results, timings))):
         with atomic_file(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8", newline="")
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
     return Comparison(folder, results, timings)
 
 
