@@ -6,8 +6,9 @@
     benign = elixir_plugin.purify(train_set, clean=verified_set, defense="eclipse").train
     module = elixir_plugin.repair(module, verified_set, mean=MEAN, std=STD, epochs=20).model.module
 
-Data are torch datasets, loaders, iterables, pairs of arrays or image sets (:func:`~elixir_plugin.api.convert.to_raw`), models
-are plain modules. Whatever else is given is a setting of the defense.
+Data are torch datasets, loaders, iterables, pairs of arrays or image sets
+(:func:`~elixir_plugin.api.convert.to_raw`), models are plain modules. Whatever else is given is a setting of the
+defense.
 """
 
 from __future__ import annotations
