@@ -11,8 +11,9 @@ from ...core.case import Case
 from ...core.outcome import Outcome
 from ...errors import InputError, OutcomeError
 from ...io.files import to_json_types
-from .data import classifier_of, frame_of
+from .data import classifier_of, frame_of, labels_of
 from .params import COMMON, Configured
+from .words import in_arts_words
 
 
 class Detector(Configured):
@@ -47,6 +48,7 @@ class Detector(Configured):
         own = {"classifier": classifier, "x_clean": x_clean, "y_clean": y_clean}
         self._configure({**own, "preset": preset, "seed": seed, "device": device}, settings)
 
+    @in_arts_words
     def detect_poison(self, **parameters: Any) -> tuple[dict[str, Any], list[int]]:
         """Return a report in JSON types, and for each sample 1 for clean, 0 for poison.
 
@@ -61,6 +63,7 @@ class Detector(Configured):
             report["scores"] = outcome.scores.tolist()
         return report, is_clean
 
+    @in_arts_words
     def evaluate_defence(self, is_clean: NDArray[Any], **parameters: Any) -> str:
         """Return ART's confusion matrix per class as JSON; "positive" is poison.
 
@@ -77,9 +80,8 @@ class Detector(Configured):
             self.detect_poison(**parameters)
         assert self.outcome is not None
         classes = int(self._own["classifier"].nb_classes)
-        assigned, known = (
-            segment_by_class(data, self.y_train, classes) for data in (self._is_clean(self.outcome), truth)
-        )
+        labels = labels_of(self.y_train, classes, "y_train")
+        assigned, known = (segment_by_class(data, labels, classes) for data in (self._is_clean(self.outcome), truth))
         _, table = GroundTruthEvaluator().analyze_correctness(assigned, known)
         return str(table)
 

@@ -7,15 +7,19 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from numpy.typing import NDArray
+from torch import nn
 
 from ...core.case import Case
 from ...core.classifier.classifier import Classifier
+from ...core.classifier.intake import examined
+from ...core.classifier.modes import gradients
 from ...core.images import ImageSet
 from ...core.outcome import Outcome
 from ...errors import InputError, SettingsError
 from ...evaluation.retraining import Retraining, retrain
-from .data import Permuted, classifier_of, fits, frame_of, load_into, own_module
+from .data import OneLogit, Permuted, classifier_of, fits, frame_of, has_one_logit, load_into, own_module
 from .params import COMMON, Configured
+from .words import in_arts_words
 
 
 class Transformer(Configured):
@@ -34,6 +38,7 @@ class Transformer(Configured):
         super().__init__(classifier)  # type: ignore[call-arg]  # ART's base, see art.py
         self._configure({"classifier": classifier, "preset": preset, "seed": seed, "device": device}, settings)
 
+    @in_arts_words
     def fit(self, x: NDArray[Any], y: NDArray[Any] | None = None, **parameters: Any) -> None:
         """Repair a copy of the classifier with the reserved clean set ``(x, y)``.
 
@@ -111,6 +116,7 @@ class Trainer(Configured):
         own = {"x_clean": x_clean, "y_clean": y_clean, "preset": preset, "seed": seed, "device": device}
         self._configure({**own, "trained": trained, "retrain": retrain}, settings)
 
+    @in_arts_words
     def fit(
         self,
         x: NDArray[Any],
@@ -140,10 +146,13 @@ class Trainer(Configured):
             self._classifier = estimator_like(estimator, outcome.model)
 
     def _retrain(self, case: Case, outcome: Outcome, plan: Retraining) -> None:
+        assert case.train is not None
         estimator = self._classifier
         context = self._context(estimator.device)
-        start = classifier_of(estimator).to(context.device).fresh(context.derive_seed("retrain", "weights"))
-        load_into(estimator, retrain(case, outcome, plan, context, start=start))
+        with gradients():
+            model = examined(classifier_of(estimator).to(context.device), case.train.read(slice(0, 2)))
+            start = model.fresh(context.derive_seed("retrain", "weights"))
+            load_into(estimator, retrain(case, outcome, plan, context, start=start))
 
     def _case(self, x: NDArray[Any], y: NDArray[Any]) -> Case:
         frame, classes = frame_of(self._classifier), int(self._classifier.nb_classes)
@@ -170,7 +179,9 @@ def estimator_like(estimator: Any, model: Classifier) -> Any:
 
     same = fits(model, estimator)
     frame = frame_of(estimator)
-    module = own_module(model) if same else model if frame.channels_first else Permuted(model, (0, 3, 1, 2))
+    module: nn.Module = own_module(model) if same else OneLogit(model) if has_one_logit(estimator) else model
+    if not same and not frame.channels_first:
+        module = Permuted(module, (0, 3, 1, 2))
     made = None if estimator.optimizer is None else type(estimator.optimizer)
     return PyTorchClassifier(
         model=module,

@@ -16,6 +16,7 @@ from ...errors import InputError, SettingsError
 from ...evaluation.retraining import kept_rows
 from .data import Frame, labels_like
 from .params import COMMON, Configured
+from .words import in_arts_words
 
 
 class Preprocessor(Configured):
@@ -65,6 +66,7 @@ class Preprocessor(Configured):
         """Take ``(x, y)`` as the reserved clean set."""
         self.set_params(x_clean=x, y_clean=y, **kwargs)
 
+    @in_arts_words
     def __call__(self, x: NDArray[Any], y: NDArray[Any] | None = None) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return the sanitised set in layout, range, types and label form of ``(x, y)``.
 
