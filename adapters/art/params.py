@@ -57,13 +57,12 @@ class Configured:
     def _run(self, case: Case, device: Any = None) -> Outcome:
         """Run the defense; *device* is where the estimator lives, unless a parameter says otherwise."""
         chosen = self._own["device"] or device or "auto"
-        context = Context(seed=self._own["seed"], device=resolve_device(str(chosen)))
-        self.outcome = self._defense.run(case, context)
+        self.outcome = self._defense.run(case, self._context(resolve_device(str(chosen))))
         return self.outcome
 
     def _context(self, device: torch.device) -> Context:
         chosen = device if self._own["device"] is None else resolve_device(str(self._own["device"]))
-        return Context(seed=self._own["seed"], device=chosen)
+        return Context(seed=self._own["seed"], device=chosen, quiet=not self._own["verbose"])
 
 
-COMMON = ("x_clean", "y_clean", "preset", "seed", "device")
+COMMON = ("x_clean", "y_clean", "preset", "seed", "device", "verbose")

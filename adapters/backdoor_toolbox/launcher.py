@@ -5,6 +5,7 @@ The scripts run as they are. What changes around them, for this one process:
 - ``-cleanser`` and ``-defense`` accept our names; once they are parsed, the defense runs and leaves its files where
   the script then finds them.
 - On a machine without CUDA, ``.cuda()`` does nothing, and what was saved on a GPU is loaded to the CPU.
+- The suspect model is the network that the checkout's ``config.py`` names.
 - ``train_on_cleansed_set.py`` trains on the purified images, where the defense purified them.
 
 A front end like the command line: it prints, and it turns errors into messages and exit codes.
@@ -163,7 +164,8 @@ def _run(own: argparse.Namespace, args: argparse.Namespace, defense: str) -> tup
     from ...runs.run import run_defense  # noqa: PLC0415
     from ...runs.spec import RunSpec  # noqa: PLC0415
 
-    options = {**_options(args), **parse_assignments(own.option, where="--option")}
+    given = parse_assignments(own.option, where="--option")
+    options = {**_options(args), **_network(args, defense, given), **given}
     folder = Path(importlib.import_module("utils.supervisor").get_poison_set_dir(args)).absolute()
     spec = {
         "defense": defense,
@@ -193,6 +195,27 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
         options["trigger"] = str(trigger.absolute())
         if getattr(args, "test_alpha", None) is not None:
             options["alpha"] = args.test_alpha
+    return options
+
+
+def _network(args: argparse.Namespace, defense: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Name the checkout's own network, and leave out a model that is none of it where the defense can do without."""
+    from ...defense import get_defense  # noqa: PLC0415
+    from .export import ARCHITECTURE, DATASETS  # noqa: PLC0415
+    from .network import misfit, network_of  # noqa: PLC0415
+
+    if "architecture" in given:
+        return {}
+    name = network_of(args)
+    options = {} if name in (None, ARCHITECTURE) else {"architecture": name}
+    model = Path(importlib.import_module("utils.supervisor").get_model_dir(args))
+    if name is None or "model" in given or not model.is_file() or "model" in get_defense(defense).needs:
+        return options
+    if error := misfit(model, name, DATASETS[args.dataset].num_classes):
+        click.echo(
+            escape_control(f"note: {defense} goes without a suspect model; {model}: {error.what}: {error.found}")
+        )
+        options["model"] = "none"
     return options
 
 

@@ -31,6 +31,7 @@ class Behaviour:
     :param deterministic: taken for the same reason; runs repeat in any case.
     :param color: ``"rgb"`` or ``"bgr"``, where the datasets' loader does not say.
     :param preset: of the defense's settings; every other parameter is one of these settings.
+    :param verbose: show progress: a bar on a terminal, elsewhere a line a minute.
     :ivar outcome: everything the defense said, once it has run.
     """
 
@@ -46,9 +47,11 @@ class Behaviour:
         deterministic: bool = False,
         color: str | None = None,
         preset: str | None = None,
+        verbose: bool = True,
         **settings: Any,
     ) -> None:
         self.model, self.loss, self.seed, self.deterministic, self.color = model, loss, seed, deterministic, color
+        self.verbose = verbose
         self._preset, self._given = preset, settings
         self.defense(settings, preset=preset)  # refused at once
         self._result: nn.Module | None = None
@@ -64,8 +67,11 @@ class Behaviour:
         known = self.defense.Settings.model_fields
         given = {name: value for name, value in schedule.training().items() if name in known}
         defense = self.defense({**given, **self._given}, preset=self._preset)
-        self.outcome = defense.run(case, Context(seed=self.seed, device=schedule.torch_device()))
+        self.outcome = defense.run(case, self._context(schedule))
         return self.outcome
+
+    def _context(self, schedule: Schedule) -> Context:
+        return Context(seed=self.seed, device=schedule.torch_device(), quiet=not self.verbose)
 
     def _sets(self, **datasets: Any) -> dict[str, ImageSet]:
         """Read datasets into sets that agree on the number of classes."""

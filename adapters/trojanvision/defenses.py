@@ -144,9 +144,9 @@ class Behaviour:
         return as_classifier(self.model._model, images=shown.read(slice(0, 2)), num_classes=classes, **stats)
 
     def context(self) -> Context:
-        """Return seed and device; trojanvision's environment names the device."""
+        """Return seed and device; trojanvision's environment names the device. Progress is shown."""
         device = import_module("trojanvision.environ").env["device"]
-        return Context(seed=self._seed, device=torch.device(device))
+        return Context(seed=self._seed, device=torch.device(device), quiet=False)
 
     def run(self, case: Case) -> Outcome:
         """Run the defense and print what the reader must know."""

@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from ..errors import SettingsError
+from ..io.progress import show_progress
 
 T = TypeVar("T")
 EVERY = 60.0  # seconds between two lines of progress where no bar can be drawn
@@ -92,7 +93,7 @@ class Context:
         self.cached_seconds += seconds
 
     def progress(self, items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
-        """Iterate with a progress bar on a terminal; elsewhere, log a line every minute (logger ``….progress``)."""
+        """Iterate with a progress bar on a terminal; elsewhere, show a line every minute, see ``io.progress``."""
         if self.quiet:
             return items
         if total is None and isinstance(items, Sized):
@@ -149,7 +150,7 @@ def _log_progress(items: Iterable[T], description: str, total: int | None) -> It
         if now - said >= EVERY and done != total:
             said = now
             left = "" if total is None else f" of {total}, {_format_eta((now - started) / done * (total - done))} left"
-            logging.getLogger("elixir_plugin.progress").info("%s: %d%s", description, done, left)
+            show_progress(f"{description}: {done}{left}")
 
 
 def _format_eta(seconds: float) -> str:
