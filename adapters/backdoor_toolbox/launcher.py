@@ -31,6 +31,7 @@ from ...io.text import escape_control, with_flags
 from ...plugins import plugins
 
 OURS = ("--preset", "--set", "--option", "--device")  # flags that come before the script
+RUNS = "elixir_runs"  # in the set's folder, where all other results are
 FLAGS = {"cleanser": ("detect", "purify"), "defense": ("repair", "train")}  # what a flag of theirs may name of ours
 
 
@@ -161,7 +162,7 @@ def _provide(own: argparse.Namespace, args: argparse.Namespace, defense: str, ex
 
 def _run(own: argparse.Namespace, args: argparse.Namespace, defense: str) -> tuple[Path, ...]:
     from ...core.settings import parse_assignments  # noqa: PLC0415  (slow, and not needed for --help)
-    from ...runs.run import run_defense  # noqa: PLC0415
+    from ...runs.run import identity_of, run_defense  # noqa: PLC0415
     from ...runs.spec import RunSpec  # noqa: PLC0415
 
     given = parse_assignments(own.option, where="--option")
@@ -175,7 +176,9 @@ def _run(own: argparse.Namespace, args: argparse.Namespace, defense: str) -> tup
         "seed": args.seed,
         "device": own.device,
     }
-    result = run_defense(RunSpec.build(spec, where="elixir.py"), quiet=False, rewrite=True)
+    built = RunSpec.build(spec, where="elixir.py")
+    place = folder / RUNS / f"{defense}-{identity_of(built)}"
+    result = run_defense(built.model_copy(update={"out": str(place)}), quiet=False, rewrite=True)
     for line in result.lines():
         click.echo(escape_control(line))
     return result.written

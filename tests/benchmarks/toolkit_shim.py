@@ -3,8 +3,9 @@
     python toolkit_shim.py SCRIPT FLAGS …              # at the root of the checkout
     python toolkit_shim.py --evaluate RECORD [FILE]    # BackdoorBench: its own numbers for a record, or for a result
 
-What changes around the script: torchvision takes CIFAR files that are not the canonical ones, and without CUDA
-``.cuda()`` does nothing. ``toolkit_commands.py`` calls this with a Python that has what the toolkit needs.
+What changes around the script: torchvision takes CIFAR files that are not the canonical ones, ``numpy.infty`` is there,
+and without CUDA ``.cuda()`` does nothing. ``toolkit_commands.py`` calls this with a Python that has what the toolkit
+needs.
 """
 
 from __future__ import annotations
@@ -13,15 +14,18 @@ import json
 import os
 import runpy
 import sys
+from pathlib import Path
 from typing import Any
 
 os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"  # the toolkits' own files
 
+import numpy as np
 import torch
 import torchvision
 
 
 def adapt() -> None:
+    setattr(np, "infty", np.inf)  # noqa: B010  (gone from NumPy 2)
     torchvision.datasets.cifar.check_integrity = lambda *_, **__: True
     torchvision.datasets.CIFAR10._check_integrity = lambda _: True
     if torch.cuda.is_available():
@@ -49,7 +53,7 @@ def evaluate(record: str, file: str | None) -> dict[str, Any]:
         parts[name] = DataLoader(attack[name], batch_size=100, shuffle=False)
     loss = torch.nn.CrossEntropyLoss()
     clean, _, _ = given_dataloader_test(model, parts["clean_test"], loss)
-    mixed, predicted, labels, _, _, originals = test_given_dataloader_on_mix(
+    mixed, predicted, _, _, _, originals = test_given_dataloader_on_mix(
         model, parts["bd_test"], loss, device="cpu", verbose=1
     )
     return {
@@ -63,7 +67,7 @@ def evaluate(record: str, file: str | None) -> dict[str, Any]:
 
 
 def main() -> None:
-    sys.path.insert(0, os.getcwd())
+    sys.path.insert(0, str(Path.cwd()))
     adapt()
     if sys.argv[1] == "--evaluate":
         print("EVALUATED", json.dumps(evaluate(sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else None)))
