@@ -74,16 +74,17 @@ BENCH_ATTACKS = [
     Attack("wanet", ["wanet.py"], BENCH_COMMANDS),
 ]
 COVER = ["-cover_rate=0.050"]
+VGG, MOBILE = "vgg.vgg16_bn", "mobilenetv2.mobilenetv2"
 BOX_ATTACKS = [
     Attack("badnet", []),
-    Attack("blend", []),
-    Attack("TaCT", COVER),
-    Attack("adaptive_blend", COVER),
-    Attack("adaptive_patch", COVER, network="vgg.vgg16_bn"),
+    Attack("blend", [], network=VGG),
+    Attack("TaCT", COVER, network=VGG),
+    Attack("adaptive_blend", COVER, network=VGG),
+    Attack("adaptive_patch", COVER, network=VGG),
     Attack("WaNet", COVER),
-    Attack("SIG", [], network="vgg.vgg16_bn"),
-    Attack("trojan", [], network="mobilenetv2.mobilenetv2"),
-    Attack("badnet_all_to_all", [], network="vgg.vgg16_bn"),
+    Attack("SIG", [], network=VGG),
+    Attack("trojan", [], network=MOBILE),
+    Attack("badnet_all_to_all", [], network=VGG),
 ]
 BOX_COMMANDS: list[tuple[str, list[str], list[str]]] = [  # a name, our flags, the script with its flags
     (
