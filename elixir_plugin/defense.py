@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from torch import Tensor
 from .core import settings as config
 from .core.case import Case, refuse_scored_clean
 from .core.context import Context
-from .core.outcome import Outcome
+from .core.outcome import FOR_A_LOOK, Outcome
 from .core.panels import Panel
 from .errors import MissingNeedError
 from .plugins import plugins
@@ -84,6 +85,7 @@ class Defense(ABC):
     ) -> None:
         where = f"settings of {self.name}"
         self.settings = self.Settings.coerce(settings, values, preset=preset, where=where)
+        self._look = preset if preset in self.Settings.for_a_look else self.settings.look()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.settings!r})"
@@ -106,6 +108,8 @@ class Defense(ABC):
         _name_classes(outcome, visible)
         outcome.timings = {**context.timings, **outcome.timings, "total": context.counted_time() - started}
         outcome.notes = [*context.notes, *(note for note in outcome.notes if note not in context.notes)]
+        if (look := getattr(self, "_look", None)) is not None:
+            _say_look(outcome, look)
         outcome.check(visible)
         return outcome
 
@@ -165,6 +169,15 @@ class Defense(ABC):
     @abstractmethod
     def defend(self, case: Case, context: Context) -> Outcome:
         """Do the work. *case* holds no truth and no test data; parts of it must not be modified."""
+
+
+def _say_look(outcome: Outcome, preset: str) -> None:
+    """Say that *outcome* was made for a look; "no evidence of poison" becomes no answer."""
+    said = f"preset {preset} {FOR_A_LOOK}"
+    outcome.notes.insert(0, f"{said}: that it finds, removes or gains nothing says nothing about the data")
+    if (verdict := outcome.verdict) is not None:
+        meaning = f"{verdict.meaning.rstrip('.')}. {said[0].upper()}{said[1:]}".removeprefix(". ")
+        outcome.verdict = dataclasses.replace(verdict, poisoned=verdict.poisoned or None, meaning=meaning)
 
 
 def _name_classes(outcome: Outcome, case: Case) -> None:
