@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from ..errors import SettingsError
-from ..io.progress import show_progress
+from ..io.progress import said_while, show_progress
 
 T = TypeVar("T")
 EVERY = 60.0  # seconds between two lines of progress where no bar can be drawn
@@ -75,10 +75,15 @@ class Context:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a stage; adds up when entered again. Cached seconds count, but :attr:`on_stage` is not told them."""
+        """Time a stage; adds up when entered again. Cached seconds count, but :attr:`on_stage` is not told them.
+
+        Where there is no terminal, a stage that says nothing for a minute says that it is still at work.
+        """
         started, counted = time.perf_counter(), self.counted_time()
+        silent = self.quiet or sys.stderr.isatty()
         try:
-            yield
+            with nullcontext() if silent else said_while(name):
+                yield
         finally:
             self.timings[name] = self.timings.get(name, 0.0) + self.counted_time() - counted
             if self.on_stage is not None:

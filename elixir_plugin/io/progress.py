@@ -8,8 +8,14 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 LOGGER = logging.getLogger("elixir_plugin.progress")
+SILENCE = 60.0  # seconds after which a stage says that it is still at work
+_last_said = [0.0]  # when a line was shown, by time.perf_counter
 
 
 class _ToStderr(logging.Handler):
@@ -32,6 +38,27 @@ def show_progress(line: str) -> None:
     if not _is_shown() and LOGGER.isEnabledFor(logging.INFO):
         LOGGER.addHandler(_ToStderr())
     LOGGER.info("%s", line)
+    _last_said[0] = time.perf_counter()
+
+
+@contextmanager
+def said_while(stage: str) -> Iterator[None]:
+    """Say every minute that *stage* is still at work, unless another line has been shown meanwhile."""
+    done, started = threading.Event(), time.perf_counter()
+
+    def say() -> None:
+        while not done.wait(SILENCE):
+            now = time.perf_counter()
+            if now - max(started, _last_said[0]) >= SILENCE:
+                show_progress(f"{stage}: {round((now - started) / 60)} min so far")
+
+    thread = threading.Thread(target=say, daemon=True, name=f"progress of {stage}")
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def _is_shown() -> bool:

@@ -345,18 +345,6 @@ def test_what_rounding_leaves_beyond_the_range_is_clipped(tmp_path, beyond):
     assert np.array_equal(pixels, images.permute(0, 2, 3, 1).numpy())  # and nothing else is
 
 
-def test_a_warped_image_as_wanet_makes_it_is_read(tmp_path):
-    """``grid_sample`` weighs four pixels by shares that add up to more than 1."""
-    grid = torch.nn.functional.affine_grid(
-        torch.tensor([[[0.97, 0.1, 0.01], [-0.1, 0.93, 0.02]]]), (1, 3, 64, 64), align_corners=True
-    )
-    warped = torch.nn.functional.grid_sample(torch.ones(1, 3, 64, 64), grid, padding_mode="border", align_corners=True)
-    assert warped.max() > 1
-    folder = make_set(tmp_path, directory="WaNet_0.050_cover=0.050_poison_seed=0")
-    torch.save(warped.expand(N, 3, 64, 64).contiguous(), folder / "imgs")
-    assert read(folder).train.read(slice(None)).max() == 1
-
-
 @pytest.mark.parametrize("value", [1.001, -0.001, 2.0, float("nan")])
 def test_pixels_that_no_rounding_explains_are_refused(tmp_path, value):
     folder = make_set(tmp_path)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import threading
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -98,6 +100,19 @@ def test_the_command_line(bench: Workspace) -> None:  # noqa: F811
     arguments = ["run", "d3", *source, "-s", "epochs=3", "--out", str(bench.root / "run"), "--no-write-back"]
     done = CliRunner().invoke(program, arguments)
     assert done.exit_code == 0 and len(LINE.findall(done.stderr)) == 2, done.output
+
+
+def test_a_stage_without_steps_says_that_it_is_at_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "SILENCE", 0.05)
+    with Context(quiet=False).stage("purify"), Context(quiet=False).stage("inner"):
+        time.sleep(0.3)
+    said = capsys.readouterr().err.splitlines()
+    assert 1 <= len(said) <= 7 and set(said) <= {"purify: 0 min so far", "inner: 0 min so far"}
+    with Context(quiet=True).stage("purify"):
+        time.sleep(0.2)
+    assert capsys.readouterr().err == "" and not [t for t in threading.enumerate() if t.name.startswith("progress")]
 
 
 class Listener(logging.Handler):
