@@ -16,7 +16,7 @@ from .core.case import Case, refuse_scored_clean
 from .core.classifier.intake import examined
 from .core.classifier.modes import gradients
 from .core.context import Context
-from .core.outcome import Outcome
+from .core.outcome import FOR_A_LOOK, Outcome
 from .core.panels import Panel
 from .errors import MissingNeedError
 from .plugins import plugins
@@ -88,6 +88,7 @@ class Defense(ABC):
     ) -> None:
         where = f"settings of {self.name}"
         self.settings = self.Settings.coerce(settings, values, preset=preset, where=where)
+        self._look = preset if preset in self.Settings.for_a_look else self.settings.look()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.settings!r})"
@@ -116,6 +117,8 @@ class Defense(ABC):
         told = [] if agreement is None else [agreement.sentence()]
         told += [*(() if visible.model is None else visible.model.notes), *context.notes]
         outcome.notes = list(dict.fromkeys([*told, *outcome.notes]))
+        if (look := getattr(self, "_look", None)) is not None:
+            _say_look(outcome, look)
         outcome.check(visible)
         return outcome
 
@@ -196,6 +199,15 @@ def _with_examined_model(case: Case) -> Case:
     if case.model is None or shown is None:
         return case
     return dataclasses.replace(case, model=examined(case.model, shown.read(slice(0, 2))))
+
+
+def _say_look(outcome: Outcome, preset: str) -> None:
+    """Say that *outcome* was made for a look; "no evidence of poison" becomes no answer."""
+    said = f"preset {preset} {FOR_A_LOOK}"
+    outcome.notes.insert(0, f"{said}: that it finds, removes or gains nothing says nothing about the data")
+    if (verdict := outcome.verdict) is not None:
+        meaning = f"{verdict.meaning.rstrip('.')}. {said[0].upper()}{said[1:]}".removeprefix(". ")
+        outcome.verdict = dataclasses.replace(verdict, poisoned=verdict.poisoned or None, meaning=meaning)
 
 
 def _name_classes(outcome: Outcome, case: Case) -> None:

@@ -27,16 +27,26 @@ class Transformer(Configured):
 
     :param classifier: the suspect ``PyTorchClassifier``; it stays as it is.
     :param preset: of the defense's settings; every other parameter is one of these settings.
+    :param verbose: show progress: a bar on a terminal, elsewhere a line a minute.
     :ivar outcome: everything the defense said, once it has run.
     """
 
-    own: ClassVar[tuple[str, ...]] = ("classifier", "preset", "seed", "device")
+    own: ClassVar[tuple[str, ...]] = ("classifier", "preset", "seed", "device", "verbose")
 
     def __init__(
-        self, classifier: Any, *, preset: str | None = None, seed: int = 0, device: str | None = None, **settings: Any
+        self,
+        classifier: Any,
+        *,
+        preset: str | None = None,
+        seed: int = 0,
+        device: str | None = None,
+        verbose: bool = True,
+        **settings: Any,
     ) -> None:
         super().__init__(classifier)  # type: ignore[call-arg]  # ART's base, see art.py
-        self._configure({"classifier": classifier, "preset": preset, "seed": seed, "device": device}, settings)
+        self._configure(
+            {"classifier": classifier, "preset": preset, "seed": seed, "device": device, "verbose": verbose}, settings
+        )
 
     @in_arts_words
     def fit(self, x: NDArray[Any], y: NDArray[Any] | None = None, **parameters: Any) -> None:
@@ -93,6 +103,7 @@ class Trainer(Configured):
     :param trained: the classifier has been trained on the suspect set, and the defense may use it as suspect model.
     :param retrain: how to train, see :class:`elixir_plugin.evaluation.retraining.Retraining`.
     :param preset: of the defense's settings; every other parameter is one of these settings.
+    :param verbose: show progress: a bar on a terminal, elsewhere a line a minute.
     :ivar outcome: everything the defense said, once it has run.
     """
 
@@ -109,11 +120,19 @@ class Trainer(Configured):
         preset: str | None = None,
         seed: int = 0,
         device: str | None = None,
+        verbose: bool = True,
         **settings: Any,
     ) -> None:
         super().__init__(classifier)  # type: ignore[call-arg]  # ART's base, see art.py
         self._classifier = classifier
-        own = {"x_clean": x_clean, "y_clean": y_clean, "preset": preset, "seed": seed, "device": device}
+        own = {
+            "x_clean": x_clean,
+            "y_clean": y_clean,
+            "preset": preset,
+            "seed": seed,
+            "device": device,
+            "verbose": verbose,
+        }
         self._configure({**own, "trained": trained, "retrain": retrain}, settings)
 
     @in_arts_words

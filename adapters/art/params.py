@@ -61,14 +61,13 @@ class Configured:
     def _run(self, case: Case, device: Any = None) -> Outcome:
         """Run the defense; *device* is where the estimator lives, unless a parameter says otherwise."""
         chosen = self._own["device"] or device or "auto"
-        device = resolve_device(str(chosen))
-        context = Context(seed=self._own["seed"], device=device, any_model=self._own["any_model"])
-        self.outcome = self._defense.run(case, context)
+        self.outcome = self._defense.run(case, self._context(resolve_device(str(chosen))))
         return self.outcome
 
     def _context(self, device: torch.device) -> Context:
         chosen = device if self._own["device"] is None else resolve_device(str(self._own["device"]))
-        return Context(seed=self._own["seed"], device=chosen)
+        own = self._own
+        return Context(seed=own["seed"], device=chosen, quiet=not own["verbose"], any_model=own["any_model"])
 
 
-COMMON = ("x_clean", "y_clean", "preset", "seed", "device", "any_model")
+COMMON = ("x_clean", "y_clean", "preset", "seed", "device", "any_model", "verbose")

@@ -31,6 +31,7 @@ class Preprocessor(Configured):
     :param nb_classes: default: from one-hot labels, else the highest label plus one.
     :param augment: where the defense wants images changed anew at every look, change them once.
     :param preset: of the defense's settings; every other parameter is one of these settings.
+    :param verbose: show progress: a bar on a terminal, elsewhere a line a minute.
     :ivar outcome: everything the defense said, once it has run.
     """
 
@@ -50,6 +51,7 @@ class Preprocessor(Configured):
         preset: str | None = None,
         seed: int = 0,
         device: str | None = None,
+        verbose: bool = True,
         **settings: Any,
     ) -> None:
         if apply_predict:
@@ -58,7 +60,14 @@ class Preprocessor(Configured):
                 hint="there are no labels when a classifier predicts",
             )  # fmt: skip
         super().__init__(device_type="gpu", is_fitted=True, apply_fit=apply_fit, apply_predict=False)  # type: ignore[call-arg]
-        own: dict[str, Any] = {"x_clean": x_clean, "y_clean": y_clean, "preset": preset, "seed": seed, "device": device}
+        own: dict[str, Any] = {
+            "x_clean": x_clean,
+            "y_clean": y_clean,
+            "preset": preset,
+            "seed": seed,
+            "device": device,
+            "verbose": verbose,
+        }
         own |= {"clip_values": tuple(clip_values), "channels_first": channels_first}
         self._configure({**own, "nb_classes": nb_classes, "augment": augment}, settings)
 

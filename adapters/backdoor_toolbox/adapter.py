@@ -8,32 +8,30 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from pydantic import Field
 
 from ...adapter import Adapter, Placement, Source, existing
 from ...core.case import Case, Origin, TriggeredSet, Truth
 from ...core.classifier.classifier import Classifier, build_module
 from ...core.classifier.weights import load_by_name
-from ...core.images import ImageBacking, Images, ImageSet, Index, checked_labels
+from ...core.images import ImageSet
 from ...core.metrics import Evaluation
 from ...core.outcome import Outcome
 from ...core.pixels import to_bytes, to_floats
 from ...core.settings import Settings
 from ...errors import InputError
 from ...io.files import read_torch, write_torch
-from ...io.images import image_shape, read_image
-from ..common.images import eager_or_lazy, file_reader
+from ...io.images import read_image
+from ...plugins import plugins
+from ..common.models import assumed_normalisation, unlike_host
 from ..common.results import write_suspects
 from ..common.templates import filled, refuse_other_folder
-from ..common.untrusted import numbers
-from .export import ARCHITECTURE, CLEAN_LABEL, DATASETS, SEED, export_case
+from .export import ARCHITECTURE, DATASETS, SEED, export_case
+from .read import labels_of, read_labels, read_set, read_truth
 from .write import dataset_of, purified_name, write_sanitised, write_weights
-
-EAGER_BYTES = 1 << 30
 
 
 class BackdoorToolboxOptions(Settings):
@@ -44,8 +42,9 @@ class BackdoorToolboxOptions(Settings):
     :param test: folder with clean test samples (``data/`` and ``labels``); default: ``test_split`` beside it.
     :param num_classes: default: known for the toolkits' own data sets, else the highest label plus one.
     :param seed: the toolkit's ``-seed``; part of the names of model files and result files.
-    :param model: weights of the suspect model; default: ``full_base_aug_seed=<seed>.pt`` in the folder, if there.
-    :param architecture: network the weights belong to.
+    :param model: weights of the suspect model; default: ``full_base_aug_seed=<seed>.pt`` in the folder, if there;
+        ``none``: no model.
+    :param architecture: network the weights belong to; ``elixir.py`` takes the one that ``config.py`` names.
     :param mean, std: normalisation per channel; default: the toolkits' for the data set.
     :param trigger: image of the trigger, from the toolkit's ``triggers`` folder, its mask ``mask_<name>`` beside it
         if there is one. The toolkits store no triggered test set; with the image of a ``badnet`` or ``blend`` trigger
@@ -57,7 +56,7 @@ class BackdoorToolboxOptions(Settings):
     test: Path | None = None
     num_classes: int | None = Field(None, ge=2)
     seed: int = Field(SEED, ge=0)
-    model: Path | None = None
+    model: Literal["none"] | Path | None = None
     architecture: str = ARCHITECTURE
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -82,22 +81,23 @@ class BackdoorToolbox(Adapter):
         notes: list[str] = []
         dataset, directory = dataset_of(folder)
         known = DATASETS.get(dataset)
-        labels = _read_labels(folder / "labels")
+        labels = read_labels(folder / "labels")
         classes = self.options.num_classes or (known.num_classes if known else None)
         if classes is None:
             classes = max(2, int(labels.max(initial=0)) + 1)
             notes.append(f"number of classes taken from the highest label: {classes} (option num_classes)")
-        train = _read_set(folder, labels, classes, folder / "labels")
+        train = read_set(folder, labels, classes, folder / "labels")
         sets = {name: self._clean_part(folder, name, classes, notes) for name in ("clean", "test")}
-        truth = _read_truth(folder, directory, len(train), notes)
-        mean = self.options.mean or (known.mean if known else (0.0,))
-        std = self.options.std or (known.std if known else (1.0,))
+        truth = read_truth(folder, directory, len(train), notes)
+        model = self._model(folder, classes, train.image_shape[2], *self._normalisation(dataset))
+        if model is not None and known is None:
+            notes += assumed_normalisation(dataset, self.options.mean, self.options.std)
         return Case(
             train=train,
             clean=sets["clean"],
             test=sets["test"],
             test_poisoned=self._triggered(directory, train, sets["test"], truth, notes),
-            model=self._model(folder, classes, train.image_shape[2], mean, std),
+            model=model,
             truth=truth,
             origin=Origin(self.name, str(folder), {"dataset": dataset, "directory": directory}),
             notes=tuple(notes),
@@ -128,9 +128,27 @@ class BackdoorToolbox(Adapter):
         if outcome.model is not None:
             file = folder / f"defended_{defense}_full_base_aug_seed={self.options.seed}.pt"
             written.append(write_weights(outcome.model, file))
+            outcome.notes += [note for note in self._differences(case, outcome.model) if note not in outcome.notes]
         if outcome.train is not None:
             written.append(write_sanitised(case, outcome, folder / purified_name(defense)))
         return [*written, *write_suspects(case.train, outcome, folder / f"suspects_{defense}")]
+
+    def _differences(self, case: Case, model: Classifier) -> list[str]:
+        """Return notes on what the toolkit's scripts would do otherwise with *model*."""
+        mean, std = self._normalisation(case.origin.facts.get("dataset", ""))
+        found = unlike_host(model, "backdoor-toolbox", mean, std)
+        network = self.options.architecture if case.model is None else case.model.architecture
+        if model.architecture != network:
+            found.append(
+                f"the written model is a {model.architecture or type(model.module).__name__}, and backdoor-toolbox "
+                f"builds the network of its config.py: where that is another, its scripts fail on the file"
+            )
+        return found
+
+    def _normalisation(self, dataset: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        known = DATASETS.get(dataset)
+        mean = self.options.mean or (known.mean if known else (0.0,))
+        return mean, self.options.std or (known.std if known else (1.0,))
 
     def export(self, case: Case, folder: Path) -> Source:
         """Write *case* as ``<root>/poisoned_train_set/<dataset>/<dir>/``, and ``<root>/clean_set/<dataset>/``.
@@ -147,8 +165,8 @@ class BackdoorToolbox(Adapter):
         return Placement(self.name, {"elixir.py": filled("backdoor_toolbox_launcher.py.tmpl")}, tuple(defenses))
 
     def _existing_split(self, split: Path, num_classes: int) -> ImageSet:
-        file = _labels_of(split)
-        return _read_set(split, _read_labels(file), num_classes, file)
+        file = labels_of(split)
+        return read_set(split, read_labels(file), num_classes, file)
 
     def _clean_part(self, folder: Path, name: str, num_classes: int, notes: list[str]) -> ImageSet | None:
         """Read the reserved clean set or the test set: where an option says, else found by walking up."""
@@ -164,11 +182,22 @@ class BackdoorToolbox(Adapter):
         self, folder: Path, num_classes: int, channels: int, mean: tuple[float, ...], std: tuple[float, ...]
     ) -> Classifier | None:
         file = self.options.model or folder / f"full_base_aug_seed={self.options.seed}.pt"
-        if self.options.model is None and not file.exists():
+        if file == "none" or (self.options.model is None and not Path(file).exists()):
             return None
         architecture = self.options.architecture
         module = build_module(architecture, num_classes, channels)
-        load_by_name(module, read_torch(file), where=str(file))
+        try:
+            load_by_name(module, read_torch(Path(file)), where=str(file))
+        except InputError as error:
+            known = ", ".join(sorted(plugins().offers()["architecture"]))
+            raise InputError(
+                error.what,
+                where=error.where,
+                found=error.found,
+                allowed=error.allowed,
+                hint=f"name its network, {{option:architecture=NAME}}: {known}, or a torchvision classification model; "
+                "or go without, {option:model=none}",
+            ) from error
         return Classifier(module, num_classes, mean=mean, std=std, channels=channels, architecture=architecture).eval()
 
     def _triggered(
@@ -211,86 +240,6 @@ def _walk_up(folder: Path, split: str) -> Path | None:
     dataset, _ = dataset_of(folder)
     candidates = (parent / "clean_set" / dataset / split for parent in folder.parents)
     return next((each for each in candidates if each.is_dir()), None)
-
-
-def _labels_of(split: Path) -> Path:
-    """Return the labels file of a clean folder; the toolkits call it by two names."""
-    found = [split / name for name in ("clean_labels", "labels") if (split / name).is_file()]
-    return found[0] if found else split / "labels"
-
-
-def _read_labels(file: Path) -> Index:
-    array = numbers(read_torch(file), file)
-    if array.ndim != 1 or (array.dtype.kind not in "iu" and len(array)):
-        raise InputError(
-            "labels must be integers [N]", where=file, found=f"{array.dtype} {array.shape}", allowed="int64 [N]"
-        )
-    return array.astype(np.int64)
-
-
-def _read_set(folder: Path, labels: Index, num_classes: int, file: Path) -> ImageSet:
-    """Read one folder in either layout; which one is told by what is there, never by names of parent folders."""
-    labels = checked_labels(labels, len(labels), num_classes, str(file))
-    if (folder / "imgs").is_file():
-        images: ImageBacking = _read_tensor(folder / "imgs")
-        names = None
-        _refuse_other_length(images.shape[0], len(labels), folder / "imgs", file)
-    elif (folder / "data").is_dir():
-        stems = {path.stem for path in (folder / "data").iterdir() if path.suffix == ".png" and path.stem.isdigit()}
-        _refuse_other_length(len(stems), len(labels), folder / "data", file)
-        names = [f"data/{position}.png" for position in range(len(labels))]
-        paths = [folder / name for name in names]
-        shape = (*image_shape(existing(paths[0], "image 0"))[:2], 3)
-        images = eager_or_lazy(file_reader(paths, 3, shape=shape), len(paths), shape, EAGER_BYTES)
-    else:
-        raise InputError("no images", where=folder, allowed="a file imgs, or a folder data with <i>.png")
-    return ImageSet(images, labels, num_classes, names)
-
-
-def _read_tensor(file: Path) -> Images:
-    tensor = read_torch(file)
-    array = numbers(tensor, file)
-    if not isinstance(tensor, torch.Tensor) or array.ndim != 4 or array.dtype != np.float32:
-        found = f"{type(tensor).__name__} {array.dtype} {array.shape}"
-        raise InputError("images must be a float32 tensor", where=file, found=found, allowed="float32 [N, 3, H, W]")
-    if array.size and not (array.min() >= 0 and array.max() <= 1):  # NaN fails both
-        found = f"{array.min()}..{array.max()}"
-        raise InputError("pixel value out of range", where=file, found=found, allowed="[0, 1]")
-    return np.ascontiguousarray(array.transpose(0, 2, 3, 1))
-
-
-def _refuse_other_length(images: int, labels: int, where: Path, file: Path) -> None:
-    if images != labels or not labels:
-        raise InputError(
-            "one label per image",
-            where=where,
-            found=f"{images} images, {labels} labels in {file.name}",
-            allowed="the same number, at least one",
-            hint="the set is incomplete, or labels belong to another set",
-        )
-
-
-def _read_truth(folder: Path, directory: str, n: int, notes: list[str]) -> Truth | None:
-    if not (folder / "poison_indices").is_file():
-        notes.append("no poison_indices: TPR and FPR are not measured")
-        return None
-    poison = _mask(folder / "poison_indices", n)
-    cover = _mask(folder / "cover_indices", n) if (folder / "cover_indices").is_file() else None
-    kind = "clean-label" if directory.startswith(CLEAN_LABEL) else "dirty-label"
-    return Truth(poison, cover, kind=kind if poison.any() else "none")
-
-
-def _mask(file: Path, n: int) -> NDArray[np.bool_]:
-    array = numbers(read_torch(file), file)
-    if array.ndim != 1 or (len(array) and array.dtype.kind not in "iu"):
-        raise InputError("not a list of positions", where=file, found=f"{array.dtype} {array.shape}")
-    bad = array[(array < 0) | (array >= n)]
-    if len(bad):
-        found = f"{bad[0]} ({len(bad)} such)"
-        raise InputError("position out of range", where=file, found=found, allowed=f"0..{n - 1}")
-    mask = np.zeros(n, bool)
-    mask[array.astype(np.int64)] = True
-    return mask
 
 
 def _alpha(directory: str) -> float:

@@ -17,7 +17,7 @@ from ...errors import InputError
 from ...io.files import atomic_folder
 from .write import root_of, write_set, write_split, write_weights
 
-CLEAN_LABEL = ("clean_label", "SIG")  # attacks that leave labels as they are
+CLEAN_LABEL = ("clean_label", "SIG", "SleeperAgent")  # attacks that leave labels as they are
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ The scripts run as they are. What changes around them, for this one process:
 - ``-cleanser`` and ``-defense`` accept our names; once they are parsed, the defense runs and leaves its files where
   the script then finds them.
 - On a machine without CUDA, ``.cuda()`` does nothing, and what was saved on a GPU is loaded to the CPU.
+- The suspect model is the network that the checkout's ``config.py`` names.
 - ``train_on_cleansed_set.py`` trains on the purified images, where the defense purified them.
 
 A front end like the command line: it prints, and it turns errors into messages and exit codes.
@@ -30,6 +31,7 @@ from ...io.text import escape_control, with_flags
 from ...plugins import plugins
 
 OURS = ("--preset", "--set", "--option", "--device")  # flags that come before the script
+RUNS = "elixir_runs"  # in the set's folder, where all other results are
 FLAGS = {"cleanser": ("detect", "purify"), "defense": ("repair", "train")}  # what a flag of theirs may name of ours
 
 
@@ -163,10 +165,11 @@ def _provide(own: argparse.Namespace, args: argparse.Namespace, defense: str, ex
 
 def _run(own: argparse.Namespace, args: argparse.Namespace, defense: str) -> tuple[Path, ...]:
     from ...core.settings import parse_assignments  # noqa: PLC0415  (slow, and not needed for --help)
-    from ...runs.run import run_defense  # noqa: PLC0415
+    from ...runs.run import identity_of, run_defense  # noqa: PLC0415
     from ...runs.spec import RunSpec  # noqa: PLC0415
 
-    options = {**_options(args), **parse_assignments(own.option, where="--option")}
+    given = parse_assignments(own.option, where="--option")
+    options = {**_options(args), **_network(args, defense, given), **given}
     folder = Path(importlib.import_module("utils.supervisor").get_poison_set_dir(args)).absolute()
     spec = {
         "defense": defense,
@@ -177,7 +180,9 @@ def _run(own: argparse.Namespace, args: argparse.Namespace, defense: str) -> tup
         "device": own.device,
         "any_model": own.any_model,
     }
-    result = run_defense(RunSpec.build(spec, where="elixir.py"), quiet=False, rewrite=True)
+    built = RunSpec.build(spec, where="elixir.py")
+    place = folder / RUNS / f"{defense}-{identity_of(built)}"
+    result = run_defense(built.model_copy(update={"out": str(place)}), quiet=False, rewrite=True)
     for line in result.lines():
         click.echo(escape_control(line))
     return result.written
@@ -197,6 +202,27 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
         options["trigger"] = str(trigger.absolute())
         if getattr(args, "test_alpha", None) is not None:
             options["alpha"] = args.test_alpha
+    return options
+
+
+def _network(args: argparse.Namespace, defense: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Name the checkout's own network, and leave out a model that is none of it where the defense can do without."""
+    from ...defense import get_defense  # noqa: PLC0415
+    from .export import ARCHITECTURE, DATASETS  # noqa: PLC0415
+    from .network import misfit, network_of  # noqa: PLC0415
+
+    if "architecture" in given:
+        return {}
+    name = network_of(args)
+    options = {} if name in (None, ARCHITECTURE) else {"architecture": name}
+    model = Path(importlib.import_module("utils.supervisor").get_model_dir(args))
+    if name is None or "model" in given or not model.is_file() or "model" in get_defense(defense).needs:
+        return options
+    if error := misfit(model, name, DATASETS[args.dataset].num_classes):
+        click.echo(
+            escape_control(f"note: {defense} goes without a suspect model; {model}: {error.what}: {error.found}")
+        )
+        options["model"] = "none"
     return options
 
 

@@ -25,10 +25,21 @@ from ...errors import InputError, nearest
 from ...io.files import write_csv, write_torch
 from ...plugins import plugins
 from ..common.images import attempts, eager_or_lazy, fill, refuse
+from ..common.models import assumed_normalisation
 from .checkout import checkout_files
 from .data import DATASETS, EAGER_BYTES, CleanData, find_data, read_clean
 from .record import Part, Record, read_part, read_record, truth_of
-from .results import ARCHITECTURES, COLUMNS, VIT_PREFIX, VIT_SIZE, export_case, measured, result_of, write_sanitised
+from .results import (
+    ARCHITECTURES,
+    COLUMNS,
+    VIT_PREFIX,
+    VIT_SIZE,
+    differences,
+    export_case,
+    measured,
+    result_of,
+    write_sanitised,
+)
 from .write import append_detection
 
 
@@ -116,6 +127,8 @@ class BackdoorBench(Adapter):
         if outcome.model is not None:
             written.append(folder / "defense_result.pt")
             write_torch(written[-1], result_of(outcome.model, case.origin.facts))
+            found = differences(outcome.model, case.origin.facts)
+            outcome.notes += [note for note in found if note not in outcome.notes]
         row = measured(evaluation)
         worst = ["" if value == "nan_value" else value for value in row]
         summary = [["last", *row], ["valid_max", *worst], ["exist_nan_value", *(value == "nan_value" for value in row)]]
@@ -169,10 +182,8 @@ class BackdoorBench(Adapter):
         known = DATASETS.get(record.dataset)
         mean = self.options.mean or (known.mean if known else (0.0,))
         std = self.options.std or (known.std if known else (1.0,))
-        if known is None and self.options.mean is None:
-            notes.append(
-                f"normalisation of data set {record.dataset!r} is not known: none applied; see options mean, std"
-            )
+        if known is None:
+            notes += assumed_normalisation(record.dataset, self.options.mean, self.options.std)
         size = VIT_SIZE if prefix or architecture.startswith("vit_") else None
         model = Classifier(
             module, record.num_classes, mean=mean, std=std, architecture=architecture, input_size=size

@@ -10,11 +10,10 @@ from typing import Any
 
 import yaml
 
-from ...adapter import get_adapter
 from ...core.settings import Settings, load_yaml
 from ...defense import Defense, get_defense
 from ...errors import ElixirError, SettingsError, nearest
-from ...runs.run import resolved, retraining_of
+from ...runs.run import identity_of
 from ...runs.spec import RunSpec
 from ...training.loop import Recipe
 
@@ -137,9 +136,7 @@ def to_spec(cls: type[Defense], request: Request, root: Path, out: Path) -> RunS
         "any_model": bool(values.get(ANY_MODEL)),
     }
     built = RunSpec.build(spec, where="flags")
-    adapter = get_adapter("backdoorbench")(options)
-    whole = resolved(built, cls(built.settings, preset=built.preset), adapter, retraining_of(built))
-    return built.model_copy(update={"out": str(out / whole.identity())})
+    return built.model_copy(update={"out": str(out / identity_of(built))})
 
 
 def record_of(root: Path, values: Mapping[str, Any]) -> Path:

@@ -17,6 +17,7 @@ from ...core.metrics import Evaluation
 from ...core.outcome import Outcome
 from ...errors import InputError
 from ..common.images import different
+from ..common.models import unlike_host
 from .data import find_data, read_clean
 from .record import Held
 from .write import Head, changed_rows, checked_ids, write_record
@@ -100,6 +101,24 @@ def result_of(model: Classifier, facts: Mapping[str, Any]) -> dict[str, Any]:
         prefix = VIT_PREFIX if name.startswith("vit_") else ""
     weights = {prefix + key: value.detach().cpu().clone() for key, value in model.module.state_dict().items()}
     return {"model_name": name, "num_classes": model.num_classes, "model": weights}
+
+
+def differences(model: Classifier, facts: Mapping[str, Any]) -> list[str]:
+    """Return notes on why the toolkit's own scripts cannot read *model*, or measure other numbers for it."""
+    name = result_of(model, facts)["model_name"]
+    size = VIT_SIZE if name.startswith("vit_") else None
+    unknown = [] if name == facts["model_name"] else cannot_build(name)
+    return [*unknown, *unlike_host(model, "BackdoorBench", facts["mean"], facts["std"], size)]
+
+
+def cannot_build(name: str) -> list[str]:
+    """Return a note when BackdoorBench has no network *name*."""
+    if name in ARCHITECTURES or name in ("googlenet", "inception_v3"):
+        return []
+    return [
+        f"BackdoorBench cannot build a network called {name}: its own scripts fail on this defense_result.pt. It has "
+        f"{', '.join(ARCHITECTURES)}"
+    ]
 
 
 def measured(evaluation: Evaluation) -> list[Any]:

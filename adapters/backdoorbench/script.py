@@ -14,13 +14,15 @@ from pathlib import Path
 
 import click
 
-from ...defense import get_defense
+from ...defense import Defense, get_defense
 from ...errors import ElixirError, SettingsError
 from ...io.files import writing
 from ...io.text import escape_control, with_flags
 from ...runs.run import RunResult, run_defense
+from ...runs.spec import RunSpec
 from .flags import Request, flags_of, read_request, record_of, to_spec
 from .record import read_record
+from .results import cannot_build
 
 
 def main(defense: str, root: Path, arguments: Sequence[str] | None = None) -> None:
@@ -46,12 +48,22 @@ def _run(defense: str, root: Path, arguments: Sequence[str]) -> RunResult:
         log.info("%s", {key: value for key, value in request.values.items() if value is not None})
         for unused in request.unused:
             log.warning("no use for %s", unused)
+        for warning in _foreign_network(cls, spec):
+            log.warning("%s", warning)
+            click.echo(escape_control(f"note: {warning}"), err=True)  # before the work, and in the report after it
         result = run_defense(spec, quiet=False, rewrite=True)
         for line in result.lines():
             log.info("%s", line)
     for line in (*(f"note: no use for {unused}" for unused in request.unused), *result.lines()):
         click.echo(escape_control(line))
     return result
+
+
+def _foreign_network(cls: type[Defense], spec: RunSpec) -> list[str]:
+    """Return a warning when the model that the defense trains is one that the toolkit cannot build."""
+    settings = cls(spec.settings, preset=spec.preset).settings
+    name = getattr(settings, "architecture", None) if cls.kind in ("purify", "train") else None
+    return [] if name is None else cannot_build(name)
 
 
 def _refuse_other_dataset(request: Request, record: Path) -> None:

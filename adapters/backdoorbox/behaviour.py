@@ -33,6 +33,7 @@ class Behaviour:
     :param color: ``"rgb"`` or ``"bgr"``, where the datasets' loader does not say.
     :param any_model: go on with a network that does not fit the labels of the benign set.
     :param preset: of the defense's settings; every other parameter is one of these settings.
+    :param verbose: show progress: a bar on a terminal, elsewhere a line a minute.
     :ivar outcome: everything the defense said, once it has run.
     """
 
@@ -49,10 +50,12 @@ class Behaviour:
         color: str | None = None,
         any_model: bool = False,
         preset: str | None = None,
+        verbose: bool = True,
         **settings: Any,
     ) -> None:
         self.any_model = any_model
         self.model, self.loss, self.seed, self.deterministic, self.color = model, loss, seed, deterministic, color
+        self.verbose = verbose
         self._preset, self._given = preset, settings
         self.defense(settings, preset=preset)  # refused at once
         self._result: nn.Module | None = None
@@ -69,10 +72,13 @@ class Behaviour:
         known = self.defense.Settings.model_fields
         given = {name: value for name, value in schedule.training().items() if name in known}
         defense = self.defense({**given, **self._given}, preset=self._preset)
-        context = Context(seed=self.seed, device=schedule.torch_device(), any_model=self.any_model)
-        self.outcome = defense.run(case, context)
+        self.outcome = defense.run(case, self._context(schedule))
         self.outcome.notes = [*self.outcome.notes, *self._notes]
         return self.outcome
+
+    def _context(self, schedule: Schedule) -> Context:
+        device = schedule.torch_device()
+        return Context(seed=self.seed, device=device, quiet=not self.verbose, any_model=self.any_model)
 
     def _sets(self, **datasets: Any) -> dict[str, ImageSet]:
         """Read datasets into sets that agree on the number of classes."""

@@ -12,7 +12,6 @@ from torch.utils.data import Subset
 
 from ...api.convert import TensorImages
 from ...core.case import Case, Truth
-from ...core.context import Context
 from ...core.images import ImageSet
 from ...errors import InputError, SettingsError
 from ...evaluation.metrics import detection_metrics
@@ -175,7 +174,7 @@ class Suppress(OnTrainset):
         self._sanitised = (outcome.train or sets["train"]).subset(kept_rows(case, outcome))
         trained = outcome.model
         if trained is None:
-            context = Context(seed=self.seed, device=plan.torch_device())
+            context = self._context(plan)
             start = None
             if self.model is not None:
                 start = self._classifier(self.poisoned_trainset, sets["train"]).to(context.device)

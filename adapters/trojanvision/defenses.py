@@ -146,10 +146,10 @@ class Behaviour:
         return as_classifier(self.model._model, images=shown.read(slice(0, 2)), num_classes=classes, **stats)
 
     def context(self) -> Context:
-        """Return seed and device; trojanvision's environment names the device."""
+        """Return seed and device; trojanvision's environment names the device. Progress is shown."""
         device = import_module("trojanvision.environ").env["device"]
         any_model = bool(self._own.get("any_model", False))
-        return Context(seed=self._seed, device=torch.device(device), any_model=any_model)
+        return Context(seed=self._seed, device=torch.device(device), quiet=False, any_model=any_model)
 
     def run(self, case: Case) -> Outcome:
         """Run the defense and print what the reader must know."""

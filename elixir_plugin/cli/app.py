@@ -35,7 +35,6 @@ class _Program(click.Group):
     """Turns every error raised on purpose into a message and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        _tell_progress()
         try:
             return super().invoke(ctx)
         except ElixirError as error:
@@ -207,15 +206,6 @@ def demo(*, poison: str, size: int, only: tuple[str, ...], seed: int, device: st
     if failed := [row.defense for row in rows if row.failed]:
         click.echo(escape_control(f"failed: {', '.join(failed)}"), err=True)
         sys.exit(1)
-
-
-def _tell_progress() -> None:
-    """Print the lines of progress that are logged where there is no terminal to draw a bar on."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger = logging.getLogger("elixir_plugin.progress")
-    logger.setLevel(logging.INFO)
-    logger.handlers = [handler]
 
 
 def _log_to_terminal(level: int) -> None:

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from ..errors import SettingsError
+from ..io.progress import said_while, show_progress
 
 if TYPE_CHECKING:
     from .agreement import Agreement
@@ -82,10 +83,15 @@ class Context:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a stage; adds up when entered again. Cached seconds count, but :attr:`on_stage` is not told them."""
+        """Time a stage; adds up when entered again. Cached seconds count, but :attr:`on_stage` is not told them.
+
+        Where there is no terminal, a stage that says nothing for a minute says that it is still at work.
+        """
         started, counted = time.perf_counter(), self.counted_time()
+        silent = self.quiet or sys.stderr.isatty()
         try:
-            yield
+            with nullcontext() if silent else said_while(name):
+                yield
         finally:
             self.timings[name] = self.timings.get(name, 0.0) + self.counted_time() - counted
             if self.on_stage is not None:
@@ -100,7 +106,7 @@ class Context:
         self.cached_seconds += seconds
 
     def progress(self, items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
-        """Iterate with a progress bar on a terminal; elsewhere, log a line every minute (logger ``….progress``)."""
+        """Iterate with a progress bar on a terminal; elsewhere, show a line every minute, see ``io.progress``."""
         if self.quiet:
             return items
         if total is None and isinstance(items, Sized):
@@ -157,7 +163,7 @@ def _log_progress(items: Iterable[T], description: str, total: int | None) -> It
         if now - said >= EVERY and done != total:
             said = now
             left = "" if total is None else f" of {total}, {_format_eta((now - started) / done * (total - done))} left"
-            logging.getLogger("elixir_plugin.progress").info("%s: %d%s", description, done, left)
+            show_progress(f"{description}: {done}{left}")
 
 
 def _format_eta(seconds: float) -> str:

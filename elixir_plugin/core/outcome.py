@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+FOR_A_LOOK = "is for a look at how the defense works and is not meant to find anything"  # said of a preset
+
+
 @dataclass(frozen=True)
 class Verdict:
     """A defense's answer for the whole case.

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, get_args
@@ -38,6 +39,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
+    for_a_look: ClassVar[tuple[str, ...]] = ()  # presets that show how it works in seconds, too short to find anything
     whole: ClassVar[bool] = False
     """Where these settings are nested in others: given in part, they stand for themselves and are not filled up."""
     basic: ClassVar[tuple[str, ...] | None] = None
@@ -179,6 +181,23 @@ class Settings(BaseModel):
     def dump(self) -> dict[str, Any]:
         """Return the values as JSON types; ``type(s).build(s.dump()) == s``."""
         return self.model_dump(mode="json")
+
+    def look(self) -> str | None:
+        """Return the preset of :attr:`for_a_look` that these settings hold every value of, or None.
+
+        >>> class Blur(Settings):
+        ...     presets, for_a_look = {"demo": {"rounds": 1}}, ("demo",)
+        ...     rounds: int = 9
+        ...     radius: int = 3
+        >>> Blur(rounds=1, radius=5).look(), Blur().look()
+        ('demo', None)
+        """
+        held = self.dump()
+        for name in self.for_a_look:
+            with suppress(SettingsError):  # values that do not go with those of the preset
+                if self.build(self.overlaid(held, self.presets[name])) == self:
+                    return name
+        return None
 
     def fingerprint(self) -> str:
         """Return 12 hex digits that depend on the values alone, not on key order, process, machine or renaming."""

@@ -240,12 +240,12 @@ def _trained(
 
 
 def _fresh(images: ImageSet, case: Case, plan: Retraining, context: Context) -> Classifier:
-    """Return an untrained classifier; of the case's model, only a named architecture and its input size count."""
-    name, size = plan.architecture, None
-    if case.model is not None and name is None and case.model.architecture is not None:
+    """Return an untrained classifier; of the case's model, its normalisation counts, and an architecture by name."""
+    name, size = plan.architecture or "small_resnet", None
+    if case.model is not None and plan.architecture is None and case.model.architecture is not None:
         name, size = case.model.architecture, case.model.input_size
     seed = context.derive_seed("retrain", "weights")
-    return untrained(images, name, seed, context.device, default="small_resnet", input_size=size)
+    return untrained(images, name, seed, context.device, like=case.model, input_size=size)
 
 
 def undefended(

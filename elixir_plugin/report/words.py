@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from ..core.metrics import ModelMetrics
+from ..core.outcome import FOR_A_LOOK
 from .facts import Facts
 from .page import duration, number, percent
 
@@ -72,7 +73,9 @@ def _headline(facts: Facts) -> tuple[str, str]:
 
 def _poisoned(facts: Facts) -> SummaryItem:
     verdict, found = facts.outcome.verdict, facts.metrics.detection
-    if verdict is None or verdict.poisoned is None:
+    if verdict is not None and verdict.poisoned is None and FOR_A_LOOK in verdict.meaning:
+        short, long = "No answer", "This run was for a look, and not meant to find anything."
+    elif verdict is None or verdict.poisoned is None:
         short = "Not asked"
         long = f"{facts.defense.name} does not judge whether there is poison; it works as if there were."
     elif verdict.poisoned:

@@ -194,6 +194,13 @@ def resolved(spec: RunSpec, defense: Defense, adapter: Adapter, plan: Retraining
     return spec.model_copy(update=values | {"retrain": None if plan is None else plan.dump()})
 
 
+def identity_of(spec: RunSpec) -> str:
+    """Return the identity of a run of *spec*, for hosts that choose its folder."""
+    defense = get_defense(spec.defense)(spec.settings, preset=spec.preset)
+    adapter = get_adapter(spec.source.adapter)(spec.source.options)
+    return resolved(spec, defense, adapter, retraining_of(spec)).identity()
+
+
 def _run(
     spec: RunSpec,
     force: bool,

@@ -37,14 +37,15 @@ def untrained(
     :param architecture: its name; None: that of *like*, with its normalisation and input size, else *default*.
     :param seed: of the weights.
     :param like: a classifier for such images, which may have an architecture without a name.
-    :param mean, std: normalisation; None: that of *like* where its architecture is taken, else see *normalised*.
+    :param mean, std: normalisation; None: that of *like*, as a host that measures both models normalises once for all
+        of them; without *like*, see *normalised*.
     :param normalised: use mean and standard deviation of *images*, where nothing else sets them; else 0 and 1.
     :param input_size: edge length that the classifier resizes to; None: that of *like* where its architecture is taken.
     """
     if architecture is None and like is not None:
         return _adjusted(like.clone().to(device).fresh(seed), mean, std, input_size).to(device)
     if mean is None or std is None:
-        own = normalisation(images) if normalised else ([0.0], [1.0])
+        own = _normalisation_of(images, like, normalised=normalised)
         mean, std = mean or own[0], std or own[1]
     return Classifier.build(
         architecture or default,
@@ -55,6 +56,14 @@ def untrained(
         std=std,
         input_size=input_size,
     ).to(device)
+
+
+def _normalisation_of(
+    images: ImageSet, like: Classifier | None, *, normalised: bool
+) -> tuple[Sequence[float], Sequence[float]]:
+    if like is not None:
+        return like.mean.flatten().tolist(), like.std.flatten().tolist()
+    return normalisation(images) if normalised else ([0.0], [1.0])
 
 
 def _adjusted(

@@ -331,3 +331,53 @@ def test_real_sets(shared, toolkit, dtype):
     if dtype == np.float32:  # a faint blend lies between the steps of 8 bits
         poison = pixels[case.truth.poison] * 255
         assert (np.abs(poison - np.rint(poison)) > 1e-3).mean() > 0.5
+
+
+@pytest.mark.parametrize("beyond", [1e-7, 9e-5, -9e-5])
+def test_what_rounding_leaves_beyond_the_range_is_clipped(tmp_path, beyond):
+    folder = make_set(tmp_path, directory="WaNet_0.050_cover=0.050_poison_seed=0", cover=[7])
+    images = torch.load(folder / "imgs")
+    images[1, 0, 0, 0] = 1 + beyond if beyond > 0 else beyond
+    torch.save(images, folder / "imgs")
+    pixels = read(folder).train.read(slice(None))
+    assert pixels[1, 0, 0, 0] == (1 if beyond > 0 else 0) and pixels.dtype == np.float32
+    images[1, 0, 0, 0] = pixels[1, 0, 0, 0].item()
+    assert np.array_equal(pixels, images.permute(0, 2, 3, 1).numpy())  # and nothing else is
+
+
+@pytest.mark.parametrize("value", [1.001, -0.001, 2.0, float("nan")])
+def test_pixels_that_no_rounding_explains_are_refused(tmp_path, value):
+    folder = make_set(tmp_path)
+    images = torch.load(folder / "imgs")
+    images[1, 0, 0, 0] = value
+    torch.save(images, folder / "imgs")
+    with pytest.raises(InputError, match="out of range"):
+        read(folder)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "options", "said"),
+    [
+        ("own", {}, "mean 0 and std 1 are assumed"),
+        ("own", {"mean": (0.5,)}, "std 1 is assumed"),
+        ("own", {"std": (0.5,)}, "mean 0 is assumed"),
+        ("own", {"mean": (0.5,), "std": (0.5,)}, None),
+        ("own", {"model": "none"}, None),  # nothing is normalised
+        ("cifar10", {}, None),
+        ("cifar100", {}, "mean 0 and std 1 are assumed"),  # the toolkit does not know it either
+    ],
+)
+def test_a_normalisation_that_is_assumed_is_told(tmp_path, dataset, options, said):
+    folder = make_set(tmp_path, dataset=dataset)
+    torch.save(Classifier.build("cifar_resnet18", 10).module.state_dict(), folder / "full_base_aug_seed=2333.pt")
+    case = read(folder, num_classes=10, **options)
+    notes = [note for note in case.notes if "normalisation" in note]
+    assert len(notes) == (said is not None) and all(said in note and dataset in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("directory", "kind"),
+    [("SleeperAgent_0.010", "clean-label"), ("SIG_0.010", "clean-label"), ("badnet_all_to_all_0.050", "dirty-label")],
+)
+def test_kind_of_poison_by_attack(tmp_path, directory, kind):
+    assert read(make_set(tmp_path, directory=f"{directory}_poison_seed=0")).truth.kind == kind

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from elixir_plugin.adapters.backdoorbox import adapter
+from elixir_plugin.adapters.backdoorbox import adapter, stand_ins
 from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset, Subset
@@ -22,7 +22,7 @@ from torchvision import transforms as T
 
 from elixir_plugin import Case, Classifier, Context, Defense, Outcome, get_defense
 from elixir_plugin.defense import Card
-from elixir_plugin.errors import InputError, SettingsError
+from elixir_plugin.errors import InputError, PluginError, SettingsError
 from elixir_plugin.hookspecs import Entry, hookimpl
 from elixir_plugin.plugins import plugins
 
@@ -432,7 +432,84 @@ def test_classes_go_into_a_core_that_is_there(strangers: None) -> None:
     assert not hasattr(taken, "D3")
 
 
+CORE = """
+import lpips, umap, hdbscan, imageio
+from torch.autograd.gradcheck import zero_gradients
+from ArtFlow.glow_adain import Glow
+from criteria.parse_related_loss import average_lab_color_loss
+from models.psp import pSp
+from datasets.latents_dataset_inference import LatentsDatasetInference
+from hairclip_mapper import HairCLIPMapper
+"""
+
+
+class TestStandIns:
+    """``import core`` needs what current torch and most machines do not have."""
+
+    @pytest.fixture
+    def package(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+        (tmp_path / "toy_core").mkdir()
+        (tmp_path / "toy_core" / "__init__.py").write_text(CORE)
+        monkeypatch.syspath_prepend(tmp_path)
+        yield tmp_path
+        sys.modules.pop("toy_core", None)
+
+    def imported(self) -> Any:
+        from importlib import import_module
+
+        with stand_ins():
+            return import_module("toy_core")
+
+    def test_core_can_be_imported_and_nothing_is_left_behind(self, package: Path) -> None:
+        before, finders = set(sys.modules), list(sys.meta_path)
+        core = self.imported()
+        assert set(sys.modules) - before == {"toy_core"} and sys.meta_path == finders
+        assert not hasattr(sys.modules["torch.autograd.gradcheck"], "zero_gradients")
+        with pytest.raises(PluginError, match="not installed") as caught:
+            core.pSp("options")
+        assert caught.value.where == "models.psp.pSp"
+        with pytest.raises(ModuleNotFoundError):
+            __import__("hairclip_mapper")
+
+    def test_what_is_installed_is_taken(self, package: Path) -> None:
+        (package / "umap.py").write_text("UMAP = 'theirs'\n")
+        assert self.imported().umap.UMAP == "theirs"
+        sys.modules.pop("umap")
+
+    def test_other_missing_packages_stay_missing(self, package: Path) -> None:
+        (package / "toy_core" / "__init__.py").write_text("import lpip\n")
+        with pytest.raises(ModuleNotFoundError, match="lpip"):
+            self.imported()
+        assert "lpip" not in sys.modules
+
+    def test_gradients_are_set_to_zero(self, package: Path) -> None:
+        core = self.imported()
+        with_gradient, without = torch.ones(2, requires_grad=True), torch.ones(1)
+        (with_gradient * 3).sum().backward()
+        core.zero_gradients([with_gradient, (without,)])
+        assert with_gradient.grad is not None and with_gradient.grad.tolist() == [0, 0] and without.grad is None
+
+
 # the real thing
+
+
+@pytest.mark.toolkit
+@pytest.mark.filterwarnings("ignore")
+def test_the_real_core_with_stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import import_module
+
+    checkout = Path(os.environ.get("ELIXIR_TOOLKITS", "")) / "BackdoorBox"
+    if not (checkout / "core" / "attacks" / "BadNets.py").is_file():
+        pytest.skip("ELIXIR_TOOLKITS names no folder with a BackdoorBox checkout")
+    monkeypatch.chdir(checkout)  # core looks for parts of itself below the working directory
+    monkeypatch.setattr(sys, "path", [str(checkout), *sys.path])
+    before = set(sys.modules)
+    with stand_ins():
+        core = import_module("core")
+    assert "D3" in adapter.install(core) and core.BadNets.__module__ == "core.attacks.BadNets"
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] in ("core", "curves"):
+            del sys.modules[name]
 
 
 @pytest.fixture

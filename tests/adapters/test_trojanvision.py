@@ -343,6 +343,53 @@ def test_the_launcher_has_a_chain_of_its_own(monkeypatch: pytest.MonkeyPatch, tm
     assert list((tmp_path / "data" / "defense").rglob("*.pth"))
 
 
+class TestTheLauncherAsAProgram:
+    """Nothing that is wrong on the command line ends in a traceback."""
+
+    def ended(self, *arguments: str) -> int:
+        from elixir_plugin.adapters.trojanvision import adapter
+
+        with pytest.raises(SystemExit) as caught:
+            adapter.main(list(arguments))
+        return int(caught.value.code or 0)
+
+    @pytest.fixture(autouse=True)
+    def argv(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys, "argv", list(sys.argv))
+
+    @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["--help", "--attack", "badnet"]])
+    def test_help_names_attacks_and_defenses(self, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        assert self.ended(*arguments) == 0
+        text = capsys.readouterr().out
+        assert "--attack NAME --defense NAME" in text and "badnet" in text and "confusion_training" in text
+
+    def test_help_on_named_parts_lists_their_flags(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert self.ended("--attack", "badnet", "--defense", "d3", "--dataset", "cifar10", "--help") == 0
+        assert "--d3_lam" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            ([], "no --attack and no --defense"),
+            (["--defense", "d3"], "no --attack"),
+            (["--attack", "badnet"], "no --defense"),
+            (["--attack", "badnets", "--defense", "d3"], "did you mean 'badnet'"),
+            (["--attack=badnet", "--defense=eclips"], "did you mean 'eclipse'"),
+            (["nothing.py", "--defense", "d3"], "no such script"),
+        ],
+    )
+    def test_what_is_missing_or_unknown_is_named(
+        self, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert self.ended(*arguments) == 2
+        text = capsys.readouterr().err
+        assert text.startswith("error: ") and said in text
+
+    def test_without_trojanvision(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        monkeypatch.setitem(sys.modules, "trojanvision.defenses", None)
+        assert self.ended("--help") == 1 and "elixir_plugin[trojanvision]" in capsys.readouterr().err
+
+
 def test_without_trojanvision_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     from elixir_plugin.adapters.trojanvision import adapter
 

@@ -148,6 +148,7 @@ class ConfusionSettings(Settings):
     }
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
+    for_a_look = ("demo",)
 
     architecture: str | None = Field(None, description="default: that of the case's model, else cifar_resnet18")
     input_size: int | None = Field(None, ge=8, le=1024, description="resize images to this edge length")

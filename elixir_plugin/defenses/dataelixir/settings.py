@@ -171,6 +171,7 @@ class DataElixirSettings(Settings):
         "train_final",
     )
 
+    for_a_look = ("demo",)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": PAPER,
         "parity": {

@@ -31,6 +31,7 @@ class EclipseSettings(Settings):
         "mode",
     )
 
+    for_a_look = ("demo",)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {
             "fit": FitSettings.build(preset="paper").dump(),

@@ -84,6 +84,7 @@ class ImageVariationsSettings(GeneratorSettings):
         "alpha",
     )
 
+    for_a_look = ("demo",)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {
             "backend": "versatile",
@@ -139,7 +140,10 @@ class ImageVariationsSettings(GeneratorSettings):
     architecture: str | None = Field(
         None, description="of teacher and student; default: that of the case's model, else preactresnet18"
     )
-    normalize: bool = Field(False, description="networks made here normalise with mean and spread of the suspect set")
+    normalize: bool = Field(
+        False,
+        description="without a suspect model: networks made here normalise with mean and spread of the set",
+    )
     recipe: Learning = Learning()
     temperature: float = Field(10.0, ge=1, le=100, description="T, of the teacher's soft labels")
     alpha: float = Field(0.5, ge=0, le=1, description="share of the soft labels in the loss")
