@@ -137,7 +137,7 @@ def _refuse_pointer(path: Path) -> None:
                 hint="run 'git lfs pull' where it was cloned, or download the file by itself",
             )
         if not head:
-            raise InputError("file is empty", where=path, hint=STOPPED)
+            raise InputError("file cannot be read: it is empty", where=path, hint=STOPPED)
 
 
 @contextmanager

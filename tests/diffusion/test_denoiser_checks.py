@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from elixir_plugin.diffusion.denoisers.checks import Parts, UNetConfig, load_unet, read_weights
+from elixir_plugin.diffusion.denoisers.checks import UNetConfig, load_unet
+from elixir_plugin.diffusion.denoisers.folders import Parts
+from elixir_plugin.diffusion.denoisers.weight_files import Weights, read_weights
 from elixir_plugin.errors import InputError
 
 CONFIG = UNetConfig(
@@ -33,6 +35,6 @@ def test_tensors_without_their_numbers_are_refused(odd: Callable[[], Tensor], tm
 def test_many_names_for_one_tensor_do_not_make_a_large_file(tmp_path: Path) -> None:
     one = torch.zeros(2000)
     torch.save({f"w{number}": one for number in range(500)}, tmp_path / "w.bin")
-    parts = Parts(tmp_path / "config.json", tmp_path / "w.bin", tmp_path / "scheduler_config.json")
+    parts = Parts(tmp_path / "config.json", Weights(tmp_path / "w.bin"), tmp_path / "scheduler_config.json")
     with pytest.raises(InputError, match="do not fit the network"):
         load_unet(CONFIG, parts)

@@ -521,7 +521,7 @@ def test_a_part_of_a_file_is_refused(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for content in (whole[: len(whole) // 2], b"", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"):
         path.write_bytes(content)
-        with pytest.raises(InputError, match=r"cannot be read|file is empty|Git LFS pointer|refused") as caught:
+        with pytest.raises(InputError, match=r"cannot be read|Git LFS pointer|refused") as caught:
             find_denoiser(path)
         assert str(path) in str(caught.value)
 

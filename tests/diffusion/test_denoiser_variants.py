@@ -328,7 +328,7 @@ def test_a_part_of_a_file_is_refused_with_the_reason(saved: Path, kind: str, sha
     whole = path.read_bytes()
     for content, says in (
         (whole[:-100], "stopped halfway"),
-        (b"", "file is empty"),
+        (b"", "it is empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "git lfs pull"),
     ):
         path.write_bytes(content)
