@@ -34,6 +34,7 @@ class Found:
 
     @property
     def averaged(self) -> bool:
+        """Whether the key says that these are averaged over training."""
         return AVERAGED.search(self.key) is not None
 
 
@@ -103,5 +104,9 @@ def _shapes(make: Make, classes: int) -> dict[str, Tensor]:
 
 
 def without_numbers(make: Make, classes: int) -> dict[str, Tensor]:
+    """Return the names and shapes of a module for *classes* as tensors that hold no numbers.
+
+    :raises RuntimeError, NotImplementedError: when the module takes numbers to build.
+    """
     with torch.device("meta"):
         return make(classes).state_dict()
