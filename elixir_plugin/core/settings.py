@@ -44,13 +44,18 @@ class Settings(BaseModel):
     """
     former: ClassVar[Mapping[str, str]] = MappingProxyType({})
     """Former name -> name of renamed settings, oldest first; former names are accepted wherever settings are read."""
+    added: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """Setting -> the value, in JSON types, with which everything is as it was before there was this setting.
+
+    With that value it does not count in hashes, so that what was made before is found again.
+    """
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
-        named = {name.partition(".")[0] for name in cls.basic or ()} | set(cls.former.values())
+        named = {name.partition(".")[0] for name in cls.basic or ()} | set(cls.former.values()) | cls.added.keys()
         if unknown := named - cls.model_fields.keys():
-            raise TypeError(f"{cls.__name__}: basic or former names no setting: {', '.join(sorted(unknown))}")
+            raise TypeError(f"{cls.__name__}: basic, former or added names no setting: {', '.join(sorted(unknown))}")
         if reused := cls.former.keys() & cls.model_fields.keys():
             raise TypeError(f"{cls.__name__}: former names are settings again: {', '.join(sorted(reused))}")
 
@@ -73,10 +78,10 @@ class Settings(BaseModel):
 
     @classmethod
     def under_first_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return *values* under the name that each setting had first, in nested settings too.
+        """Return *values* under the name that each setting had first, in nested settings too; see also :attr:`added`.
 
         Hash these, and not :meth:`dump`, wherever settings identify a run folder or a cache: then what was made before
-        a setting was renamed is found again.
+        a setting was renamed or added is found again.
 
         >>> class Blur(Settings):
         ...     former = {"size": "radius"}
@@ -88,6 +93,7 @@ class Settings(BaseModel):
         for old, new in cls.former.items():
             first.setdefault(new, old)
         values = cls.under_current_names(values)
+        values = {key: each for key, each in values.items() if key not in cls.added or each != cls.added[key]}
         return {first.get(key, key): _under_first_names(_settings_in(cls, key), each) for key, each in values.items()}
 
     @classmethod
