@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -49,6 +49,8 @@ class BackdoorBenchOptions(Settings):
     :param dataset: only for writing a case that did not come from a record: the toolkit's name of the data set that the
         attack started from, e.g. ``cifar10``; needs ``data``.
     """
+
+    added: ClassVar[Mapping[str, Any]] = {"clean_draw": "uniform"}
 
     data: Path | None = None
     clean_ratio: float = Field(0.05, gt=0, le=1)

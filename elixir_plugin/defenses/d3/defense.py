@@ -58,8 +58,8 @@ class D3(Defense):
     def about_uncovered(self, case: Case, classes: Uncovered) -> str | None:
         if self.settings.missing_classes == "protect":
             return (
-                "What the suspect model knows of them is kept: their rows of the head, and training on images dreamt "
-                "from it. It may lose some accuracy on them, and keep a backdoor that has one of them as target"
+                "D3 keeps most of what the suspect model knows of such classes (their weights in the head, and images "
+                "dreamt from it), and with it a backdoor that has one of them as target: that one stays"
             )
         return "The repaired model forgets such classes"
 
@@ -77,6 +77,7 @@ class D3(Defense):
         start = distance_ratios(selected, self.settings.p)
         with context.stage("detoxify"):
             curves = self._descend(model, selected, case.clean, context, protection)
+        raised = [] if protection is None else protection.raise_biases(model, case.clean)
         curves = {key: value for key, value in curves.items() if key != "loss"} | {"objective": curves["loss"]}
         above_eps = fraction_above(model, case.clean, self.settings.eps)
         if above_eps > 0.5:
@@ -88,7 +89,8 @@ class D3(Defense):
             "bias_change": None if bias is None else float((bias[0] - bias[1]).norm()),
         }
         if protection is not None:
-            tables["protected"] = protection.table(case.model.clone().to(context.device), model)
+            rows = protection.table(case.model.clone().to(context.device), model)
+            tables["protected"] = [{**row, "bias_raised": value} for row, value in zip(rows, raised, strict=True)]
         return Outcome(model=model.eval(), curves=curves, tables=tables)
 
     def panels(self, outcome: Outcome) -> list[Panel]:

@@ -1,11 +1,14 @@
 """Keeping classes of which the reserved clean set holds too few samples; the paper has nothing on this.
 
-The clean loss says nothing about such a class, so that a head that moves away from where it was forgets it. Two things
-keep it:
+The clean loss says nothing about such a class, so that a head that moves away from where it was forgets it. Three
+things keep it:
 
-- Its rows of the head, weights and biases, stay as they were received. Neither distance nor norm counts them.
+- Its rows of the head, weights and biases, stay as they were received while the others move. Neither distance nor norm
+  counts them.
 - The clean set is filled up with images of it that are dreamt from the received model, see :mod:`.dreams`. They hold
   the features that its rows read, and the other rows away from them.
+- In the end its bias is raised. Training pushes the class away from clean samples of the others, and there are none of
+  its own that would push back. It gets back a share of the room between itself and the nearest of them.
 
 What the received model knows of a protected class may include a backdoor to it.
 """
@@ -32,6 +35,7 @@ from .settings import D3Settings
 
 LEAST, MOST = 8, 64  # dreamt images per class; between them, as many as there are clean samples of other classes
 CHUNK = 32  # images dreamt at once
+ROOM = 0.5  # share of the distance to the nearest clean sample of another class, in logits, that a bias is raised by
 KNOWN = 0.5  # share of dreamt images that the received model must call by their class
 
 
@@ -63,6 +67,22 @@ class Protection:
         mask = torch.ones(len(parameter), dtype=torch.bool, device=parameter.device)
         mask[self.labels] = False
         return mask.nonzero()[:, 0]
+
+    def raise_biases(self, model: Classifier, clean: ImageSet) -> list[float]:
+        """Raise the biases of the protected classes of *model*, the repaired one, and return by how much.
+
+        :param clean: the reserved clean set.
+        """
+        labels = self.labels.cpu().numpy()
+        logits = model.predict(clean.subset(~np.isin(clean.labels, labels)))
+        nearest = (logits[:, labels] - np.delete(logits, labels, 1).max(1, keepdims=True)).max(0)
+        raised = ROOM * np.maximum(0.0, -nearest)
+        with torch.no_grad():
+            for parameter, _ in self.held:
+                if parameter.ndim == 1:
+                    parameter[self.labels] += torch.from_numpy(raised).to(parameter)
+                    return list(raised.tolist())
+        return [0.0] * len(labels)
 
     def table(self, received: Classifier, repaired: Classifier) -> list[dict[str, Any]]:
         """Return, per class, how many dreamt images there are and which share of them either model calls by it."""

@@ -16,8 +16,10 @@ WarmUp = Literal["random", "far", "noise", "near", "middle"]
 class D3Settings(Settings):
     """Settings of D3; the symbols are those of the paper."""
 
-    basic = ("lam", "eps", "select", "warm_up", "epochs", "batch_size", "lr", "augmentation.crop", "augmentation.flip")
-    basic = (*basic, "missing_classes")
+    basic = (
+        *("lam", "eps", "select", "warm_up", "epochs", "batch_size", "lr", "augmentation.crop", "augmentation.flip"),
+        "missing_classes",
+    )
     added: ClassVar[Mapping[str, Any]] = {"missing_classes": "protect"}  # where no class is missing, they are all alike
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
