@@ -16,6 +16,7 @@ from .core.case import Case, refuse_scored_clean
 from .core.classifier.intake import examined
 from .core.classifier.modes import gradients
 from .core.context import Context
+from .core.draws import Uncovered, uncovered
 from .core.outcome import FOR_A_LOOK, Outcome
 from .core.panels import Panel
 from .errors import MissingNeedError
@@ -111,6 +112,7 @@ class Defense(ABC):
             agreement, context.agreement = context.agreement, None
             visible = _with_examined_model(case.visible())
             started = context.counted_time()
+            self._note_uncovered(visible, context)
             outcome = self.defend(visible, context)
         _name_classes(outcome, visible)
         outcome.timings = {**context.timings, **outcome.timings, "total": context.counted_time() - started}
@@ -146,6 +148,22 @@ class Defense(ABC):
 
     def check(self, case: Case) -> None:  # noqa: B027  (optional on purpose)
         """Refuse a case or a combination of settings before work starts. Optional."""
+
+    def about_uncovered(self, case: Case, classes: Uncovered) -> str | None:
+        """Return what it means for this defense that the reserved clean set holds too few samples of *classes*.
+
+        One sentence or two, without a full stop at the end, which the note that names these classes ends with; None
+        where it means nothing, and there is no note. Called only when *classes* are not empty. Optional.
+        """
+        return "What is learned from it does not hold for such classes" if "clean" in self.needs else None
+
+    def _note_uncovered(self, case: Case, context: Context) -> None:
+        classes = Uncovered() if case.clean is None else uncovered(case.clean, case.train)
+        if case.clean is None or not len(case.clean) or not classes.labels:
+            return
+        meaning = self.about_uncovered(case, classes)
+        if meaning is not None:
+            context.note(f"the reserved clean set holds {classes.words(case.classes)}. {meaning}")
 
     def estimate(self, case: Case, context: Context) -> dict[str, Any]:
         """Return what a run would cost, in JSON types, without doing it; empty when this defense cannot say. Optional.
@@ -212,9 +230,8 @@ def _say_look(outcome: Outcome, preset: str) -> None:
 
 def _name_classes(outcome: Outcome, case: Case) -> None:
     """Let a model that was trained here carry the names of the classes it was trained on."""
-    named = next((each.classes for each in (case.model, case.train, case.clean) if each is not None), None)
     if outcome.model is not None and outcome.model.classes is None:
-        outcome.model.classes = named
+        outcome.model.classes = case.classes
 
 
 def get_defense(name: str) -> type[Defense]:

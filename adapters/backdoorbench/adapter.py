@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -16,7 +16,7 @@ from ...adapter import Adapter, Placement, Source
 from ...core.case import Case, Origin, TriggeredSet
 from ...core.classifier.classifier import Classifier, build_module
 from ...core.classifier.weights import WRAPPERS, load_by_name
-from ...core.context import derive_seed
+from ...core.draws import Draw
 from ...core.images import ImageBacking, ImageSet, Index, LazyImages
 from ...core.metrics import Evaluation
 from ...core.outcome import Outcome
@@ -27,8 +27,9 @@ from ...plugins import plugins
 from ..common.images import attempts, eager_or_lazy, fill, refuse
 from ..common.models import assumed_normalisation
 from .checkout import checkout_files
-from .data import DATASETS, EAGER_BYTES, CleanData, find_data, read_clean
+from .data import DATASETS, EAGER_BYTES, find_data, read_clean
 from .record import Part, Record, read_part, read_record, truth_of
+from .reserved import RESERVING, reserved_clean
 from .results import (
     ARCHITECTURES,
     COLUMNS,
@@ -50,6 +51,8 @@ class BackdoorBenchOptions(Settings):
     :param clean_ratio: size of the reserved clean set, as a share of the set it is drawn from.
     :param clean_from: ``"train"``: clean originals of the training set, BackdoorBench's own convention. ``"test"``:
         drawn from the test set, and taken out of everything that is scored.
+    :param clean_draw: ``"stratified"``: every class has its share of the reserved clean set, and at least one sample
+        where the size allows. ``"uniform"``: BackdoorBench's own convention, which may leave out small classes.
     :param architecture: network the weights belong to, where ``model_name`` does not say it.
     :param mean, std: normalisation per channel; default: the toolkit's for the data set.
     :param index: text file with the positions of the reserved clean set in the clean training set, one per line; in
@@ -58,9 +61,12 @@ class BackdoorBenchOptions(Settings):
         attack started from, e.g. ``cifar10``; needs ``data``.
     """
 
+    added: ClassVar[Mapping[str, Any]] = {"clean_draw": "uniform"}
+
     data: Path | None = None
     clean_ratio: float = Field(0.05, gt=0, le=1)
     clean_from: Literal["train", "test"] = "train"
+    clean_draw: Draw = "stratified"
     architecture: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -97,7 +103,7 @@ class BackdoorBench(Adapter):
         else:
             part = read_part(record, "bd_train", clean.train)
             train, truth = _suspect_set(part, clean.train), truth_of(part, clean.train)
-        reserved, free, note = self._reserved(clean, seed)
+        reserved, free, note = reserved_clean(clean, seed, **{name: getattr(self.options, name) for name in RESERVING})
         return Case(
             train=train,
             clean=reserved,
@@ -200,34 +206,6 @@ class BackdoorBench(Adapter):
         }
         return model, facts
 
-    def _reserved(self, clean: CleanData, seed: int) -> tuple[ImageSet, Index | None, str]:
-        """Draw the reserved clean set; also return which test positions are left to score (None: all), and a note."""
-        ratio, source = self.options.clean_ratio, self.options.clean_from
-        pool = clean.train if source == "train" else clean.test
-        count = max(1, round(ratio * len(pool)))
-        if count > len(pool) - (source == "test"):
-            raise InputError(
-                "reserved clean set too large",
-                where="option clean_ratio",
-                found=f"{ratio} of {len(pool)} samples",
-                allowed="at least one test sample must be left to score",
-            )
-        if self.options.index is not None:
-            rows = _read_index(self.options.index, len(clean.train))
-            note = (
-                f"reserved clean set: {len(rows)} clean originals of the training set, listed in {self.options.index}"
-            )
-            return clean.train.subset(rows), None, note
-        rows = np.sort(np.random.default_rng(derive_seed(seed, "backdoorbench/clean")).choice(len(pool), count, False))
-        if source == "train":
-            note = (
-                f"reserved clean set: {count} of the {len(pool)} clean originals of the training set, drawn uniformly "
-                "(BackdoorBench's convention). This is an oracle: who holds only the suspect set does not have them"
-            )
-            return pool.subset(rows), None, note
-        note = f"reserved clean set: {count} of the {len(pool)} clean test samples, which are not scored"
-        return pool.subset(rows), np.setdiff1d(np.arange(len(pool)), rows), note
-
 
 def _architecture(record: Record) -> str:
     name = record.model_name
@@ -292,15 +270,3 @@ def _triggered_set(part: Part, clean: ImageSet, free: Index | None, notes: list[
 def _decode_once(part: Part) -> None:
     found = attempts(lambda position: part.read(position)[:0].copy(), range(len(part.labels)))
     refuse([each for each in found if isinstance(each, InputError)], len(part.labels))
-
-
-def _read_index(file: Path, length: int) -> Index:
-    """Read positions from a text file, as the toolkit's ``--index`` has them."""
-    try:
-        rows = np.unique(np.array([int(word) for word in file.read_text(encoding="utf-8").split()], np.int64))
-    except (OSError, ValueError, OverflowError) as error:
-        raise InputError("list of positions cannot be read", where=file, found=str(error)) from None
-    if not len(rows) or rows[0] < 0 or rows[-1] >= length:
-        found = f"{rows[0]}..{rows[-1]}" if len(rows) else "none"
-        raise InputError("position out of range", where=file, found=found, allowed=f"0..{length - 1}, at least one")
-    return rows

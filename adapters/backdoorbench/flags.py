@@ -6,10 +6,11 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
+from ...core.draws import Draw
 from ...core.settings import Settings, load_yaml
 from ...defense import Defense, get_defense
 from ...errors import ElixirError, SettingsError, nearest
@@ -44,9 +45,10 @@ NUMBERS = {
     "ratio": float,
 }
 SWITCHES = {"amp": (), "pin_memory": ("-pm",), "non_blocking": ("-nb",), "prefetch": ("-pf",)}
-CLEAN_FROM = "clean_from"  # ours: BackdoorBench draws the reserved clean set from the training set alone
+CLEAN_FROM = "clean_from"  # ours: BackdoorBench draws the reserved clean set from the training set alone,
+CLEAN_DRAW = "clean_draw"  # and uniformly
 ANY_MODEL = "any_model"  # ours, too
-SHARED = (*TEXT, *NUMBERS, *SWITCHES, "steplr_milestones", CLEAN_FROM, ANY_MODEL)
+SHARED = (*TEXT, *NUMBERS, *SWITCHES, "steplr_milestones", CLEAN_FROM, CLEAN_DRAW, ANY_MODEL)
 TRAINING = {  # their name -> ours, in settings and recipes
     "epochs": "epochs",
     "batch_size": "batch_size",
@@ -121,7 +123,7 @@ def to_spec(cls: type[Defense], request: Request, root: Path, out: Path) -> RunS
         if values.get(key):
             request.unused.append(f"{key}: {values[key]}")
     options: dict[str, Any] = {"clean_ratio": values["ratio"]} if values.get("ratio") is not None else {}
-    named = (("index", "index"), ("model", "architecture"), (CLEAN_FROM, CLEAN_FROM))
+    named = (("index", "index"), ("model", "architecture"), (CLEAN_FROM, CLEAN_FROM), (CLEAN_DRAW, CLEAN_DRAW))
     options |= {name: values[key] for key, name in named if values.get(key)}
     if values.get("dataset_path"):
         options["data"] = str(_from_root(root, values["dataset_path"]) / str(values.get("dataset", "")))
@@ -171,6 +173,8 @@ def _parser(cls: type[Defense], root: Path) -> argparse.ArgumentParser:
     shared.add_argument(f"--{CLEAN_FROM}", choices=("train", "test"), help="test: test images, which are not scored")
     text = "go on with a model that does not fit the clean labels"
     shared.add_argument(f"--{ANY_MODEL}", type=_switch, metavar="True|False", help=text)
+    draw_help = "uniform: the toolkit's own draw, which may leave out small classes"
+    shared.add_argument(f"--{CLEAN_DRAW}", choices=get_args(Draw), help=draw_help)
     group = parser.add_argument_group(f"settings of {cls.name}", "values are YAML, e.g. --fit '{iterations: 500}'")
     group.add_argument("--preset", choices=sorted(cls.Settings.presets) or None)
     for name, each in cls.Settings.model_fields.items():

@@ -16,8 +16,10 @@ from ...core.images import ImageSet
 from ...errors import InputError, SettingsError
 from ...evaluation.metrics import detection_metrics
 from ...evaluation.retraining import Retraining, kept_rows, retrain
+from ..common.draws import stratified_positions
 from .behaviour import Behaviour, OnTrainset
 from .data import original_labels, truth_of
+from .plain import read_plain
 from .schedule import Schedule, WorkDir
 
 
@@ -44,7 +46,7 @@ class Repair(Behaviour):
     def repair(self, dataset: Any = None, portion: float = 1.0, schedule: Mapping[str, Any] | None = None) -> None:
         """Repair a copy of the network; both ``repair(schedule)`` and ``repair(dataset, portion, schedule)`` will do.
 
-        :param portion: share of the dataset to use, drawn under the seed.
+        :param portion: share of the dataset to use, drawn class by class under the seed.
         """
         if isinstance(dataset, Mapping):
             dataset, schedule = None, dataset
@@ -55,8 +57,11 @@ class Repair(Behaviour):
             raise SettingsError("not a share", where="portion", found=portion, allowed="above 0, up to 1")
         plan = Schedule.of(self.schedule if schedule is None else schedule)
         if portion < 1:
-            order = np.random.default_rng(self.seed).permutation(len(dataset))
-            dataset = Subset(dataset, np.sort(order[: max(1, round(portion * len(dataset)))]).tolist())
+            count = max(1, round(portion * len(dataset)))
+            rows = stratified_positions(
+                dataset, count, self.seed, lambda part: read_plain(part, color=self.color, seed=self.seed).labels
+            )
+            dataset = Subset(dataset, rows.tolist())
         clean = self._sets(clean=dataset)["clean"]
         outcome = self._run(Case(clean=clean, model=self._classifier(dataset, clean)), plan)
         assert outcome.model is not None

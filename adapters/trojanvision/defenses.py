@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from ...core.case import Case
 from ...core.classifier.classifier import Classifier
 from ...core.classifier.weights import load_by_name
 from ...core.context import Context
+from ...core.draws import Draw, per_class_words
 from ...core.images import ImageSet
 from ...core.outcome import Outcome
 from ...core.pixels import to_floats
@@ -30,6 +31,7 @@ from ...core.settings import parse_assignments
 from ...defense import Defense
 from ...errors import InputError, SettingsError
 from ...evaluation.retraining import Retraining, retrain
+from ..common.draws import stratified_positions
 from ..common.transforms import normalisation_in, steps_of, undone
 
 SHARE = 0.05  # of the training set is drawn as reserved clean set unless a number is given
@@ -38,8 +40,10 @@ OWN = {  # parameters that are not settings -> help
     "seed": "the one seed of the run (default: 0)",
     "clean_num": "size of the reserved clean set (default: 5 %% of the training set)",
     "clean_from": "where it is drawn: train (before poisoning) or valid",
+    "clean_draw": "how: stratified (the default: every class has its share) or uniform",
     "any_model": "true: go on with a model that does not fit the clean labels",
 }
+CHOICES = {"clean_from": ("source", ("train", "valid")), "clean_draw": ("draw", get_args(Draw))}
 
 
 class Behaviour:
@@ -83,9 +87,8 @@ class Behaviour:
         self._own = {name: given.pop(name) for name in self.own_arguments() if name in given}
         self._defense = self.defense(given, preset=self._own.get("preset"))  # refused before anything is loaded
         self._seed = self._number("seed", 0)
-        source = self._own.get("clean_from", self.clean_from)
-        if source not in ("train", "valid"):
-            raise SettingsError("unknown source", where=f"{prefix}clean_from", found=source, allowed="train, valid")
+        for name in CHOICES:
+            self._choice(name)
         super().__init__(**kwargs)
         self.param_list[self.defense.name] = ["settings"]
 
@@ -99,16 +102,31 @@ class Behaviour:
 
         :param count: size of the training set; decides how many unless an argument does.
         """
-        source = self._own.get("clean_from", self.clean_from)
-        plain = self.plain_dataset(source)
+        plain = self.plain_dataset(self._choice("clean_from"))
         wanted = self._number("clean_num", max(1, round(SHARE * count)))
         if not 0 < wanted <= len(plain):
             raise SettingsError(
                 "not that many clean samples", where=f"{self.defense.name}_clean_num", found=wanted,
                 allowed=f"1..{len(plain)}",
             )  # fmt: skip
-        order = np.random.default_rng(self._seed).permutation(len(plain))[:wanted]
-        return self._read(Subset(plain, np.sort(order).tolist()), "reserved clean set")
+        if self._choice("clean_draw") == "uniform":
+            rows = np.sort(np.random.default_rng(self._seed).permutation(len(plain))[:wanted])
+        else:
+            rows = stratified_positions(
+                plain, wanted, self._seed, lambda part: self._read(part, "reserved clean set").labels
+            )
+        drawn = self._read(Subset(plain, rows.tolist()), "reserved clean set")
+        self.say(f"reserved clean set: {wanted} of {len(plain)} clean samples, {per_class_words(drawn)}")
+        return drawn
+
+    def _choice(self, name: str) -> str:
+        """Return one of our own arguments that is one of a few words; the first one where it is not given."""
+        what, allowed = CHOICES[name]
+        value = self._own.get(name, self.clean_from if name == "clean_from" else allowed[0])
+        if value not in allowed:
+            where = f"{self.defense.name}_{name}"
+            raise SettingsError(f"unknown {what}", where=where, found=value, allowed=", ".join(allowed))
+        return str(value)
 
     def _number(self, name: str, default: int) -> int:
         """Return one of our own arguments that is a number."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..errors import InputError, preview_list
 from ..io.files import to_json_types
 from .classifier.classifier import Classifier
+from .draws import uncovered
 from .images import ImageSet, Index, checked_labels, frozen
 from .pixels import shared_rows
 from .scale import refuse_zeros_and_ones
@@ -158,6 +159,13 @@ class Case:
                 return part.num_classes
         raise InputError("the case is empty", allowed="at least one of train, clean, test, model")
 
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the classes, from whichever part knows them."""
+        triggered = None if self.test_poisoned is None else self.test_poisoned.samples
+        parts = (self.model, self.train, self.clean, self.test, triggered)
+        return next((each.classes for each in parts if each is not None and each.classes is not None), None)
+
 
 def refuse_scored_clean(case: Case) -> None:
     """Refuse a reserved clean set that shares images with the test set the result is scored on.
@@ -191,6 +199,8 @@ def describe(case: Case) -> dict[str, Any]:
         for name, part in parts.items()
         if part is not None
     }
+    if case.clean is not None and (few := uncovered(case.clean, case.train)).labels:
+        facts["clean"]["uncovered"] = {"missing": list(few.missing), "scarce": list(few.scarce)}
     if case.model is not None:
         facts["model"] = case.model.architecture or type(case.model.module).__name__
         facts["model_fingerprint"] = case.model.fingerprint()

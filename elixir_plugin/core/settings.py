@@ -58,11 +58,9 @@ class Settings(BaseModel):
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
-        named = {name.partition(".")[0] for name in cls.basic or ()} | set(cls.former.values())
+        named = {name.partition(".")[0] for name in cls.basic or ()} | set(cls.former.values()) | cls.added.keys()
         if unknown := named - cls.model_fields.keys():
-            raise TypeError(f"{cls.__name__}: basic or former names no setting: {', '.join(sorted(unknown))}")
-        if unknown := cls.added.keys() - cls.model_fields.keys():
-            raise TypeError(f"{cls.__name__}: added names no setting: {', '.join(sorted(unknown))}")
+            raise TypeError(f"{cls.__name__}: basic, former or added names no setting: {', '.join(sorted(unknown))}")
         if reused := cls.former.keys() & cls.model_fields.keys():
             raise TypeError(f"{cls.__name__}: former names are settings again: {', '.join(sorted(reused))}")
 
@@ -85,7 +83,7 @@ class Settings(BaseModel):
 
     @classmethod
     def under_first_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return *values* under the name that each setting had first, in nested settings too.
+        """Return *values* under the name that each setting had first, in nested settings too; see also :attr:`added`.
 
         Hash these, and not :meth:`dump`, wherever settings identify a run folder or a cache: then what was made before
         a setting was renamed is found again. So is what was made before a setting was :attr:`added`: it is left out

@@ -17,7 +17,7 @@ from ..defense import Defense
 from ..errors import InputError, shown
 from ..io.distributed import barrier
 from .metrics import evaluate, model_metrics
-from .retraining import Retraining, judge_denoiser, retrain, run_controls, undefended
+from .retraining import Retraining, blind_control, judge_denoiser, retrain, run_controls, undefended
 
 
 def execute(
@@ -57,6 +57,7 @@ def execute(
         plain_model = undefended(case, outcome, plan, context, described) if controls or before is None else None
         if controls:
             measured = run_controls(case, outcome, plan, context, own_model=own, undefended=plain_model)
+            outcome.notes += blind_control(case, measured)
         before = before or plain_model
     if outcome.undefended is not None and "undefended" not in measured:
         with context.stage("evaluate before"):

@@ -20,6 +20,7 @@ from ..core.augmentation import Augmentation, augmented_once
 from ..core.case import Case, describe
 from ..core.classifier.classifier import Classifier
 from ..core.context import Context
+from ..core.draws import Uncovered, uncovered
 from ..core.images import ImageSet, Index
 from ..core.metrics import Evaluation, ModelMetrics
 from ..core.outcome import Outcome
@@ -149,6 +150,17 @@ def run_control(name: str, case: Case, outcome: Outcome, plan: Retraining, conte
     return model_metrics(
         _trained(images, case, _with(plan, added), context, f"control {name}"), case.test, case.test_poisoned
     )
+
+
+def blind_control(case: Case, controls: Mapping[str, ModelMetrics]) -> list[str]:
+    """Say which classes the control ``clean_only``, where it is among *controls*, could hardly learn."""
+    few = Uncovered() if case.clean is None else uncovered(case.clean, case.train)
+    if "clean_only" not in controls or not few.labels:
+        return []
+    return [
+        f"control clean_only: the reserved clean set holds {few.words(case.classes)}. The control cannot know them: to "
+        "beat it says less"
+    ]
 
 
 def judge_denoiser(

@@ -16,10 +16,14 @@ import pytest
 import torch
 from elixir_plugin.adapters.backdoorbench import adapter as module
 from elixir_plugin.adapters.backdoorbench import data
+from elixir_plugin.adapters.backdoorbench.adapter import BackdoorBenchOptions
+from elixir_plugin.adapters.backdoorbench.data import CleanData
+from elixir_plugin.adapters.backdoorbench.reserved import reserved_clean
 from fake_records import POISON, TARGET, TEST, TRAIN, Hostile, Workspace, stamped, write_batch
 from PIL import Image
 
 from elixir_plugin import Case, Classifier, Evaluation, ImageSet, Outcome, get_adapter
+from elixir_plugin.core.context import derive_seed
 from elixir_plugin.core.metrics import ModelMetrics
 from elixir_plugin.errors import SettingsError
 from elixir_plugin.evaluation.metrics import model_metrics
@@ -290,6 +294,51 @@ class TestReservedCleanSet:
     def test_drawn_with_the_seed(self, workspace: Workspace) -> None:
         drawn = [set_of(read(workspace.record, seed, clean_ratio=0.3), "clean").ids.tolist() for seed in (0, 0, 1)]
         assert drawn[0] == drawn[1] != drawn[2]
+
+    def test_every_class_has_its_share(self, workspace: Workspace) -> None:
+        for seed in range(4):
+            case = read(workspace.record, seed, clean_ratio=0.3)
+            assert np.bincount(set_of(case, "clean").labels, minlength=10).tolist().count(1) == 8, "12 of 40 samples"
+            assert set(set_of(case, "clean").labels) == set(range(10))
+            assert any("drawn class by class: 1 to 2 per class." in note for note in case.notes)
+
+    def test_the_toolkits_own_draw_is_uniform(self, workspace: Workspace) -> None:
+        case = read(workspace.record, 5, clean_ratio=0.25, clean_draw="uniform")
+        rng = np.random.default_rng(derive_seed(5, "backdoorbench/clean"))
+        assert set_of(case, "clean").ids.tolist() == sorted(rng.choice(TRAIN, 10, False))
+        missing = sorted(set(range(10)) - set(set_of(case, "clean").labels.tolist()))
+        assert missing, "this draw is to leave a class out"
+        named = ", ".join(map(str, missing))
+        assert any(f"drawn uniformly (BackdoorBench's convention): 1 to 2 per class, none of {named}" in note
+                   for note in case.notes)  # fmt: skip
+
+    @pytest.mark.parametrize("draw", ["stratified", "uniform"])
+    def test_a_class_of_three_samples_at_one_percent(self, workspace: Workspace, draw: str) -> None:
+        """400 originals: 3 of class 9, 97 of class 8, about 37 or 38 of every other."""
+        labels = np.repeat(np.arange(10), [38, 38, 38, 38, 37, 37, 37, 37, 97, 3])
+        clean = CleanData(*(ImageSet(np.zeros((400, 4, 4, 3), np.uint8), labels, 10) for _ in range(2)))
+        options: dict[str, Any] = {"clean_ratio": 0.025, "clean_draw": draw, "index": None}
+        least = []
+        for seed in range(20):
+            drawn, _, note = reserved_clean(clean, seed, clean_from="train", **options)
+            assert len(drawn) == 10
+            least.append(int(drawn.class_counts()[9]))
+            assert ("none of" in note) == (int(drawn.class_counts().min()) == 0)
+        assert set(least) == {1} if draw == "stratified" else min(least) == 0
+
+    def test_a_listed_set_says_how_many_of_each_class_it_holds(self, workspace: Workspace, tmp_path: Path) -> None:
+        (tmp_path / "index.txt").write_text("0 10 11 12")
+        case = read(workspace.record, index=tmp_path / "index.txt")
+        assert set_of(case, "clean").labels.tolist() == [0, 0, 1, 2]
+        assert any("1 to 2 per class, none of 3, 4, 5, 6, 7, 8, 9" in note for note in case.notes)
+
+    def test_a_run_with_the_toolkits_draw_is_the_run_it_was(self) -> None:
+        """Runs from before there was a choice are found again with it, and not taken for those of the other draw."""
+        given: list[dict[str, Any]] = [{}, {"clean_draw": "uniform"}, {"clean_draw": "stratified"}]
+        default, uniform, stratified = (
+            BackdoorBenchOptions.under_first_names(BackdoorBenchOptions.build(each).dump()) for each in given
+        )
+        assert "clean_draw" not in uniform and default == stratified == {**uniform, "clean_draw": "stratified"}
 
     def test_something_must_be_left_to_score(self, workspace: Workspace, refused: Refused) -> None:
         refused(lambda: read(workspace.record, clean_ratio=1, clean_from="test"), "clean_ratio", "1.0 of 20", "left")

@@ -46,6 +46,10 @@ class TestFlags:
         assert spec.source.options == wanted
         _, spec = request_of(tmp_path, "d3", clean_from="test")
         assert spec.source.options == {"clean_from": "test"}
+        _, spec = request_of(tmp_path, "d3", "--clean_draw", "uniform", clean_draw="stratified")
+        assert spec.source.options == {"clean_draw": "uniform"}
+        with pytest.raises(SettingsError, match="clean_draw"):
+            request_of(tmp_path, "d3", "--clean_draw", "random")
         with pytest.raises(SettingsError, match="clean_from"):
             request_of(tmp_path, "d3", "--clean_from", "suspects")
 

@@ -33,8 +33,8 @@ Row = dict[str, Any]
 
 
 def measure(record: Path, variant: str, seed: int) -> Row:
-    """Run one variant under one seed; the seed also draws the reserved clean set."""
-    case = get_adapter("backdoorbench")().read(record, seed)
+    """Run one variant under one seed; the seed also draws the reserved clean set, as BackdoorBench does."""
+    case = get_adapter("backdoorbench")({"clean_draw": "uniform"}).read(record, seed)
     defense = get_defense("d3")({"epochs": EPOCHS[record.name]}, **VARIANTS[variant][1])
     outcome, evaluation = execute(defense, case, Context(seed=seed))
     assert evaluation.before is not None and evaluation.after is not None

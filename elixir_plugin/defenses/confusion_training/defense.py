@@ -32,6 +32,7 @@ from torch import Tensor
 from ...core.case import Case
 from ...core.classifier.classifier import Classifier
 from ...core.context import Context
+from ...core.draws import Uncovered
 from ...core.images import Index
 from ...core.outcome import Outcome
 from ...core.panels import Panel
@@ -72,6 +73,14 @@ class ConfusionTraining(Defense):
         assert case.clean is not None
         refuse_none_held_out(case.clean, self.settings)
         refuse_unknown_architecture(self.settings.architecture, case.clean.image_shape[2])
+
+    def about_uncovered(self, case: Case, classes: Uncovered) -> str | None:
+        if not classes.missing:
+            return None  # of scarce classes, `clean_set_warnings` tells
+        return (
+            "Classes without any are not inspected: their clean images are never confused, so that being fitted says "
+            "nothing, and their poison is not found"
+        )
 
     def defend(self, case: Case, context: Context) -> Outcome:
         data = prepare(case, self.settings, context)

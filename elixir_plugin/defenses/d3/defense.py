@@ -12,16 +12,15 @@ solved by projected gradient descent. Where paper and released code differ, this
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...core.case import Case
-from ...core.classifier.classifier import Classifier, to_batch
+from ...core.classifier.classifier import Classifier
 from ...core.context import Context
+from ...core.draws import Uncovered
 from ...core.images import ImageSet
 from ...core.outcome import Outcome
 from ...core.panels import Panel
@@ -30,29 +29,9 @@ from ...errors import InputError
 from ...training.batches import Batch, Samples, ShuffledBatches
 from ...training.loop import Losses, Recipe, train
 from .panels import panels_of
+from .protect import Protection, lacking, protect, refuse_unprotected
 from .settings import D3Settings, WarmUp
-
-TINY = 1e-12  # a norm below this has no direction
-WEIGHTS = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")  # as layers name them
-
-
-@dataclass
-class Selected:
-    """One weight tensor to move away from where it was received.
-
-    :ivar received: its value in the received model; float32, or float64 like the weight.
-    :ivar norm: the norm to hold, a scalar.
-    :ivar previous: its value after the last projection.
-    """
-
-    name: str
-    weight: nn.Parameter
-    received: Tensor
-    norm: Tensor
-    previous: Tensor = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.previous = self.weight.detach().clone()
+from .weights import TINY, Selected, at_least_float32, select_weights
 
 
 class D3(Defense):
@@ -73,16 +52,32 @@ class D3(Defense):
         "samples defeats it",
     )
 
+    def check(self, case: Case) -> None:
+        refuse_unprotected(case, self.settings)
+
+    def about_uncovered(self, case: Case, classes: Uncovered) -> str | None:
+        if self.settings.missing_classes == "protect":
+            return (
+                "D3 keeps most of what the suspect model knows of such classes (their weights in the head, and images "
+                "dreamt from it), and with it a backdoor that has one of them as target: that one stays"
+            )
+        return "The repaired model forgets such classes"
+
     def defend(self, case: Case, context: Context) -> Outcome:
         assert case.model is not None and case.clean is not None
         model = case.model.clone().to(context.device)
         _unfreeze(model)
+        few = lacking(case).labels if self.settings.missing_classes == "protect" else ()
+        protection = protect(model, case.clean, few, context) if few else None
         selected = select_weights(model, self.settings.select, case.clean)
+        if protection is not None:
+            selected = [_narrowed(each, protection) for each in selected]
         bias = _bias_of(model, selected)
         warm_up(selected, self.settings, context)
         start = distance_ratios(selected, self.settings.p)
         with context.stage("detoxify"):
-            curves = self._descend(model, selected, case.clean, context)
+            curves = self._descend(model, selected, case.clean, context, protection)
+        raised = [] if protection is None else protection.raise_biases(model, case.clean)
         curves = {key: value for key, value in curves.items() if key != "loss"} | {"objective": curves["loss"]}
         above_eps = fraction_above(model, case.clean, self.settings.eps)
         if above_eps > 0.5:
@@ -93,15 +88,24 @@ class D3(Defense):
             "fraction_above_eps": above_eps,
             "bias_change": None if bias is None else float((bias[0] - bias[1]).norm()),
         }
+        if protection is not None:
+            rows = protection.table(case.model.clone().to(context.device), model)
+            tables["protected"] = [{**row, "bias_raised": value} for row, value in zip(rows, raised, strict=True)]
         return Outcome(model=model.eval(), curves=curves, tables=tables)
 
     def panels(self, outcome: Outcome) -> list[Panel]:
         return panels_of(outcome, self.settings.eps)
 
     def _descend(
-        self, model: Classifier, selected: list[Selected], clean: ImageSet, context: Context
+        self,
+        model: Classifier,
+        selected: list[Selected],
+        clean: ImageSet,
+        context: Context,
+        protection: Protection | None,
     ) -> dict[str, list[float]]:
         settings = self.settings
+        clean = clean if protection is None else protection.clean
         recipe = Recipe(
             epochs=settings.epochs,
             batch_size=settings.batch_size or min(256, max(32, len(clean) // 8)),
@@ -121,7 +125,7 @@ class D3(Defense):
             recipe,
             context,
             objective=d3_objective(settings, selected),
-            after_step=(lambda: project(selected, settings.p)) if settings.project else None,
+            after_step=self._after_step(selected, protection),
             no_decay=[each.weight for each in selected],
             eval_mode=settings.bn_eval,
             name="d3",
@@ -132,69 +136,26 @@ class D3(Defense):
             )
         return curves
 
+    def _after_step(self, selected: list[Selected], protection: Protection | None) -> Callable[[], None] | None:
+        """Return what holds norms and protected rows."""
+        projecting = (lambda: project(selected, self.settings.p)) if self.settings.project else None
+        if protection is None:
+            return projecting
 
-def select_weights(model: Classifier, select: str | tuple[str, ...], clean: ImageSet) -> list[Selected]:
-    """Return the weights that *select* means, each once.
+        def hold() -> None:
+            protection.restore()
+            if projecting is not None:
+                projecting()
 
-    ``"head"`` is found by running two clean images. A name may be a layer, a container (all linear and convolution
-    layers inside) or a pattern such as ``layer4.*``. Attention layers count as linear; their input projections
-    are included.
-
-    :raises InputError: when nothing matches, or a match cannot be moved (frozen, computed, or zero).
-    """
-    if select == "head":
-        names = [model.head(to_batch(clean.read(slice(0, 2)), model.device))]
-        layers = [(names[0], model.module.get_submodule(names[0]))]
-    elif isinstance(select, str):
-        kinds = (
-            (nn.Linear, nn.MultiheadAttention) if select == "linears" else (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
-        )
-        layers = [(name, layer) for name, layer in model.module.named_modules() if isinstance(layer, kinds)]
-    else:
-        layers = _named_layers(model.module, select)
-    found: dict[int, Selected] = {}
-    for name, layer in layers:
-        for weight_name in WEIGHTS:
-            weight = getattr(layer, weight_name, None)
-            if weight is not None and id(weight) not in found:
-                found[id(weight)] = _selected(f"{name}.{weight_name}".lstrip("."), layer, weight)
-    if not found:
-        raise InputError("no weights selected", where="select", found=select, allowed="a model with such layers")
-    return list(found.values())
+        return hold
 
 
-def _named_layers(module: nn.Module, patterns: tuple[str, ...]) -> list[tuple[str, nn.Module]]:
-    movable = nn.Linear | nn.Conv2d | nn.MultiheadAttention
-    layers = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, movable)]
-    chosen: list[tuple[str, nn.Module]] = []
-    for pattern in patterns:
-        hits = [
-            (name, layer)
-            for name, layer in layers
-            if name == pattern or name.startswith(f"{pattern}.") or fnmatchcase(name, pattern)
-        ]
-        if not hits:
-            raise InputError(
-                "no such layer", where="select", found=pattern, allowed=", ".join(name for name, _ in layers)
-            )
-        chosen += hits
-    return chosen
-
-
-def _selected(name: str, layer: nn.Module, weight: Tensor) -> Selected:
-    if not isinstance(weight, nn.Parameter) or hasattr(layer, "parametrizations"):
-        raise InputError("weight is computed, not stored", where=name, hint="remove the parametrisation first")
-    if not weight.is_floating_point():
-        raise InputError(
-            "weight is quantised",
-            where=name,
-            found=weight.dtype,
-            allowed="floating point",
-            hint="repair the model as it was before that, or select other layers",
-        )
-    if not weight.requires_grad:
-        raise InputError("weight is frozen", where=name, hint="set requires_grad, or select other layers")
-    return Selected(name, weight, _at_least_float32(weight.detach().clone()), torch.tensor(0.0))
+def _narrowed(selected: Selected, protection: Protection) -> Selected:
+    """Leave the rows of protected classes out of what moves."""
+    rows = protection.other_rows(selected.weight)
+    if rows is None:
+        return selected
+    return Selected(selected.name, selected.weight, selected.received[rows], selected.norm, rows)
 
 
 @torch.no_grad()
@@ -208,8 +169,8 @@ def warm_up(selected: list[Selected], settings: D3Settings, context: Context) ->
         each.norm = each.received.norm(p=settings.p)
         if not each.norm > TINY:
             raise InputError("weight to move is zero", where=each.name, found=float(each.norm), allowed="a norm > 0")
-        each.weight.copy_(_start(each, settings.warm_up, context.generator("d3", "warm_up", each.name)))
-        each.previous = each.weight.detach().clone()
+        each.set(_start(each, settings.warm_up, context.generator("d3", "warm_up", each.name)))
+        each.previous = each.value.detach().clone()
     project(selected, settings.p)
 
 
@@ -233,11 +194,12 @@ def project(selected: list[Selected], p: float) -> None:
     A weight that a step took to zero has no direction and returns to its value before that step.
     """
     for each in selected:
-        norm = _at_least_float32(each.weight).norm(p=p)
-        scaled = each.weight * (each.norm / norm.clamp_min(TINY))
+        value = each.value
+        norm = at_least_float32(value).norm(p=p)
+        scaled = value * (each.norm / norm.clamp_min(TINY))
         # no branch, so that the host never waits for the device; a NaN norm passes, and stops the training
         each.previous = torch.where((norm < TINY).logical_not(), scaled, each.previous)
-        each.weight.copy_(each.previous)
+        each.set(each.previous)
 
 
 def d3_objective(settings: D3Settings, selected: list[Selected]) -> Callable[[nn.Module, Batch], Losses]:
@@ -245,12 +207,12 @@ def d3_objective(settings: D3Settings, selected: list[Selected]) -> Callable[[nn
     scale = 1 / (settings.lam + 1) if settings.scale_objective and settings.lam > 1 else 1.0
 
     def objective(model: nn.Module, batch: Batch) -> Losses:
-        losses = F.cross_entropy(_at_least_float32(model(batch.images)), batch.targets, reduction="none")
+        losses = F.cross_entropy(at_least_float32(model(batch.images)), batch.targets, reduction="none")
         if settings.hinge == "sample":
             penalty = F.relu(losses - settings.eps).mean()
         else:
             penalty = F.relu(losses.mean() - settings.eps)
-        distances = [(_at_least_float32(each.weight) - each.received).norm(p=settings.p) for each in selected]
+        distances = [(at_least_float32(each.value) - each.received).norm(p=settings.p) for each in selected]
         value = settings.lam * penalty
         if settings.distance:
             value = value - torch.stack(distances).sum()
@@ -266,20 +228,13 @@ def d3_objective(settings: D3Settings, selected: list[Selected]) -> Callable[[nn
 @torch.no_grad()
 def distance_ratios(selected: list[Selected], p: float) -> dict[str, float]:
     """Return ‖W_i − W_i⁰‖_p / ‖W_i⁰‖_p per layer; in [0, 2] on the sphere."""
-    return {
-        each.name: float((_at_least_float32(each.weight) - each.received).norm(p=p) / each.norm) for each in selected
-    }
+    return {each.name: float((at_least_float32(each.value) - each.received).norm(p=p) / each.norm) for each in selected}
 
 
 def fraction_above(model: Classifier, clean: ImageSet, eps: float) -> float:
     """Return the share of clean samples whose loss in eval mode is above ε."""
     logits = torch.from_numpy(model.predict(clean))
     return float((F.cross_entropy(logits, torch.tensor(clean.labels), reduction="none") > eps).float().mean())
-
-
-def _at_least_float32(values: Tensor) -> Tensor:
-    """Return *values* in float32, or in float64 if they are: norms in lower precision drift."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _unfreeze(model: nn.Module) -> None:

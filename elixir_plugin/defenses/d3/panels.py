@@ -52,4 +52,14 @@ def panels_of(outcome: Outcome, eps: float) -> list[Panel]:
                 rows=[[name, start.get(name), value] for name, value in list(ratios.items())[:40]],
             )
         )
+    if kept := tables.get("protected"):
+        panels.append(
+            Table(
+                title="Classes without clean samples",
+                caption="Their images are dreamt from the suspect model: how many there are, and which share of them "
+                "the suspect model and the repaired one call by their class. Real images are called so less often.",
+                header=["class", "images", "suspect model", "repaired", "bias raised by"],
+                rows=[[row[key] for key in ("class", "dreamt", "received", "repaired", "bias_raised")] for row in kept],
+            )
+        )
     return panels

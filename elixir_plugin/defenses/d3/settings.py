@@ -16,7 +16,11 @@ WarmUp = Literal["random", "far", "noise", "near", "middle"]
 class D3Settings(Settings):
     """Settings of D3; the symbols are those of the paper."""
 
-    basic = ("lam", "eps", "select", "warm_up", "epochs", "batch_size", "lr", "augmentation.crop", "augmentation.flip")
+    basic = (
+        *("lam", "eps", "select", "warm_up", "epochs", "batch_size", "lr", "augmentation.crop", "augmentation.flip"),
+        "missing_classes",
+    )
+    added: ClassVar[Mapping[str, Any]] = {"missing_classes": "protect"}  # where no class is missing, they are all alike
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "code": {"lam": 0.5, "batch_size": 256},
@@ -52,3 +56,8 @@ class D3Settings(Settings):
     augmentation: Augmentation = Field(Augmentation(crop=4, flip=True), description="of the reserved clean images")
     precision: Literal["auto", "float32", "bf16"] = Field("float32", description="auto: bf16 autocast on CUDA only")
     channels_last: bool = Field(True, description="memory layout of weights and images; does not change the method")
+    missing_classes: Literal["protect", "refuse", "allow"] = Field(
+        "protect",
+        description="classes of which the reserved clean set holds fewer than 2 samples: keep what the suspect model "
+        "knows of them, refuse the case, or let them be forgotten",
+    )

@@ -31,11 +31,13 @@ import torch
 from ...core.case import Case
 from ...core.classifier.classifier import Classifier
 from ...core.context import Context, derive_seed
+from ...core.draws import Uncovered
 from ...core.images import ImageSet, Index
 from ...core.outcome import Outcome
 from ...core.panels import Panel
 from ...defense import Card, Defense
 from ...diffusion.denoisers.base import Denoiser
+from ...diffusion.fit import choose
 from ...diffusion.fit.choose import admit_denoiser
 from ...diffusion.plan import Plan
 from ...errors import InputError, MissingNeedError
@@ -93,6 +95,17 @@ class DataElixir(Defense):
                 hint="use a record that holds one, or probe=train",
             )
         self.refuse_no_denoiser(case)
+
+    def about_uncovered(self, case: Case, classes: Uncovered) -> str | None:
+        meaning = []
+        if self.settings.detection.rule(case.clean) == "excess":
+            meaning.append(
+                f"Classes with fewer than {self.settings.detection.min_anomalies} clean samples to compare with are "
+                "not judged: they are not found as targets of an attack"
+            )
+        if self.settings.denoiser is None:
+            meaning.append(choose.UNSEEN)
+        return ". ".join(meaning) or None
 
     def refuse_no_denoiser(self, case: Case) -> None:
         """Refuse a case for which :meth:`prepare_denoiser` would find nothing; to be overridden together with it."""

@@ -22,6 +22,7 @@ import torch
 from ...core.augmentation import Augmentation, augmented_once
 from ...core.case import Case
 from ...core.context import Context
+from ...core.draws import Uncovered
 from ...core.images import ImageSet
 from ...core.outcome import Outcome
 from ...core.panels import Panel, line_panels
@@ -62,6 +63,9 @@ class Eclipse(Defense):
         choose.refuse_no_denoiser(case, settings.denoiser, defense="eclipse", forced=settings.force_denoiser)
         if settings.denoiser is None:
             choose.refuse_untrained(settings.purification.level, settings.fit)
+
+    def about_uncovered(self, case: Case, classes: Uncovered) -> str | None:
+        return choose.UNSEEN if self.settings.purify and self.settings.denoiser is None else None
 
     def defend(self, case: Case, context: Context) -> Outcome:
         assert case.train is not None and case.clean is not None

@@ -28,10 +28,12 @@ from torch import Tensor
 from ...core.case import Case
 from ...core.classifier.classifier import Classifier, to_batch
 from ...core.context import Context
+from ...core.draws import Uncovered
 from ...core.images import ImageSet, Index
 from ...core.outcome import Outcome
 from ...core.panels import Panel
 from ...defense import Card, Defense
+from ...diffusion.fit import choose
 from ...diffusion.generators.base import AdjustableGenerator, ImageGenerator
 from ...errors import InputError, MissingNeedError
 from ...io.files import to_json_types
@@ -82,6 +84,14 @@ class ImageVariations(Defense):
         refuse_unknown_architecture(settings.architecture, case.train.image_shape[2])
         if settings.student_data == "variations":
             self.refuse_no_generator(case)
+
+    def about_uncovered(self, case: Case, classes: Uncovered) -> str | None:
+        settings = self.settings
+        if settings.student_data != "variations":
+            return None
+        if choose_backend(case, settings) == "sdedit" and settings.denoiser is None:
+            return choose.UNSEEN
+        return "The strength is chosen without images of them" if settings.strength == "auto" else None
 
     def refuse_no_generator(self, case: Case) -> None:
         """Refuse a case for which :meth:`prepare_generator` finds nothing; to be overridden together with it."""

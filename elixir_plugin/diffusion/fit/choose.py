@@ -15,6 +15,10 @@ from ..schedule import NoiseLevel, Schedule
 from .settings import FitSettings
 from .train import fit_denoiser
 
+UNSEEN = (  # what it means that the reserved clean set lacks a class
+    "The denoiser that is trained on it has not seen such images, and may turn them into those of other classes"
+)
+
 
 def refuse_no_denoiser(case: Case, source: str | None, *, defense: str, forced: bool) -> None:
     """Refuse a case that holds nothing to train a denoiser on, when none is named; before any work.
