@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, final
 
 from torch import Tensor
+from typing_extensions import Self
 
 from .core import settings as config
 from .core.agreement import measure_agreement
 from .core.case import Case, refuse_scored_clean
 from .core.context import Context
+from .core.mirroring import decide, settled
 from .core.outcome import Outcome
 from .core.panels import Panel
 from .errors import MissingNeedError
@@ -106,7 +109,10 @@ class Defense(ABC):
         agreement, context.agreement = context.agreement, None
         visible = case.visible()
         started = context.counted_time()
-        outcome = self.defend(visible, context)
+        defense = self.settled(visible, context)
+        outcome = defense.defend(visible, context)
+        if defense is not self:
+            outcome.tables = {**outcome.tables, "mirroring": decide(visible, context).facts()}
         _name_classes(outcome, visible)
         outcome.timings = {**context.timings, **outcome.timings, "total": context.counted_time() - started}
         first = [] if agreement is None else [agreement.sentence()]
@@ -136,6 +142,26 @@ class Defense(ABC):
 
     def check(self, case: Case) -> None:  # noqa: B027  (optional on purpose)
         """Refuse a case or a combination of settings before work starts. Optional."""
+
+    def trains_augmented(self, case: Case) -> bool:
+        """Whether a run on *case* trains with the augmentation in the settings. Optional.
+
+        Where it does not, ``flip: auto`` is not decided.
+        """
+        return True
+
+    def settled(self, case: Case, context: Context) -> Self:
+        """Return this defense with ``flip: auto`` in its settings decided for *case*, see :mod:`.core.mirroring`.
+
+        :meth:`run` does this before :meth:`defend`; an :meth:`estimate` that looks at augmentation does it itself. The
+        very object comes back where nothing is open.
+        """
+        settings = settled(self.settings, case, context) if self.trains_augmented(case) else self.settings
+        if settings is self.settings:
+            return self
+        ready = copy.copy(self)
+        ready.settings = settings
+        return ready
 
     def estimate(self, case: Case, context: Context) -> dict[str, Any]:
         """Return what a run would cost, in JSON types, without doing it; empty when this defense cannot say. Optional.

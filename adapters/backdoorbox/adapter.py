@@ -35,7 +35,7 @@ from ...defense import Defense, get_defense
 from ...errors import PluginError, SettingsError, nearest
 from ...plugins import plugins
 from .behaviour import Behaviour
-from .data import classes_of, host_classifier, original_labels, read_plain, truth_of
+from .data import classes_of, host_classifier, may_mirror, original_labels, read_plain, truth_of
 from .defenses import Filter, Repair, Suppress
 
 KINDS: dict[str, type[Behaviour]] = {"repair": Repair, "detect": Filter, "purify": Suppress, "train": Suppress}
@@ -88,6 +88,7 @@ def read_case(
         test_poisoned=triggered,
         truth=None if train is None else truth_of(train, sets["train"].labels),
         origin=Origin("backdoorbox", "", {"dataset": type(train).__name__}),
+        mirror=next((known for each in given.values() if (known := may_mirror(each)) is not None), None),
     )
 
 

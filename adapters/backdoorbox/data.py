@@ -24,6 +24,7 @@ from ...core.case import Truth
 from ...core.classifier.classifier import Classifier
 from ...core.images import ImageSet, Index
 from ...errors import InputError
+from ..common.mirroring import mirror_of
 
 BY_FILE_NAME = "CreatePoisonedTargetDataset"  # its poisoned_set holds numbers of files, not positions
 KEPT = {"ToPILImage", "Resize", "CenterCrop", "Grayscale", "ToTensor", "PILToTensor", "ConvertImageDtype"}
@@ -134,6 +135,12 @@ def classes_of(dataset: Any) -> int:
     """Return the number of classes the dataset names, or 0."""
     inner, _ = _base(dataset)
     return len(getattr(inner, "classes", ()) or ())
+
+
+def may_mirror(dataset: Any) -> bool | None:
+    """Return whether images of *dataset* may be mirrored, as far as its class or the folder it reads says."""
+    inner, _ = _base(dataset)
+    return mirror_of([*(cls.__name__ for cls in type(inner).__mro__), *Path(str(getattr(inner, "root", ""))).parts])
 
 
 def is_bgr(dataset: Any, color: str | None, where: str) -> bool:

@@ -73,6 +73,9 @@ class ConfusionTraining(Defense):
         refuse_none_held_out(case.clean, self.settings)
         refuse_unknown_architecture(self.settings.architecture, case.clean.image_shape[2])
 
+    def trains_augmented(self, case: Case) -> bool:
+        return self.settings.reference == "model" and case.model is None
+
     def defend(self, case: Case, context: Context) -> Outcome:
         data = prepare(case, self.settings, context)
         cache = RoundCache(context, self.settings, case)
