@@ -25,6 +25,7 @@ class Detector(Configured):
     :param preset: of the defense's settings; every other parameter is one of these settings.
     :param seed: the one seed of the run.
     :param device: default: the classifier's.
+    :param any_model: go on with a classifier that does not fit the reserved clean labels.
     :param verbose: show progress: a bar on a terminal, elsewhere a line a minute.
     :ivar outcome: everything the defense said, once it has run.
     """
@@ -42,13 +43,15 @@ class Detector(Configured):
         preset: str | None = None,
         seed: int = 0,
         device: str | None = None,
+        any_model: bool = False,
         verbose: bool = True,
         **settings: Any,
     ) -> None:
         super().__init__(classifier, x_train, y_train)  # type: ignore[call-arg]  # ART's base, see art.py
         self.x_train, self.y_train = x_train, y_train
         own = {"classifier": classifier, "x_clean": x_clean, "y_clean": y_clean}
-        self._configure({**own, "preset": preset, "seed": seed, "device": device, "verbose": verbose}, settings)
+        own |= {"preset": preset, "seed": seed, "device": device, "any_model": any_model, "verbose": verbose}
+        self._configure(own, settings)
 
     @in_arts_words
     def detect_poison(self, **parameters: Any) -> tuple[dict[str, Any], list[int]]:

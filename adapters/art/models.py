@@ -27,11 +27,12 @@ class Transformer(Configured):
 
     :param classifier: the suspect ``PyTorchClassifier``; it stays as it is.
     :param preset: of the defense's settings; every other parameter is one of these settings.
+    :param any_model: go on with a classifier that does not fit the reserved clean labels.
     :param verbose: show progress: a bar on a terminal, elsewhere a line a minute.
     :ivar outcome: everything the defense said, once it has run.
     """
 
-    own: ClassVar[tuple[str, ...]] = ("classifier", "preset", "seed", "device", "verbose")
+    own: ClassVar[tuple[str, ...]] = ("classifier", "preset", "seed", "device", "any_model", "verbose")
 
     def __init__(
         self,
@@ -40,12 +41,21 @@ class Transformer(Configured):
         preset: str | None = None,
         seed: int = 0,
         device: str | None = None,
+        any_model: bool = False,
         verbose: bool = True,
         **settings: Any,
     ) -> None:
         super().__init__(classifier)  # type: ignore[call-arg]  # ART's base, see art.py
         self._configure(
-            {"classifier": classifier, "preset": preset, "seed": seed, "device": device, "verbose": verbose}, settings
+            {
+                "classifier": classifier,
+                "preset": preset,
+                "seed": seed,
+                "device": device,
+                "any_model": any_model,
+                "verbose": verbose,
+            },
+            settings,
         )
 
     @in_arts_words
@@ -103,6 +113,7 @@ class Trainer(Configured):
     :param trained: the classifier has been trained on the suspect set, and the defense may use it as suspect model.
     :param retrain: how to train, see :class:`elixir_plugin.evaluation.retraining.Retraining`.
     :param preset: of the defense's settings; every other parameter is one of these settings.
+    :param any_model: go on with a classifier that does not fit the reserved clean labels.
     :param verbose: show progress: a bar on a terminal, elsewhere a line a minute.
     :ivar outcome: everything the defense said, once it has run.
     """
@@ -120,6 +131,7 @@ class Trainer(Configured):
         preset: str | None = None,
         seed: int = 0,
         device: str | None = None,
+        any_model: bool = False,
         verbose: bool = True,
         **settings: Any,
     ) -> None:
@@ -131,6 +143,7 @@ class Trainer(Configured):
             "preset": preset,
             "seed": seed,
             "device": device,
+            "any_model": any_model,
             "verbose": verbose,
         }
         self._configure({**own, "trained": trained, "retrain": retrain}, settings)

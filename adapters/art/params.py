@@ -16,8 +16,6 @@ from ...errors import SettingsError, nearest
 class Configured:
     """Base of all behaviours: ``get_params``, ``set_params``, and the run.
 
-    Every class takes ``any_model=True``: go on with a classifier that does not fit the reserved clean labels.
-
     :cvar defense: set on the classes that are made.
     :cvar own: parameters that are not settings of the defense.
     """
@@ -48,8 +46,6 @@ class Configured:
         self._configure(own, given)
 
     def _configure(self, own: dict[str, Any], given: dict[str, Any]) -> None:
-        own = {"any_model": False, **own}
-        own["any_model"] = bool(given.pop("any_model", own["any_model"]))
         defense = self.defense(given, preset=own["preset"])
         self._check_own(own)
         self._own, self._given, self._defense, self.outcome = own, given, defense, None

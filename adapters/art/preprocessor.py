@@ -31,6 +31,7 @@ class Preprocessor(Configured):
     :param nb_classes: default: from one-hot labels, else the highest label plus one.
     :param augment: where the defense wants images changed anew at every look, change them once.
     :param preset: of the defense's settings; every other parameter is one of these settings.
+    :param any_model: go on with a classifier that does not fit the reserved clean labels.
     :param verbose: show progress: a bar on a terminal, elsewhere a line a minute.
     :ivar outcome: everything the defense said, once it has run.
     """
@@ -51,6 +52,7 @@ class Preprocessor(Configured):
         preset: str | None = None,
         seed: int = 0,
         device: str | None = None,
+        any_model: bool = False,
         verbose: bool = True,
         **settings: Any,
     ) -> None:
@@ -66,6 +68,7 @@ class Preprocessor(Configured):
             "preset": preset,
             "seed": seed,
             "device": device,
+            "any_model": any_model,
             "verbose": verbose,
         }
         own |= {"clip_values": tuple(clip_values), "channels_first": channels_first}

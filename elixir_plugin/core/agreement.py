@@ -28,8 +28,8 @@ SAMPLES = 512  # looked at for the agreement as read
 TRIED = 128  # of these, looked at for each other reading
 ENOUGH = 0.9  # agreement above which no other reading is tried
 GAIN = 0.1  # another reading must agree this much better,
-GAIN_P = 1e-4  # with a sign test below this level
-DECENT = 0.25  # of the way from chance to full agreement; a model surely below that does not fit
+GAIN_P = 1e-4  # with a sign test below this level,
+DECENT = 0.25  # and go so far from chance to full agreement; a model surely below that does not fit
 CONFIDENCE = 0.99
 BATCH = 64
 
@@ -51,7 +51,8 @@ class Reading:
 
     :param name: what would be different.
     :param agreed: share of samples with their label, on those it was tried on.
-    :param better: clearly better than as read: by :data:`GAIN`, and by a sign test on the same samples.
+    :param better: clearly better than as read: by :data:`GAIN`, by a sign test on the same samples, and well above
+        chance.
     :param hint: the next step, if this is how it should be read.
     """
 
@@ -172,6 +173,8 @@ def _measured(model: Classifier, samples: ImageSet, part: str, *, readings: bool
     if readings and agreed < ENOUGH:
         few = _spread(len(rows), TRIED)
         tried = [*_permutations(guesses, labels, classes), *_other_pixels(model, images[few], labels[few], hits[few])]
+        decent = chance + DECENT * (1 - chance)
+        tried = [replace(each, better=each.better and each.agreed >= decent) for each in tried]
         tried.sort(key=lambda each: (not each.better, -each.agreed))
     low, unclear = _judged(int(hits.sum()), len(rows), chance)
     return Agreement(part, len(rows), agreed, chance, low, unclear, tuple(tried))
