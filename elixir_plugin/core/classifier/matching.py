@@ -68,6 +68,7 @@ def _starts(name: str) -> list[int]:
 
 
 def faults_of(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """Return what does not match, but for what profilers and auxiliary heads leave behind."""
     faults = misfits(given, wanted)
     extra = [name for name in faults["left over"] if not name.endswith(PROFILED) and not AUXILIARY.match(name)]
     return faults | {"left over": extra}
