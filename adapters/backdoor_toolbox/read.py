@@ -65,7 +65,8 @@ def _read_tensor(file: Path) -> Images:
     if array.size and not (array.min() >= -ROUNDING and array.max() <= 1 + ROUNDING):  # NaN fails both
         found = f"{array.min()}..{array.max()}"
         raise InputError("pixel value out of range", where=file, found=found, allowed="[0, 1]")
-    return np.clip(np.ascontiguousarray(array.transpose(0, 2, 3, 1)), 0, 1)
+    images: Images = np.clip(np.ascontiguousarray(array.transpose(0, 2, 3, 1)), 0, 1)
+    return images
 
 
 def _refuse_other_length(images: int, labels: int, where: Path, file: Path) -> None:
