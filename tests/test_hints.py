@@ -21,6 +21,7 @@ FRONT_ENDS = (
     "adapters/backdoorbench/script.py",
     "adapters/backdoorbench/flags.py",
     "adapters/backdoor_toolbox/launcher.py",
+    "adapters/trojanvision/launcher.py",
 )
 OF_OTHER_PROGRAMS = ("--local-dir", "--revision", "--force-reinstall")
 FLAG = re.compile(r"(?:^|[\s'(])(?<!var\()--[a-z]")

@@ -29,6 +29,10 @@ def labels_of(split: Path) -> Path:
 
 
 def read_labels(file: Path) -> Index:
+    """Read the labels int64 ``[N]``, as the toolkits save them.
+
+    :raises InputError: for anything but integers in one dimension.
+    """
     array = numbers(read_torch(file), file)
     if array.ndim != 1 or (array.dtype.kind not in "iu" and len(array)):
         raise InputError(
@@ -77,6 +81,11 @@ def _refuse_other_length(images: int, labels: int, where: Path, file: Path) -> N
 
 
 def read_truth(folder: Path, directory: str, n: int, notes: list[str]) -> Truth | None:
+    """Read which samples are poison and which are covers; None, with a note, when the set does not say.
+
+    :param directory: name of the set, which tells clean-label attacks from others.
+    :param n: size of the set.
+    """
     if not (folder / "poison_indices").is_file():
         notes.append("no poison_indices: TPR and FPR are not measured")
         return None

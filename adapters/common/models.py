@@ -35,7 +35,7 @@ def unlike_host(
     found = []
     for name, theirs in (("mean", mean), ("std", std)):
         own = getattr(model, name).flatten().cpu().numpy()
-        if not np.allclose(own, np.asarray(theirs, np.float32), atol=1e-6):
+        if not np.allclose(own, np.asarray(theirs, np.float32), atol=1e-6):  # one value may stand for all channels
             found.append(f"{name} {_short(own.tolist())} instead of {_short(theirs)}")
     if model.input_size != input_size:
         found.append(f"images resized to {model.input_size or 'nothing'} instead of {input_size or 'nothing'}")

@@ -1,7 +1,7 @@
-"""``python -m elixir_plugin.adapters.trojanvision``: see :mod:`.adapter`."""
+"""``python -m elixir_plugin.adapters.trojanvision``: see :mod:`.launcher`."""
 
 import sys
 
-from .adapter import main
+from .launcher import main
 
 main(sys.argv[1:])

@@ -321,7 +321,7 @@ def test_a_model_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch, t
 def test_the_launcher_registers_and_runs_a_script(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from elixir_plugin.adapters.trojanvision import adapter
+    from elixir_plugin.adapters.trojanvision import launcher
 
     (tmp_path / "neighbour.py").write_text("WORD = 'found'\n")
     script = tmp_path / "defend.py"
@@ -331,15 +331,15 @@ def test_the_launcher_registers_and_runs_a_script(
     )
     monkeypatch.setattr(sys, "argv", list(sys.argv))
     monkeypatch.setattr(sys, "path", list(sys.path))
-    adapter.main([str(script), "--defense", "d3"])
+    launcher.main([str(script), "--defense", "d3"])
     assert "__main__ ['--defense', 'd3'] found d3" in capsys.readouterr().out
 
 
 def test_the_launcher_has_a_chain_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from elixir_plugin.adapters.trojanvision import adapter
+    from elixir_plugin.adapters.trojanvision import launcher
 
     parts(monkeypatch, tmp_path, "--defense", "d3")  # leaves an attacked model
-    adapter.main([*BASE, "--defense", "d3", "--d3_epochs", "1"])
+    launcher.main([*BASE, "--defense", "d3", "--d3_epochs", "1"])
     assert list((tmp_path / "data" / "defense").rglob("*.pth"))
 
 
@@ -347,10 +347,10 @@ class TestTheLauncherAsAProgram:
     """Nothing that is wrong on the command line ends in a traceback."""
 
     def ended(self, *arguments: str) -> int:
-        from elixir_plugin.adapters.trojanvision import adapter
+        from elixir_plugin.adapters.trojanvision import launcher
 
         with pytest.raises(SystemExit) as caught:
-            adapter.main(list(arguments))
+            launcher.main(list(arguments))
         return int(caught.value.code or 0)
 
     @pytest.fixture(autouse=True)

@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -176,8 +177,11 @@ def make_record(bench: Bench, attack: Attack, model: str) -> None:
     bench.run(f"theirs-bench-{attack.name}", BENCH, str(SHIM), "--evaluate", attack.name)
 
 
-def run_record(bench: Bench, attack: Attack) -> None:
+def run_record(bench: Bench, attack: Attack, *, quick: bool) -> None:
+    """Run the commands on one record: those that take seconds, or those that train a denoiser."""
     for defense, flags in attack.commands.items():
+        if ("--fit" in flags) == quick:
+            continue
         key = f"bench-{attack.name}-{defense}"
         yaml = f"./config/defense/{defense}/cifar10.yaml"
         command = ["--result_file", attack.name, "--yaml_path", yaml, "--dataset", "cifar10", *flags]
@@ -229,15 +233,14 @@ def main() -> None:
         return
     copy_checkouts(Path(os.environ["ELIXIR_TOOLKITS"]), bench.work, given.images, given.tests)
     chosen = [
-        (make, run, attack)
-        for make, run, attacks in ((lambda b, a: make_record(b, a, given.model), run_record, BENCH_ATTACKS),
-                                   (make_set, run_set, BOX_ATTACKS))
+        (make, attack)
+        for make, attacks in ((partial(make_record, model=given.model), BENCH_ATTACKS), (make_set, BOX_ATTACKS))
         for attack in attacks
         if not given.only or attack.name in given.only
-    ]  # fmt: skip
-    for make, _, attack in chosen:
+    ]
+    for make, attack in chosen:
         make(bench, attack)
-    for make, _, attack in chosen:
+    for make, attack in chosen:
         if make is make_set:
             folder = next((bench.work / BOX / "poisoned_train_set/cifar10").glob(f"{attack.name}_0*"))
             read_back(bench, f"read-box-{attack.name}", "backdoor_toolbox", folder)
@@ -250,8 +253,12 @@ def main() -> None:
                 bench.keep(f"before-{root}", top_files(bench.work / root))
         for toolkit, root in (("backdoorbench", BENCH), ("backdoor_toolbox", BOX)):
             bench.run(f"install-{toolkit}", root, "-m", "elixir_plugin", "toolkit", "install", toolkit, ".")
-        for _, run, attack in chosen:
-            run(bench, attack)
+        for quick in (True, False):
+            for make, attack in chosen:
+                if make is not make_set:
+                    run_record(bench, attack, quick=quick)
+                elif quick:
+                    run_set(bench, attack)
         if not given.only:
             export_all(bench)
         if given.uninstall:
