@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, final
 
 from torch import Tensor
+from typing_extensions import Self
 
 from .core import settings as config
 from .core.agreement import measure_agreement
@@ -17,6 +19,7 @@ from .core.classifier.intake import examined
 from .core.classifier.modes import gradients
 from .core.context import Context
 from .core.draws import Uncovered, uncovered
+from .core.mirroring import decide, settled
 from .core.outcome import FOR_A_LOOK, Outcome
 from .core.panels import Panel
 from .errors import MissingNeedError
@@ -113,7 +116,10 @@ class Defense(ABC):
             visible = _with_examined_model(case.visible())
             started = context.counted_time()
             self._note_uncovered(visible, context)
-            outcome = self.defend(visible, context)
+            defense = self.settled(visible, context)
+            outcome = defense.defend(visible, context)
+        if defense is not self:
+            outcome.tables = {**outcome.tables, "mirroring": decide(visible, context).facts()}
         _name_classes(outcome, visible)
         outcome.timings = {**context.timings, **outcome.timings, "total": context.counted_time() - started}
         told = [] if agreement is None else [agreement.sentence()]
@@ -164,6 +170,26 @@ class Defense(ABC):
         meaning = self.about_uncovered(case, classes)
         if meaning is not None:
             context.note(f"the reserved clean set holds {classes.words(case.classes)}. {meaning}")
+
+    def trains_augmented(self, case: Case) -> bool:
+        """Whether a run on *case* trains with the augmentation in the settings. Optional.
+
+        Where it does not, ``flip: auto`` is not decided.
+        """
+        return True
+
+    def settled(self, case: Case, context: Context) -> Self:
+        """Return this defense with ``flip: auto`` in its settings decided for *case*, see :mod:`.core.mirroring`.
+
+        :meth:`run` does this before :meth:`defend`; an :meth:`estimate` that looks at augmentation does it itself. The
+        very object comes back where nothing is open.
+        """
+        settings = settled(self.settings, case, context) if self.trains_augmented(case) else self.settings
+        if settings is self.settings:
+            return self
+        ready = copy.copy(self)
+        ready.settings = settings
+        return ready
 
     def estimate(self, case: Case, context: Context) -> dict[str, Any]:
         """Return what a run would cost, in JSON types, without doing it; empty when this defense cannot say. Optional.

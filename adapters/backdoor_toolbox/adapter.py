@@ -101,6 +101,7 @@ class BackdoorToolbox(Adapter):
             truth=truth,
             origin=Origin(self.name, str(folder), {"dataset": dataset, "directory": directory}),
             notes=tuple(notes),
+            mirror=known.mirror if known else None,
         )
 
     def result_folder(self, case: Case, defense: str) -> Path | None:

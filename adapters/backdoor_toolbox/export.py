@@ -27,13 +27,14 @@ class DataSet:
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    mirror: bool | None = None  # whether the toolkit mirrors its images in training; None: it has no transform for it
 
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 DATASETS = {
-    "cifar10": DataSet(10, (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
-    "gtsrb": DataSet(43, (0.3337, 0.3064, 0.3171), (0.2672, 0.2564, 0.2629)),
-    "imagenette": DataSet(10, *IMAGENET),
+    "cifar10": DataSet(10, (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261), mirror=True),
+    "gtsrb": DataSet(43, (0.3337, 0.3064, 0.3171), (0.2672, 0.2564, 0.2629), mirror=False),
+    "imagenette": DataSet(10, *IMAGENET, mirror=True),
     "imagenet": DataSet(1000, *IMAGENET),
 }
 ARCHITECTURE, SEED = "cifar_resnet18", 2333  # the toolkit's defaults

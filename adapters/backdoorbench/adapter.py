@@ -113,6 +113,7 @@ class BackdoorBench(Adapter):
             truth=truth,
             origin=Origin(self.name, str(record.folder), facts),
             notes=(*notes, note),
+            mirror=None if (known := DATASETS.get(record.dataset)) is None else known.mirror,
         )
 
     def result_folder(self, case: Case, defense: str) -> Path | None:

@@ -34,11 +34,12 @@ class Dataset:
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    mirror: bool = False  # in training
 
 
 _IDENTITY = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 DATASETS = {
-    "cifar10": Dataset(10, (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
+    "cifar10": Dataset(10, (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261), mirror=True),
     "cifar100": Dataset(100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "gtsrb": Dataset(43, *_IDENTITY),
     "celeba": Dataset(8, *_IDENTITY),

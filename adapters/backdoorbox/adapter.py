@@ -36,7 +36,7 @@ from ...defense import Defense, get_defense
 from ...errors import PluginError, SettingsError, nearest
 from ...plugins import plugins
 from .behaviour import Behaviour
-from .data import classes_of, host_classifier, original_labels, refuse_other_inputs, truth_of
+from .data import classes_of, host_classifier, may_mirror, original_labels, refuse_other_inputs, truth_of
 from .defenses import Filter, Repair, Suppress
 from .plain import read_plain
 
@@ -92,6 +92,7 @@ def read_case(
         truth=None if train is None else truth_of(train, sets["train"].labels),
         origin=Origin("backdoorbox", "", {"dataset": type(train).__name__}),
         notes=(*(note for each in raw.values() for note in each.notes), *scale_notes(sets)),
+        mirror=next((known for each in given.values() if (known := may_mirror(each)) is not None), None),
     )
 
 

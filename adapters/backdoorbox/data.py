@@ -22,6 +22,7 @@ from ...core.case import Truth
 from ...core.classifier.classifier import Classifier
 from ...core.images import ImageSet, Index
 from ...errors import InputError, reason_of
+from ..common.mirroring import mirror_of
 from ..common.transforms import normalisation_in, steps_of
 
 BY_FILE_NAME = "CreatePoisonedTargetDataset"  # its poisoned_set holds numbers of files, not positions
@@ -120,6 +121,15 @@ def per_sample(dataset: Any, of: Callable[[Any], NDArray[Any]]) -> NDArray[Any]:
 def classes_of(dataset: Any) -> int:
     """Return the number of classes the dataset names, or 0."""
     return max(len(getattr(part, "classes", ()) or ()) for part in parts_of(dataset))
+
+
+def may_mirror(dataset: Any) -> bool | None:
+    """Return whether images of *dataset* may be mirrored, as far as its class or the folder it reads says."""
+    found = {
+        mirror_of([*(cls.__name__ for cls in type(part).__mro__), *Path(str(getattr(part, "root", ""))).parts])
+        for part in parts_of(dataset)
+    }
+    return found.pop() if len(found) == 1 else None
 
 
 def is_bgr(dataset: Any, color: str | None, where: str) -> bool:

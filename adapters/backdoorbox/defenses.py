@@ -18,7 +18,7 @@ from ...evaluation.metrics import detection_metrics
 from ...evaluation.retraining import Retraining, kept_rows, retrain
 from ..common.draws import stratified_positions
 from .behaviour import Behaviour, OnTrainset
-from .data import original_labels, truth_of
+from .data import may_mirror, original_labels, truth_of
 from .plain import read_plain
 from .schedule import Schedule, WorkDir
 
@@ -63,7 +63,7 @@ class Repair(Behaviour):
             )
             dataset = Subset(dataset, rows.tolist())
         clean = self._sets(clean=dataset)["clean"]
-        outcome = self._run(Case(clean=clean, model=self._classifier(dataset, clean)), plan)
+        outcome = self._run(Case(clean=clean, model=self._classifier(dataset, clean), mirror=may_mirror(dataset)), plan)
         assert outcome.model is not None
         self._keep(outcome.model, dataset, WorkDir(plan), plan.epochs or 1)
 
@@ -106,7 +106,8 @@ class Filter(OnTrainset):
         plan = Schedule.of(schedule)
         sets = self._sets(train=self.poisoned_trainset, clean=self.clean_trainset)
         model = None if self.model is None else self._classifier(self.poisoned_trainset, sets["train"])
-        outcome = self._run(Case(train=sets["train"], clean=sets.get("clean"), model=model), plan)
+        mirror = may_mirror(self.poisoned_trainset)
+        outcome = self._run(Case(train=sets["train"], clean=sets.get("clean"), model=model, mirror=mirror), plan)
         if outcome.flagged is None:
             raise InputError("this defense ranks samples and flags none", where=self.defense.name)
         WorkDir(plan).log(f"{int(outcome.flagged.sum())} of {len(outcome.flagged)} samples flagged")
@@ -174,7 +175,8 @@ class Suppress(OnTrainset):
         plan = Schedule.of(schedule)
         how = Retraining.build({**plan.training(), **plan.milestones()}, where="schedule")
         sets = self._sets(train=self.poisoned_trainset, clean=self.clean_trainset)
-        case = Case(train=sets["train"], clean=sets.get("clean"))
+        mirror = may_mirror(self.poisoned_trainset)
+        case = Case(train=sets["train"], clean=sets.get("clean"), mirror=mirror)
         outcome = self._run(case, plan)
         self._sanitised = (outcome.train or sets["train"]).subset(kept_rows(case, outcome))
         trained = outcome.model

@@ -32,6 +32,7 @@ from ...defense import Defense
 from ...errors import InputError, SettingsError
 from ...evaluation.retraining import Retraining, retrain
 from ..common.draws import stratified_positions
+from ..common.mirroring import mirror_of
 from ..common.transforms import normalisation_in, steps_of, undone
 
 SHARE = 0.05  # of the training set is drawn as reserved clean set unless a number is given
@@ -163,6 +164,10 @@ class Behaviour:
         classes = int(self.dataset.num_classes)
         return as_classifier(self.model._model, images=shown.read(slice(0, 2)), num_classes=classes, **stats)
 
+    def mirror(self) -> bool | None:
+        """Return whether images of this data set may be mirrored, as far as its name says."""
+        return mirror_of([str(self.dataset.name)])
+
     def context(self) -> Context:
         """Return seed and device; trojanvision's environment names the device. Progress is shown."""
         device = import_module("trojanvision.environ").env["device"]
@@ -247,7 +252,7 @@ class Filtering(Behaviour):
         """
         train = self.suspects(self.clean_set, self.poison_set)
         clean = self.reserved(len(train)) if "clean" in self.defense.needs else None
-        self.outcome = self.run(Case(train=train, clean=clean, model=self.classifier(train)))
+        self.outcome = self.run(Case(train=train, clean=clean, model=self.classifier(train), mirror=self.mirror()))
         if self.outcome.flagged is None:
             raise InputError("this defense ranks samples and flags none", where=self.defense.name)
         return torch.from_numpy(np.array(self.outcome.flagged))
@@ -263,7 +268,7 @@ class Repairing(Behaviour):
         super().detect(**kwargs)  # type: ignore[misc]
         clean = self.reserved(len(self.plain_dataset("train")))
         train = self.suspects(*self.suspect_parts()) if "train" in self.defense.needs else None
-        self.outcome = self.run(Case(train=train, clean=clean, model=self.classifier(clean)))
+        self.outcome = self.run(Case(train=train, clean=clean, model=self.classifier(clean), mirror=self.mirror()))
         assert self.outcome.model is not None
         self.adopt(self.outcome.model)
 
@@ -288,7 +293,7 @@ class Training(Behaviour):
         train = self.suspects(*self.suspect_parts())
         clean = self.reserved(len(train)) if {"clean", "denoiser"} & self.defense.needs else None
         model = self.classifier(train)
-        case = Case(train=train, clean=clean, model=model)
+        case = Case(train=train, clean=clean, model=model, mirror=self.mirror())
         self.outcome = self.run(case)
         trained = self.outcome.model
         if trained is None or type(trained.module) is not type(model.module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from ..errors import SettingsError
 from .images import ImageSet
 from .settings import Settings
 
@@ -18,7 +20,9 @@ class Augmentation(Settings):
     """Random changes of training images, drawn anew for every sample and epoch."""
 
     crop: int = Field(0, ge=0, description="zero-pad by this many pixels, then crop back at random")
-    flip: bool = Field(False, description="mirror left-right with probability 1/2")
+    flip: bool | Literal["auto"] = Field(
+        False, description="mirror left-right with probability 1/2; auto: where that is known, or found, to do no harm"
+    )
     rotation: float = Field(0.0, ge=0, le=180, description="rotate by up to this many degrees either way")
     grayscale: float = Field(0.0, ge=0, le=1, description="probability of replacing all channels by their luminance")
     noise: float = Field(0.0, ge=0, le=1, description="standard deviation of Gaussian noise per pixel and channel")
@@ -31,6 +35,7 @@ def augment(pixels: Tensor, settings: Augmentation, draws: Mapping[str, Tensor])
         ``noise`` ``[B, H, W, C]``, standard normal.
     """
     count, height, width, _ = pixels.shape
+    _refuse_open(settings)
     if settings.crop or settings.flip:
         rows = torch.arange(height, device=pixels.device).expand(count, height)
         cols = torch.arange(width, device=pixels.device).expand(count, width)
@@ -71,6 +76,7 @@ def draw_augmentation(
 ) -> dict[str, Tensor]:
     """Draw an epoch's augmentation for all samples; on the CPU, so that every device sees the same."""
     draws: dict[str, Tensor] = {}
+    _refuse_open(settings)
     if settings.crop:
         for name in ("top", "left"):
             draws[name] = torch.randint(0, 2 * settings.crop + 1, (n,), generator=generator)
@@ -100,6 +106,35 @@ def augmented_once(images: ImageSet, settings: Augmentation, generator: torch.Ge
         chosen |= draw_noise(settings, chunk.shape, generator, torch.device("cpu"))
         parts.append(augment(chunk, settings, chosen).numpy())
     return images.replace(images=np.concatenate(parts))
+
+
+class _Mirrored:
+    """Images mirrored left-right as they are read."""
+
+    def __init__(self, images: ImageSet) -> None:
+        self._set = images
+        self.shape: tuple[int, ...] = images.images.shape
+        self.dtype: np.dtype[Any] = images.images.dtype
+
+    def __getitem__(self, index: Any, /) -> Any:
+        return self._set.read(index)[:, :, ::-1]
+
+
+def mirrored(images: ImageSet) -> ImageSet:
+    """Return the same samples, mirrored left-right when they are read."""
+    return images.replace(images=_Mirrored(images))
+
+
+def _refuse_open(settings: Augmentation) -> None:
+    """Refuse ``flip: auto``, which says nothing before :func:`~.mirroring.settled` has decided it for a case."""
+    if settings.flip == "auto":
+        raise SettingsError(
+            "whether to mirror is not decided",
+            where="augmentation.flip",
+            found="auto",
+            allowed="true, false",
+            hint="elixir_plugin.core.mirroring.settled decides it for a case",
+        )
 
 
 def _rotate(pixels: Tensor, degrees: Tensor) -> Tensor:

@@ -108,6 +108,8 @@ class Case:
     :param test_poisoned: triggered test samples; for evaluation only.
     :param truth: what the attacker did; for evaluation only.
     :param notes: what a reader of the report should know about this case, e.g. where ``clean`` was drawn from.
+    :param mirror: whether images may be mirrored left-right in training, where that is known of the data set: True for
+        photographs of objects, False for digits, text or traffic signs. None: ``flip: auto`` finds out.
     :raises InputError: when the parts disagree about the number of classes, their names, the image shape, or the
         length; and for 8-bit images that hold only 0 and 1.
 
@@ -125,6 +127,7 @@ class Case:
     truth: Truth | None = None
     origin: Origin = field(default_factory=Origin)
     notes: tuple[str, ...] = ()
+    mirror: bool | None = None
 
     def __post_init__(self) -> None:
         sets = {"train": self.train, "clean": self.clean, "test": self.test}

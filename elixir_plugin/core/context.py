@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from tqdm import tqdm
@@ -38,6 +38,7 @@ class Context:
     :param quiet: no progress, neither bars nor lines.
     :param any_model: go on with a suspect model that does not fit the labels; see :mod:`~elixir_plugin.core.agreement`.
     :param on_stage: called with ``(stage, seconds)`` after each stage, also after one that failed.
+    :ivar mirroring: what :mod:`.mirroring` has decided, for which case.
 
     >>> context = Context(seed=3)
     >>> with context.stage("score"):
@@ -59,6 +60,7 @@ class Context:
         default=None, init=False
     )  # what defense.check_agreement found for the run to come
     cached_seconds: float = field(default=0.0, init=False)
+    mirroring: Any = field(default=None, init=False, repr=False)
 
     def derive_seed(self, *name: object) -> int:
         """Return a 63-bit seed that depends on :attr:`seed` and *name* alone."""
@@ -116,11 +118,11 @@ class Context:
         width = shutil.get_terminal_size().columns  # 80 where the terminal does not say
         return tqdm(items, desc=description, total=total, leave=False, ncols=width)
 
-    def note(self, text: str) -> None:
-        """Tell the reader of the report something they should know; also logged as a warning."""
+    def note(self, text: str, level: int = logging.WARNING) -> None:
+        """Tell the reader of the report something they should know; also logged, under *level*."""
         if text not in self.notes:
             self.notes.append(text)
-            logging.getLogger(__name__).warning(text)
+            logging.getLogger(__name__).log(level, text)
 
 
 def derive_seed(*parts: object) -> int:

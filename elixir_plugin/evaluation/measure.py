@@ -12,6 +12,7 @@ from ..core.case import Case
 from ..core.classifier.classifier import Classifier
 from ..core.context import Context
 from ..core.metrics import Evaluation, ModelMetrics
+from ..core.mirroring import decision
 from ..core.outcome import Outcome
 from ..defense import Defense
 from ..errors import InputError, shown
@@ -72,6 +73,9 @@ def execute(
         triggered = None if case.test_poisoned is None else case.test_poisoned.samples
         sizes = [0 if each is None else len(each) for each in (case.test, triggered)]
         outcome.notes += judge_denoiser(evaluation.after, measured, *sizes)
+    outcome.notes += [text for text in context.notes if text not in outcome.notes]  # of what was trained since
+    if (mirroring := decision(context)) is not None:
+        outcome.tables.setdefault("mirroring", mirroring.facts())
     outcome.timings = {**outcome.timings, **context.timings}  # with what the stages since then took
     if outcome.model is not None:
         outcome.model.cpu()

@@ -23,6 +23,7 @@ from ..core.context import Context
 from ..core.draws import Uncovered, uncovered
 from ..core.images import ImageSet, Index
 from ..core.metrics import Evaluation, ModelMetrics
+from ..core.mirroring import settled
 from ..core.outcome import Outcome
 from ..core.settings import fingerprint
 from ..errors import InputError
@@ -48,7 +49,7 @@ class Retraining(Recipe):
     architecture: str | None = Field(None, description="default: that of the case's model, else small_resnet")
     epochs: int = Field(30, ge=1)
     lr: float = Field(0.05, gt=0)
-    augmentation: Augmentation = Augmentation(crop=4, flip=True)
+    augmentation: Augmentation = Augmentation(crop=4, flip="auto")
 
 
 def retrain(
@@ -70,6 +71,7 @@ def retrain(
     :raises InputError: when the case holds no suspect set, or nothing is kept.
     """
     images = (outcome.train or _suspects(case)).subset(kept_rows(case, outcome))
+    plan = settled(plan, case, context)
     return _trained(images, case, _with(plan, outcome.augmentation), context, stage, start=start)
 
 
@@ -135,7 +137,7 @@ def run_controls(
 
 def run_control(name: str, case: Case, outcome: Outcome, plan: Retraining, context: Context) -> ModelMetrics:
     """Train and measure one control of :data:`CONTROLS`."""
-    images = _suspects(case)
+    images, plan = _suspects(case), settled(plan, case, context)
     added, static = outcome.augmentation, outcome.static_augmentation
     if name == "noise_only":
         level = outcome.noise_level or 0.0
@@ -269,6 +271,7 @@ def undefended(
 
     :param described: what ``describe`` says of *case*, in JSON types; default: found out where it is needed.
     """
+    plan = settled(plan, case, context)
     if context.cache is None:
         return run_control("undefended", case, outcome, plan, context)
     facts = [

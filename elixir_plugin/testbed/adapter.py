@@ -69,7 +69,7 @@ class Testbed(Adapter):
         poison: Poison = plugins().get("poison", str(path))(options.poison)
         splits = digits(size=options.size, seed=seed, clean=options.clean, test=options.test)
         case = poisoned_case(poison, splits, seed)
-        case = dataclasses.replace(case, origin=dataclasses.replace(case.origin, path=str(path)))
+        case = dataclasses.replace(case, origin=dataclasses.replace(case.origin, path=str(path)), mirror=False)
         return dataclasses.replace(case, model=self._model(case, seed)) if options.model else case
 
     def _model(self, case: Case, seed: int) -> Classifier:

@@ -12,14 +12,13 @@ can be known beforehand, they are looked up: N passes, or 2 N with mirroring, in
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.augmentation import Augmentation
+from ..core.augmentation import mirrored as mirrored  # noqa: PLC0414  (re-exported)
 from ..core.classifier.classifier import Classifier
 from ..core.images import ImageSet
 from .batches import Batch
@@ -121,23 +120,6 @@ def looked_up(logits: Tensor) -> Teacher:
 def can_look_up(augmentation: Augmentation) -> bool:
     """Whether every image that *augmentation* makes of one is the image itself or its mirror image."""
     return augmentation.model_copy(update={"flip": False}) == Augmentation()
-
-
-class _Mirrored:
-    """Images mirrored left-right as they are read."""
-
-    def __init__(self, images: ImageSet) -> None:
-        self._set = images
-        self.shape: tuple[int, ...] = images.images.shape
-        self.dtype: np.dtype[Any] = images.images.dtype
-
-    def __getitem__(self, index: Any, /) -> Any:
-        return self._set.read(index)[:, :, ::-1]
-
-
-def mirrored(images: ImageSet) -> ImageSet:
-    """Return the same samples, mirrored left-right when they are read."""
-    return images.replace(images=_Mirrored(images))
 
 
 def known_logits(teacher: Classifier, images: ImageSet, *, mirror: bool) -> Tensor:

@@ -83,10 +83,10 @@ def made_case(text: str, shared: Path, seed: int) -> Case:
     else:
         suspects, reserved = cifar_sets(shared, seed)
     if not poison:
-        return Case(train=suspects, clean=reserved)
+        return Case(train=suspects, clean=reserved, mirror=kind != "digits")
     made = plugins().get("poison", poison[0])(rate=float(poison[1]), **parse_assignments(poison[2:]))
     suspects, truth = made.poison(suspects, seed)
-    return Case(train=suspects, clean=reserved, truth=truth)
+    return Case(train=suspects, clean=reserved, truth=truth, mirror=kind != "digits")
 
 
 def make_case(text: str, shared: Path, seed: int) -> Case:

@@ -70,9 +70,9 @@ def make_case(
         (test,) = cifar_sets([sizes[2]], seed, part="test", archive=archive)
     name, *values = text.split(":")
     if name == "clean":
-        return Case(train=suspects, clean=clean, test=test)
+        return Case(train=suspects, clean=clean, test=test, mirror=True)
     poison = plugins().get("poison", name)(**{"rate": 0.1, **parse_assignments(values)})
-    return poisoned_case(poison, Splits(suspects, clean, test), seed)
+    return dataclasses.replace(poisoned_case(poison, Splits(suspects, clean, test), seed), mirror=True)
 
 
 def changed(case: Case, outcome: Outcome) -> dict[str, Any]:

@@ -69,7 +69,8 @@ def unseen_sets(options: argparse.Namespace) -> tuple[ImageSet, ImageSet]:
 def make_case(text: str, splits: Splits, seed: int) -> Case:
     """Return the case of a poison given as ``name[:key=value…]``."""
     name, *values = text.split(":")
-    return poisoned_case(plugins().get("poison", name)(**parse_assignments(values)), splits, seed)
+    case = poisoned_case(plugins().get("poison", name)(**parse_assignments(values)), splits, seed)
+    return dataclasses.replace(case, mirror=True)
 
 
 def with_teacher(case: Case, values: dict[str, Any], context: Context) -> Case:
@@ -77,7 +78,7 @@ def with_teacher(case: Case, values: dict[str, Any], context: Context) -> Case:
     assert context.work_dir is not None
     folder = context.work_dir / "teacher"
     if not (folder / "model.json").exists():
-        defense = ImageVariations(values, preset="cpu", teacher="train")
+        defense = ImageVariations(values, preset="cpu", teacher="train").settled(case, context)
         Trainer(defense.settings, context, context.work_dir).make_teacher(case).save(folder)
     return dataclasses.replace(case, model=Classifier.load(folder).to(context.device))
 

@@ -598,8 +598,8 @@ def test_the_preview_is_written_before_the_run(tmp_path: Path, monkeypatch: pyte
         assert picture.width > picture.height / 4
     assert (tmp_path / "run" / "work" / "image-variations-denoiser").is_dir()  # a run that follows takes it up
     events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
-    (stage,) = (each for each in events if each["event"] == "stage")
-    assert stage["stage"] == "preview"
+    stage, decided = (each for each in events if each["event"] == "stage")
+    assert (stage["stage"], decided["stage"]) == ("preview", "mirroring")
     assert estimate_run(spec)["seconds"]["generator"] == 0
     with pytest.raises(RunError, match="belongs to another run"):
         estimate_run(spec.model_copy(update={"seed": 1}))
@@ -624,7 +624,7 @@ def test_presets_say_what_they_promise() -> None:
     assert (paper.temperature, paper.alpha, paper.hard_temperature, paper.num_variations) == (10, 0.5, 10, 1)
     recipe = paper.recipe.resolved()
     assert (recipe.optimizer, recipe.lr, recipe.weight_decay, recipe.batch_size) == ("adam", 1e-3, 0, 128)
-    assert (recipe.epochs, recipe.milestones, recipe.gamma, recipe.augmentation.flip) == (100, (30, 50), 0.1, True)
+    assert (recipe.epochs, recipe.milestones, recipe.gamma, recipe.augmentation.flip) == (100, (30, 50), 0.1, "auto")
     assert not (paper.normalize or paper.mixing or paper.drop_disagreeing) and paper.color_transfer
     short = ImageVariationsSettings.build({"recipe": {"epochs": 12}}).recipe.resolved()
     assert short.milestones == (4, 6)

@@ -26,7 +26,7 @@ from ...errors import ElixirError, InputError, preview_list
 from ...io.files import read_json, read_tensors, write_json, write_tensors
 from ...training.batches import Samples, SampleSource, ShuffledBatches
 from ...training.fit import untrained
-from ...training.loop import Augmentation, Recipe, train
+from ...training.loop import Recipe, train
 from .rounds import View
 from .settings import ConfusionSettings
 
@@ -165,7 +165,7 @@ def suspect_model(case: Case, data: PreparedData, settings: ConfusionSettings, c
         weight_decay=settings.weight_decay,
         schedule="step",
         milestones=(2 * quarter, 3 * quarter),
-        augmentation=Augmentation(crop=4, flip=True),
+        augmentation=settings.reference_augmentation,
         precision=settings.precision,
         channels_last=settings.channels_last,
     )

@@ -82,6 +82,9 @@ class ConfusionTraining(Defense):
             "nothing, and their poison is not found"
         )
 
+    def trains_augmented(self, case: Case) -> bool:
+        return self.settings.reference == "model" and case.model is None
+
     def defend(self, case: Case, context: Context) -> Outcome:
         data = prepare(case, self.settings, context)
         cache = RoundCache(context, self.settings, case)

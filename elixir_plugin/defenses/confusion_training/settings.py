@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ...core.augmentation import Augmentation
 from ...core.settings import Settings
 from ...training.loop import Recipe
 from .rounds import Offsets, Round
@@ -42,6 +43,7 @@ DECIDING = (
     "last_models",
     "vote",
 )
+FIRST_AUGMENTATION = Augmentation(crop=4, flip=True).dump()  # of reference models, before there was a setting for it
 LEAST_PER_CLASS = 5  # samples a class has, on average, in the smallest distilled set; fewer teach a base model nothing
 
 # A small set is memorised: after 20 epochs on 2,000 images, 70 % of the clean suspects were still fitted long after
@@ -168,6 +170,10 @@ class ConfusionSettings(Settings):
     reference_epochs: int = Field(100, ge=1, le=1000, description="of a reference model trained here")
     reference_lr: float = Field(0.1, gt=0, le=10, description="of a reference model trained here")
 
+    reference_augmentation: Augmentation = Field(
+        Augmentation(crop=4, flip="auto"), description="of the suspect images, for a reference model trained here"
+    )
+
     pretrain_epochs: tuple[Count, ...] = Field(
         (100, 100, 40, 40, 40, 40), description="of the base model, on the suspects distilled so far"
     )
@@ -238,6 +244,17 @@ class ConfusionSettings(Settings):
         if self.rule != "ratio" and not self.held_out:
             raise ValueError(f"rule {self.rule} needs held_out > 0")
         return self
+
+    @classmethod
+    def under_first_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Leave out ``reference_augmentation`` where it says what was done before there was such a setting, or nothing.
+
+        No reference model is trained but with ``reference: model``.
+        """
+        named = super().under_first_names(values)
+        if named.get("reference") != "model" or named.get("reference_augmentation") == FIRST_AUGMENTATION:
+            named.pop("reference_augmentation", None)
+        return named
 
     def trained_with(self) -> dict[str, Any]:
         """Return the settings that training depends on, in JSON types; the others only decide on what it found.

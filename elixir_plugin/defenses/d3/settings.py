@@ -53,7 +53,7 @@ class D3Settings(Settings):
     lr: float = Field(0.01, gt=0, description="learning rate at the start; falls along a cosine")
     momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
     weight_decay: float = Field(0.0, ge=0, le=5e-4, description="not applied to the selected weights")
-    augmentation: Augmentation = Field(Augmentation(crop=4, flip=True), description="of the reserved clean images")
+    augmentation: Augmentation = Field(Augmentation(crop=4, flip="auto"), description="of the reserved clean images")
     precision: Literal["auto", "float32", "bf16"] = Field("float32", description="auto: bf16 autocast on CUDA only")
     channels_last: bool = Field(True, description="memory layout of weights and images; does not change the method")
     missing_classes: Literal["protect", "refuse", "allow"] = Field(

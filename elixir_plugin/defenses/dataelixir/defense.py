@@ -121,7 +121,8 @@ class DataElixir(Defense):
         :raises ElixirError: for what :meth:`run` would refuse before any work.
         """
         self.refuse(case)
-        return estimate(case.visible(), self.settings, context)
+        visible = case.visible()
+        return estimate(visible, self.settled(visible, context).settings, context)
 
     def defend(self, case: Case, context: Context) -> Outcome:
         assert case.train is not None

@@ -144,7 +144,7 @@ class Training(Recipe):
 
     epochs: int = Field(100, ge=1)
     lr: float = Field(0.01, gt=0)
-    augmentation: Augmentation = Augmentation(crop=4, flip=True)
+    augmentation: Augmentation = Augmentation(crop=4, flip="auto")
 
 
 class DataElixirSettings(Settings):

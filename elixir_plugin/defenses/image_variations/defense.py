@@ -114,7 +114,8 @@ class ImageVariations(Defense):
         visible = case.visible()
         makes = self.settings.student_data == "variations"
         loaded = self.generator_to_time(visible, context) if makes else None
-        return estimate(visible, self.settings, context, loaded, seed=self._seed(context))
+        settings = self.settled(visible, context).settings
+        return estimate(visible, settings, context, loaded, seed=self._seed(context))
 
     def panels(self, outcome: Outcome) -> list[Panel]:
         return panels_of(outcome, self.settings.search.agreement)

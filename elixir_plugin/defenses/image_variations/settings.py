@@ -32,7 +32,7 @@ class Learning(Recipe):
     drops: tuple[Share, ...] = Field(
         (0.3, 0.5), description="shares of the epochs after which `step` lowers the rate, where `milestones` is empty"
     )
-    augmentation: Augmentation = Augmentation(flip=True)
+    augmentation: Augmentation = Augmentation(flip="auto")
 
     def resolved(self) -> Recipe:
         """Return the recipe with milestones in epochs."""
