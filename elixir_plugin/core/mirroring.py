@@ -71,17 +71,23 @@ def settled(settings: S, case: Case, context: Context) -> S:
 
 def decide(case: Case, context: Context) -> Mirroring:
     """Return whether training on *case* mirrors images, and why; it is kept in *context*, and noted there."""
-    parts = (case.train, case.clean, case.model, case.mirror)
-    if context.mirroring is None or any(a is not b for a, b in zip(context.mirroring[0], parts, strict=True)):
-        context.mirroring = (parts, _decided(case, context))
-    found: Mirroring = context.mirroring[1]
+    found = decision(case, context)
+    if found is None:
+        found = _decided(case, context)
+        context.mirroring = (_parts(case), found)
     context.note(found.why, logging.INFO if found.used or case.mirror is not None else logging.WARNING)
     return found
 
 
-def decision(context: Context) -> Mirroring | None:
-    """Return what was decided under *context* last, or None."""
-    return None if context.mirroring is None else context.mirroring[1]
+def decision(case: Case, context: Context) -> Mirroring | None:
+    """Return what was decided for *case* under *context*, or None."""
+    parts, found = context.mirroring or ((), None)
+    same = len(parts) and all(a is b for a, b in zip(parts, _parts(case), strict=True))
+    return found if same else None
+
+
+def _parts(case: Case) -> tuple[Any, ...]:
+    return case.train, case.clean, case.model, case.mirror
 
 
 def _decided(case: Case, context: Context) -> Mirroring:

@@ -74,7 +74,7 @@ def execute(
         sizes = [0 if each is None else len(each) for each in (case.test, triggered)]
         outcome.notes += judge_denoiser(evaluation.after, measured, *sizes)
     outcome.notes += [text for text in context.notes if text not in outcome.notes]  # of what was trained since
-    if (mirroring := decision(context)) is not None:
+    if (mirroring := decision(case, context)) is not None:
         outcome.tables.setdefault("mirroring", mirroring.facts())
     outcome.timings = {**outcome.timings, **context.timings}  # with what the stages since then took
     if outcome.model is not None:
