@@ -50,7 +50,7 @@ class Row:
 def suspect_case(poison: Poison, size: int, context: Context) -> Case:
     """Return digits poisoned by *poison*, with a suspect classifier trained on them."""
     case = poisoned_case(poison, digits(size=size, seed=context.seed), context.seed)
-    return dataclasses.replace(case, model=train_suspect(case, SuspectRecipe(), context))
+    return dataclasses.replace(case, model=train_suspect(case, SuspectRecipe(), context), mirror=False)
 
 
 def run_demo(

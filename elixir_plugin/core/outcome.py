@@ -53,7 +53,7 @@ class Outcome:
         :meth:`sanitised` leaves that out.
     :param kept: ascending positions of the suspect samples to go on with; None where the defense names none: then
         those that are not flagged (:meth:`kept_rows`).
-    :param augmentation: what belongs to training on ``train``, beside the usual crop and flip.
+    :param augmentation: what belongs to training on ``train``, beside the usual crop and mirroring.
     :param static_augmentation: what was done to the images of ``train`` once, for good; controls do the same to theirs.
     :param noise_level: relative noise, in pixel scale, that purification added before it denoised; what a control
         without denoiser has to add.

@@ -10,6 +10,7 @@ are asked alone; without a model, :func:`decide` is called as a run calls it.
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -95,55 +96,65 @@ def by_probe(draw_pool: Draw, count: int, suspects: int, draws: int, poison: str
     return found
 
 
+def accuracy(model: Classifier, pool: ImageSet) -> str:
+    return f" (ACC {(model.predict(pool).argmax(1) == pool.labels).mean():.0%})"
+
+
 def fixed(pool: ImageSet) -> Draw:
     return lambda _: pool
 
 
-def rows_of(workspace: Path, draws: int) -> Iterator[tuple[str, str, str, Counter[str]]]:
-    """Yield data, who is asked, what is at hand, and the verdicts."""
-    (photos,) = cifar_sets([10_000], SEED, part="test")
-    poisoned = "badnets, 10 %"
+Row = tuple[str, str, str, Counter[str]]  # data, who is asked, what is at hand, the verdicts
+
+
+def photos(workspace: Path, draws: int) -> Iterator[Row]:
+    (pool,) = cifar_sets([10_000], SEED, part="test")
     for count, share in ((250, "0.5 %"), (500, "1 %"), (1000, "2 %"), (2500, "5 %")):
         at_hand = f"{count:,} clean ({share} of CIFAR-10)"
-        yield (
-            "CIFAR-10",
-            "probe",
-            f"{at_hand}, 5,000 suspects ({poisoned})",
-            by_probe(fixed(photos), count, 5000, draws, "badnets"),
-        )
-        yield "CIFAR-10", "probe", at_hand, by_probe(fixed(photos), count, 0, draws)
+        found = by_probe(fixed(pool), count, 5000, draws, "badnets")
+        yield "CIFAR-10", "probe", f"{at_hand}, 5,000 suspects (badnets, 10 %)", found
+        yield "CIFAR-10", "probe", at_hand, by_probe(fixed(pool), count, 0, draws)
+
+
+def models(workspace: Path, draws: int) -> Iterator[Row]:
+    (pool,) = cifar_sets([3_000], SEED, part="test")
     (train,) = cifar_sets([6_000], SEED)
-    models = {"trained without mirroring": trained(train, flip=False, epochs=10)}
+    asked = {"trained without mirroring": trained(train, flip=False, epochs=10)}
     for record in ("badnet_0_1", "blended_0_1"):
         model = get_adapter("backdoorbench")().read(workspace / "record" / record, 0).model
         assert model is not None
-        models[f"record {record}"] = model
-    some = photos.subset(np.arange(4_000))
-    for name, model in models.items():
-        accuracy = (model.predict(some).argmax(1) == some.labels).mean()
+        asked[f"of record {record}"] = model
+    for name, model in asked.items():
         for count in (250, 500, 2500):
-            who = f"model {name}, ACC {accuracy:.0%}"
-            yield "CIFAR-10", who, f"{count:,} clean", by_model(model, some, count, draws)
-    split = digits(size=16, seed=SEED, clean=0, test=800)
-    for count in (20, 50, 150, 400):
-        yield "testbed digits", "probe", f"{count} clean", by_probe(fixed(split.test), count, 0, draws)
-    yield (
-        "testbed digits",
-        "probe",
-        f"150 clean, 600 suspects ({poisoned})",
-        by_probe(fixed(split.test), 150, 600, draws, "badnets"),
-    )
-    for flip in (False, True):
-        model = trained(split.train, flip=flip, epochs=15)
-        who = f"model trained with{'' if flip else 'out'} mirroring"
-        for count in (50, 150):
-            yield "testbed digits", who, f"{count} clean", by_model(model, split.test, count, draws)
+            yield (
+                "CIFAR-10",
+                f"model {name}{accuracy(model, pool)}",
+                f"{count:,} clean",
+                by_model(model, pool, count, draws),
+            )
+
+
+def figures(workspace: Path, draws: int) -> Iterator[Row]:
     from sklearn.datasets import load_digits
 
+    split = digits(size=16, seed=SEED, clean=0, test=800)
     plain = load_digits()
-    small = as_set(plain.images[..., None] * 15.9, plain.target, 10)
-    for count in (50, 150, 400):
-        yield "scikit-learn's digits, 8 px", "probe", f"{count} clean", by_probe(fixed(small), count, 0, draws)
+    for name, pool in (
+        ("testbed digits", split.test),
+        ("scikit-learn's digits, 8 px", as_set(plain.images[..., None] * 15.9, plain.target, 10)),
+    ):
+        for count in (20, 50, 150, 400):
+            yield name, "probe", f"{count} clean", by_probe(fixed(pool), count, 0, draws)
+        found = by_probe(fixed(pool), 150, 600, draws, "badnets")
+        yield name, "probe", "150 clean, 600 suspects (badnets, 10 %)", found
+    for flip in (False, True):
+        model = trained(split.train, flip=flip, epochs=15)
+        for count in (50, 150):
+            who = f"model trained with{'' if flip else 'out'} mirroring{accuracy(model, split.test)}"
+            yield "testbed digits", who, f"{count} clean", by_model(model, split.test, count, draws)
+
+
+def drawings(workspace: Path, draws: int) -> Iterator[Row]:
     drawn: dict[str, tuple[Draw, tuple[int, ...]]] = {
         "arrows left, right": (lambda rng: arrows(1500, rng, classes=2), (20, 100)),
         "arrows in 4 directions": (lambda rng: arrows(1500, rng), (20, 50, 200)),
@@ -159,18 +170,22 @@ def rows_of(workspace: Path, draws: int) -> Iterator[tuple[str, str, str, Counte
         learned, pool = (draw_pool(rng) for _ in range(2))
         for flip in (False, True):
             model = trained(learned, flip=flip, epochs=6)
-            accuracy = (model.predict(pool).argmax(1) == pool.labels).mean()
-            who = f"model trained with{'' if flip else 'out'} mirroring, ACC {accuracy:.0%}"
+            who = f"model trained with{'' if flip else 'out'} mirroring{accuracy(model, pool)}"
             yield name, who, "200 clean", by_model(model, pool, 200, draws)
+
+
+PARTS = {"photos": photos, "models": models, "figures": figures, "drawings": drawings}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workspace", type=Path, required=True, help="folder of BackdoorBench that holds record/")
     parser.add_argument("--draws", type=int, default=40)
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     options = parser.parse_args()
     print("| data | asked | at hand | mirrors | harm shown | nothing shown |\n|---|---|---|---|---|---|", flush=True)
-    for data, who, at_hand, found in rows_of(options.workspace, options.draws):
+    rows = itertools.chain.from_iterable(PARTS[part](options.workspace, options.draws) for part in options.parts)
+    for data, who, at_hand, found in rows:
         shares = (found[name] / found.total() for name in ("harmless", "harmful", "unclear"))
         print(f"| {data} | {who} | {at_hand} | " + " | ".join(f"{each:.0%}" for each in shares) + " |", flush=True)
 
