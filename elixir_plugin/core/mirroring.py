@@ -1,19 +1,18 @@
 """``flip: auto``: whether training mirrors images left-right, decided once per case, for all that trains on it.
 
-In this order:
+What the case says (``Case.mirror``) counts, where its adapter knows the data set. Else two are asked about the reserved
+clean set, as :mod:`.mirror_evidence` has it:
 
-1. What the case says (``Case.mirror``), where its adapter knows the data set.
-2. What the suspect model says of the reserved clean set, see :mod:`.mirror_evidence`.
-3. What a small probe says of it, fitted on that set and on up to :data:`FITTED` samples of the suspect set.
+1. the suspect model, where there is one;
+2. a small probe, fitted on that set and on up to :data:`FITTED` samples of the suspect set.
 
-Images are mirrored only if one of these says that it does no harm. Model and probe may be poisoned. They are judged on
-reserved clean samples alone, and no classifier, however made, tells a class from its mirror image there.
+Images are mirrored only if model or probe says that it does no harm, and neither that it does. Both may be poisoned:
+they are judged on reserved clean samples alone, and no classifier, however made, tells a class from its mirror image.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -22,6 +21,7 @@ import torch
 
 from .augmentation import Augmentation, mirrored
 from .case import Case
+from .classifier.classifier import Classifier
 from .context import Context
 from .images import ImageSet
 from .mirror_evidence import ONE_SIDED, Evidence, facts_of, features_of, judge, probe_scores
@@ -98,23 +98,21 @@ def _decided(case: Case, context: Context) -> Mirroring:
     if clean is None or not len(clean):
         return Mirroring(False, f"{_said(False)}: without a reserved clean set nothing shows that it does no harm", {})
     shown = _some(clean, JUDGED, context, "judged")
-    asked: dict[str, Callable[[], Evidence]] = {"a probe": lambda: _ask_probe(shown, case.train, context)}
-    if case.model is not None:
-        asked = {"the suspect model": lambda: _ask_model(case, shown, context), **asked}
     evidence: dict[str, Evidence] = {}
     with context.stage("mirroring"):
-        for name, ask in asked.items():
-            found = evidence[name] = ask()
-            if found.verdict != "unclear":
-                used = found.verdict == "harmless"
+        if case.model is not None:
+            evidence["the suspect model"] = _ask_model(case.model, shown, context)
+        evidence["a probe"] = _ask_probe(shown, case.train, context)
+    for verdict, used in (("harmful", False), ("harmless", True)):
+        for name, found in evidence.items():
+            if found.verdict == verdict:
                 return Mirroring(used, f"{_said(used)}: {_shares(name, found)}", evidence)
     doubts = "; ".join(f"{_shares(name, each)}{_doubt(each, clean)}" for name, each in evidence.items())
     return Mirroring(False, f"{_said(False)}: nothing shows that it does no harm ({doubts}); `flip` decides", evidence)
 
 
-def _ask_model(case: Case, shown: ImageSet, context: Context) -> Evidence:
-    assert case.model is not None
-    model = case.model.clone().to(context.device)
+def _ask_model(suspect: Classifier, shown: ImageSet, context: Context) -> Evidence:
+    model = suspect.clone().to(context.device)
     answers = [model.predict(images).astype(np.float64) for images in (shown, mirrored(shown))]
     return judge(answers[0], answers[1], shown.labels)
 

@@ -142,11 +142,11 @@ def test_digits_are_not_mirrored() -> None:
             assert why.startswith(f"training does not mirror images: a probe labels {evidence['a probe'].plain:.0%} of")
 
 
-def test_a_model_is_asked_first() -> None:
+def test_model_and_probe_are_asked() -> None:
     arrow, shape = LEFT_RIGHT["arrows in four directions"], ALIKE["shapes"]
     for make, expected in ((arrow, "harmful"), (shape, "harmless")):
         used, why, evidence = asked(Case(clean=make(0), model=trained(make(1), flip=False)))
-        assert (used, list(evidence)) == (expected == "harmless", ["the suspect model"])
+        assert (used, list(evidence)) == (expected == "harmless", ["the suspect model", "a probe"])
         assert evidence["the suspect model"].verdict == expected and "the suspect model labels" in why
 
 
@@ -157,6 +157,13 @@ def test_a_model_that_learned_to_confuse_left_and_right_does_not_vouch_for_it() 
     assert abs(model.plain - model.mirrored) < 0.1  # it sees no difference
     assert model.verdict == "unclear" and model.closest == (0, 1) and evidence["a probe"].verdict == "harmful"
     assert not used
+
+
+def test_a_model_that_learned_both_sides_of_digits_does_not_vouch_for_it() -> None:
+    split = digits(size=8, seed=1, clean=150, test=0)
+    used, why, evidence = asked(Case(clean=split.clean, model=trained(split.train, flip=True)))
+    assert evidence["the suspect model"].verdict == "harmless" and evidence["a probe"].verdict == "harmful"
+    assert not used and "a probe labels" in why
 
 
 def test_poisoned_suspects_do_not_change_the_answer() -> None:

@@ -64,7 +64,7 @@ def test_the_toy_falls_to_chance_when_it_is_mirrored_and_stays_by_default() -> N
     left_alone = d3()
     assert accuracy(left_alone.model) >= 0.95
     assert left_alone.tables["mirroring"]["flip"] is False
-    (note,) = left_alone.notes
+    (note,) = (each for each in left_alone.notes if "mirror" in each)
     assert note == left_alone.tables["mirroring"]["why"]
     assert note.startswith("training does not mirror images: the suspect model labels ")
 
@@ -102,11 +102,12 @@ def test_the_report_says_what_the_training_afterwards_did() -> None:
     plan = Retraining(epochs=1, batch_size=32, architecture="small_resnet")
     given = {"augmentation": {"flip": False}}
     outcome, _ = execute(Everything(given), dataclasses.replace(case(), mirror=True), Context(), plan)
-    assert outcome.notes == ["training mirrors images left-right: the data set is known to allow it"]
+    known = "training mirrors images left-right: the data set is known to allow it"
+    assert [note for note in outcome.notes if "mirror" in note] == [known]
     assert outcome.tables["mirroring"]["flip"] is True
     closed = plan.model_copy(update={"augmentation": plan.augmentation.model_copy(update={"flip": False})})
     outcome, _ = execute(Everything(given), dataclasses.replace(case(), mirror=True), Context(), closed)
-    assert outcome.notes == [] and "mirroring" not in outcome.tables
+    assert not any("mirror" in note for note in outcome.notes) and "mirroring" not in outcome.tables
 
 
 def test_the_reference_model_of_confusion_training_is_not_mirrored() -> None:
