@@ -22,6 +22,7 @@ import torch
 from .augmentation import Augmentation, mirrored
 from .case import Case
 from .classifier.classifier import Classifier
+from .classifier.intake import examined
 from .context import Context
 from .images import ImageSet
 from .mirror_evidence import ONE_SIDED, Evidence, facts_of, features_of, judge, probe_scores
@@ -87,7 +88,8 @@ def decision(case: Case, context: Context) -> Mirroring | None:
 
 
 def _parts(case: Case) -> tuple[Any, ...]:
-    return case.train, case.clean, case.model, case.mirror
+    module = None if case.model is None else case.model.module  # which all views of a model share
+    return case.train, case.clean, module, case.mirror
 
 
 def _decided(case: Case, context: Context) -> Mirroring:
@@ -112,7 +114,7 @@ def _decided(case: Case, context: Context) -> Mirroring:
 
 
 def _ask_model(suspect: Classifier, shown: ImageSet, context: Context) -> Evidence:
-    model = suspect.clone().to(context.device)
+    model = examined(suspect, shown.read(slice(0, 2))).clone().to(context.device)
     answers = [model.predict(images).astype(np.float64) for images in (shown, mirrored(shown))]
     return judge(answers[0], answers[1], shown.labels)
 

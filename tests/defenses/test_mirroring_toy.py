@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from elixir_plugin import Case, Classifier, Context, ImageSet, Recipe
+from elixir_plugin.core import mirroring
 from elixir_plugin.core.outcome import Outcome, same_outcome
 from elixir_plugin.defenses.confusion_training.data import prepare, suspect_model
 from elixir_plugin.defenses.confusion_training.defense import ConfusionTraining
@@ -108,6 +109,20 @@ def test_the_report_says_what_the_training_afterwards_did() -> None:
     closed = plan.model_copy(update={"augmentation": plan.augmentation.model_copy(update={"flip": False})})
     outcome, _ = execute(Everything(given), dataclasses.replace(case(), mirror=True), Context(), closed)
     assert not any("mirror" in note for note in outcome.notes) and "mirroring" not in outcome.tables
+
+
+def test_the_defense_and_the_training_afterwards_share_one_decision(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Case] = []
+    decided = mirroring._decided
+
+    def counted(case: Case, context: Context) -> mirroring.Mirroring:
+        made.append(case)
+        return decided(case, context)
+
+    monkeypatch.setattr(mirroring, "_decided", counted)
+    plan = Retraining(epochs=1, batch_size=32, architecture="small_resnet")
+    execute(Everything(), case(), Context(), plan, controls=True)
+    assert len(made) == 1
 
 
 def test_the_reference_model_of_confusion_training_is_not_mirrored() -> None:
