@@ -55,7 +55,8 @@ def refuse_zeros_and_ones(images: Any, where: object) -> None:
             where=where,
             found="uint8 0..1",
             allowed="uint8 in 0..255, or float in [0, 1]",
-            hint="multiply them by 255 if 1 is white; if they are that dark, pass them as float32, divided by 255",
+            hint="if 1 is white, multiply them by 255 (image files: save them anew); if they are that dark, pass them "
+            "as float32, divided by 255",
         )
 
 

@@ -24,10 +24,13 @@ def read(path: Path, **options: Any) -> Case:
     return get_adapter("image_folder")(options).read(path)
 
 
+STEP = 20  # grey levels between two images
+
+
 def put(path: Path, value: int = 0, size: tuple[int, int] = (8, 8)) -> Path:
-    """Write an image of one grey value."""
+    """Write an image of one grey value, *value* steps up from black."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, (value,) * 3).save(path)
+    Image.new("RGB", size, (STEP * value,) * 3).save(path)
     return path
 
 
@@ -42,9 +45,9 @@ def tree(root: Path, *names: str) -> Path:
 
 
 def values(case: Case, part: str = "train") -> dict[str, int]:
-    """Return file name -> grey value, as read."""
+    """Return file name -> steps up from black, as read."""
     images = getattr(case, part)
-    return dict(zip(images.names, images.read(slice(None))[:, 0, 0, 0].tolist(), strict=True))
+    return dict(zip(images.names, (images.read(slice(None))[:, 0, 0, 0] // STEP).tolist(), strict=True))
 
 
 def labelled(case: Case, part: str = "train") -> dict[str, str]:
@@ -401,7 +404,7 @@ def test_an_export_keeps_order_and_names(tmp_path: Path, names: tuple[str, ...])
     from elixir_plugin import ImageSet
 
     labels = [0, 1] if "unused" not in names else [0, 0]
-    pixels = np.arange(2, dtype=np.uint8).repeat(192).reshape(2, 8, 8, 3)
+    pixels = (STEP * np.arange(2, dtype=np.uint8)).repeat(192).reshape(2, 8, 8, 3)
     train = ImageSet(pixels, labels, len(names), classes=names)
     model = Classifier.build("small_resnet", len(names), classes=names)
     adapter = get_adapter("image_folder")
