@@ -190,7 +190,7 @@ class TestSanitised:
             {
                 "defense": "d3",
                 "source": {"adapter": "backdoorbench", "path": str(workspace.record), "options": OPTIONS},
-                "settings": {"epochs": 1},
+                "settings": {"epochs": 1, "missing_classes": "allow"},
                 "out": str(tmp_path / "run"),
                 "write_back": False,
             }

@@ -16,7 +16,7 @@ from .settings import FitSettings
 from .train import fit_denoiser
 
 UNSEEN = (  # what it means that the reserved clean set lacks a class
-    "The denoiser that is trained on it has not seen such images, and may turn them into those of other classes"
+    "A denoiser that is trained on it has not seen such images, and turns more of them into others at strong noise"
 )
 
 
