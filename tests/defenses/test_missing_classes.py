@@ -171,7 +171,7 @@ class TestD3:
             module = network()
             module[-1] = nn.Linear(64, 4, bias=False)
         model = Classifier(module, 4).eval()
-        outcome = get_defense("d3")(SHORT).run(Case(clean=clean_set(8, 8, 8, 0), model=model), Context())
+        outcome = get_defense("d3")(SHORT).run(Case(clean=clean_set(8, 8, 8, 0), model=model), Context(any_model=True))
         assert outcome.tables["protected"][0]["bias_raised"] == 0 and outcome.model is not None
         assert torch.equal(outcome.model.module[-1].weight[3], module[-1].weight[3])  # type: ignore[index]
 
@@ -209,9 +209,9 @@ class TestD3:
         with torch.random.fork_rng():
             case = Case(clean=clean_set(8, 8, 8, 0), model=Classifier(network(norm=False), 4).eval())
         with pytest.raises(InputError, match="would forget classes") as caught:
-            get_defense("d3")(SHORT).run(case, Context())
+            get_defense("d3")(SHORT).run(case, Context(any_model=True))
         assert "without batch norm" in str(caught.value.found)
-        assert get_defense("d3")(SHORT, missing_classes="allow").run(case, Context()).model is not None
+        assert get_defense("d3")(SHORT, missing_classes="allow").run(case, Context(any_model=True)).model is not None
 
     def test_a_class_that_the_model_alone_counts(self) -> None:
         """Five outputs for four classes, as a network made for another data set has them."""
@@ -221,9 +221,9 @@ class TestD3:
             model = Classifier(module, 5).eval()
         clean = clean_set(8, 8, 8, 8, classes=5)
         suspects = as_set(*samples(40, seed=4), classes=5)
-        known = get_defense("d3")(SHORT).run(Case(train=suspects, clean=clean, model=model), Context())
+        known = get_defense("d3")(SHORT).run(Case(train=suspects, clean=clean, model=model), Context(any_model=True))
         assert notes_on(known) == [] and "protected" not in known.tables
-        alone = get_defense("d3")(SHORT).run(Case(clean=clean, model=model), Context())
+        alone = get_defense("d3")(SHORT).run(Case(clean=clean, model=model), Context(any_model=True))
         assert "no sample of class 4" in notes_on(alone)[0] and alone.tables["protected"][0]["class"] == 4
         assert any("suspect model calls few of the images dreamt" in note for note in alone.notes) == (
             alone.tables["protected"][0]["received"] < 0.5

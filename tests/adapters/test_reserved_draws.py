@@ -84,7 +84,7 @@ class Host:
 
     def __init__(self, **_: Any) -> None:
         self.param_list: dict[str, Any] = {}
-        self.dataset = SimpleNamespace(norm_par=None, normalize=False, num_classes=3)
+        self.dataset = SimpleNamespace(get_transform=lambda _: None, num_classes=3)
 
 
 class Repair(Repairing, Host):
@@ -124,7 +124,7 @@ def test_backdoorbox_repairs_with_a_portion_of_every_class(monkeypatch: pytest.M
     monkeypatch.setattr(type(d3), "_run", run)
     monkeypatch.setattr(type(d3), "_keep", lambda *_: None)
     monkeypatch.setattr(type(d3), "_classifier", lambda *_: None)
-    monkeypatch.setattr("elixir_plugin.adapters.backdoorbox.defenses.Case", lambda clean, model: SimpleNamespace(
+    monkeypatch.setattr("elixir_plugin.adapters.backdoorbox.defenses.Case", lambda clean, **_: SimpleNamespace(
         clean=clean, model=nn.Identity()))  # fmt: skip
     d3.repair(Pictures(), 0.01, {})
     assert seen[0].labels.tolist() == [0, 1, 2]
