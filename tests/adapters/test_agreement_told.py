@@ -24,7 +24,8 @@ TOLD = re.compile(r"the suspect model gives (\d+)\.\d % of 48 reserved clean sam
 
 
 def notes(source: Source, out: Path) -> list[str]:
-    spec = RunSpec(defense="d3", source=source, settings={"epochs": 1}, out=str(out), write_back=False)
+    settings = {"epochs": 1, "missing_classes": "allow"}
+    spec = RunSpec(defense="d3", source=source, settings=settings, out=str(out), write_back=False)
     run_defense(spec)
     found: list[str] = json.loads((out / "report.json").read_text())["notes"]
     return found

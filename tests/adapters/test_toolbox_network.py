@@ -75,7 +75,7 @@ def save(root: Path, module: torch.nn.Module) -> None:
 
 
 def elixir(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return python("elixir.py", *arguments, cwd=root)
+    return python("elixir.py", "--any-model", *arguments, cwd=root)  # the networks are not trained
 
 
 def run_of(root: Path, defense: str) -> Path:

@@ -56,7 +56,7 @@ from elixir_plugin.diffusion.sampler import jump, predicted_image, reverse
 from elixir_plugin.diffusion.schedule import Schedule
 from elixir_plugin.errors import InputError, MissingNeedError, SettingsError
 from elixir_plugin.evaluation.metrics import detection_metrics
-from elixir_plugin.testing.defenses import tiny_case
+from elixir_plugin.testing import defenses as testing
 from elixir_plugin.training import checkpoint
 from elixir_plugin.training.batches import Batch, Samples, ShuffledBatches
 from elixir_plugin.training.loop import Recipe, train
@@ -73,6 +73,11 @@ SHORT: dict[str, Any] = {
     "recipe": {"epochs": 1, "batch_size": 32, "augmentation": {"crop": 0, "flip": False}},
 }
 TARGET = {"mode": "given", "targets": [0]}
+
+
+def tiny_case(**options: Any) -> Case:
+    """Return the tiny case under a normalisation with which one epoch of training teaches the probe something."""
+    return testing.tiny_case(mean=(0.5,), std=(0.25,), **options)
 
 
 class Interrupted(Exception):
