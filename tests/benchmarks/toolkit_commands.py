@@ -294,7 +294,8 @@ def export_all(bench: Bench) -> None:
         for target in ("image_folder", "arrays"):
             out = str(bench.work / "exported" / f"{name}-{target}")
             bench.run(f"export-{name}-{target}", root, "-m", "elixir_plugin", "export", source, "--to", target, out)
-    run = next((bench.work / BENCH / "record/sig/defense/dataelixir/checkpoint").iterdir(), None)
+    runs = bench.work / BENCH / "record/badnet_all2all/defense/eclipse/checkpoint"
+    run = next((path.parent for path in runs.glob("*/report.json")), None)
     if run is not None:
         out = str(bench.work / "exported" / "repaired")
         bench.run("export-run", BENCH, "-m", "elixir_plugin", "export", str(run), "--to", "image_folder", out)
