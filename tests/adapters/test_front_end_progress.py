@@ -68,10 +68,11 @@ def test_a_class_in_backdoorbox(verbose: bool, capsys: pytest.CaptureFixture[str
 def test_a_class_in_art(verbose: bool, capsys: pytest.CaptureFixture[str]) -> None:
     class Made(Configured):
         defense = elixir_plugin.get_defense("d3")
-        own = ("preset", "seed", "device", "verbose")
+        own = ("preset", "seed", "device", "any_model", "verbose")
 
     made, case = Made(), tiny_case()
-    made._configure({"preset": None, "seed": 0, "device": "cpu", "verbose": verbose}, {"epochs": 3})
+    own = {"preset": None, "seed": 0, "device": "cpu", "any_model": False, "verbose": verbose}
+    made._configure(own, {"epochs": 3})
     made._run(case.visible())
     assert len(LINE.findall(capsys.readouterr().err)) == (2 if verbose else 0)
 
@@ -82,7 +83,7 @@ def test_a_class_in_trojanvision(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     monkeypatch.setitem(sys.modules, "trojanvision", ModuleType("trojanvision"))
     monkeypatch.setitem(sys.modules, "trojanvision.environ", environ)
     behaviour = Behaviour.__new__(Behaviour)
-    behaviour._seed, behaviour._defense = 0, elixir_plugin.get_defense("d3")({"epochs": 3})
+    behaviour._own, behaviour._seed, behaviour._defense = {}, 0, elixir_plugin.get_defense("d3")({"epochs": 3})
     monkeypatch.setattr(Behaviour, "say", lambda self, text: None)
     behaviour.run(tiny_case().visible())
     assert len(LINE.findall(capsys.readouterr().err)) == 2
