@@ -30,7 +30,7 @@ from ...errors import ElixirError, SettingsError, nearest
 from ...io.text import escape_control, with_flags
 from ...plugins import plugins
 
-OURS = ("--preset", "--set", "--option", "--device")  # flags that come before the script
+OURS = ("--preset", "--set", "--option", "--device", "--any-model")  # flags that come before the script
 RUNS = "elixir_runs"  # in the set's folder, where all other results are
 FLAGS = {"cleanser": ("detect", "purify"), "defense": ("repair", "train")}  # what a flag of theirs may name of ours
 

@@ -88,7 +88,7 @@ def test_the_suspect_model_is_what_config_names(box: Path) -> None:  # noqa: F81
     network(box, "squared")
     module = made("squared")
     save(box, module)
-    done = elixir(box, "-s", "epochs=1", "other_defense.py", "-defense=d3")
+    done = elixir(box, "--any-model", "-s", "epochs=1", "other_defense.py", "-defense=d3")
     assert done.returncode == 0, done.stderr
     before = json.loads((run_of(box, "d3") / "report.json").read_text())["metrics"]["before"]
     case = get_adapter("backdoor_toolbox")({"model": "none"}).read(box / SET)
@@ -173,7 +173,9 @@ def test_what_needs_the_model_says_how_to_name_its_network(box: Path) -> None:  
     done = elixir(box, *command)
     assert done.returncode == 1 and "weights do not fit" in done.stderr
     assert "--option architecture=NAME" in done.stderr and "small_resnet" in done.stderr
-    done = elixir(box, "-o", "architecture=small_resnet", *command)
+    done = elixir(box, "-o", "architecture=small_resnet", *command)  # read right, but never trained
+    assert done.returncode == 1 and "--any-model goes on all the same" in done.stderr
+    done = elixir(box, "-o", "architecture=small_resnet", "--any-model", *command)
     assert done.returncode == 0, done.stderr
     assert "architecture: small_resnet" in (run_of(box, "d3") / "run.yaml").read_text()
 

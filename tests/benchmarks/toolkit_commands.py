@@ -36,6 +36,7 @@ from cifar import cifar_sets
 SHIM = Path(__file__).with_name("toolkit_shim.py")
 BENCH, BOX = "BackdoorBench", "backdoor-toolbox"
 QUICK = ["--epochs", "1"]
+ANY = ["--any_model", "True"]  # one epoch leaves networks near chance
 FIT = ["--preset", "demo", "--clean_from", "test", *QUICK, "--fit", "{iterations: 20}"]
 CONFUSION = {"pretrain_epochs": "[1]", "confusion_steps": "[20]"}
 
@@ -184,7 +185,7 @@ def run_record(bench: Bench, attack: Attack, *, quick: bool) -> None:
             continue
         key = f"bench-{attack.name}-{defense}"
         yaml = f"./config/defense/{defense}/cifar10.yaml"
-        command = ["--result_file", attack.name, "--yaml_path", yaml, "--dataset", "cifar10", *flags]
+        command = ["--result_file", attack.name, "--yaml_path", yaml, "--dataset", "cifar10", *ANY, *flags]
         bench.run(key, BENCH, f"./defense/{defense}.py", *command)
         result = f"record/{attack.name}/defense/{defense}/defense_result.pt"
         bench.run(f"theirs-{key}", BENCH, str(SHIM), "--evaluate", attack.name, result)
@@ -212,7 +213,9 @@ def make_set(bench: Bench, attack: Attack) -> None:
 
 def run_set(bench: Bench, attack: Attack) -> None:
     for name, ours, script in BOX_COMMANDS:
-        bench.run(f"box-{attack.name}-{name}", BOX, "elixir.py", *ours, *script, *box_flags(bench, attack))
+        bench.run(
+            f"box-{attack.name}-{name}", BOX, "elixir.py", "--any-model", *ours, *script, *box_flags(bench, attack)
+        )
 
 
 def main() -> None:
@@ -294,7 +297,8 @@ def export_all(bench: Bench) -> None:
         for target in ("image_folder", "arrays"):
             out = str(bench.work / "exported" / f"{name}-{target}")
             bench.run(f"export-{name}-{target}", root, "-m", "elixir_plugin", "export", source, "--to", target, out)
-    run = next((bench.work / BENCH / "record/sig/defense/dataelixir/checkpoint").iterdir(), None)
+    runs = bench.work / BENCH / "record/badnet_all2all/defense/eclipse/checkpoint"
+    run = next((path.parent for path in runs.glob("*/report.json")), None)
     if run is not None:
         out = str(bench.work / "exported" / "repaired")
         bench.run("export-run", BENCH, "-m", "elixir_plugin", "export", str(run), "--to", "image_folder", out)
