@@ -135,6 +135,12 @@ def expected(root: Path, by_number: bool) -> Iterator[tuple[str, str, Any]]:
                 yield path.relative_to(root).as_posix(), name, pixels
 
 
+def holds_classes(folder: Path) -> bool:
+    """Tell whether an image lies in a class folder below *folder*: one of empty folders and loose images is a class."""
+    inner = (path.relative_to(folder).parts for path in folder.rglob("*") if path.suffix.lower() in READ)
+    return any(len(parts) > 1 and parts[0] not in JUNK and parts[0][0] != "." != parts[-1][0] for parts in inner)
+
+
 def same(images: ImageSet | None, root: Path, by_number: bool) -> bool:
     assert images is not None and images.classes is not None and images.names is not None
     wanted = list(expected(root, by_number))
@@ -153,7 +159,7 @@ def check(tree: Tree, root: Path) -> None:
         return
     event("read")
     by_number = tree.options.get("class_order") != "text"
-    split = [path for path in root.iterdir() if path.name in TRAIN and any(each.is_dir() for each in path.iterdir())]
+    split = [path for path in root.iterdir() if path.name in TRAIN and holds_classes(path)]
     train = split[0] if split else root
     assert same(case.train, train, by_number)
     for part, name in ((case.test, "Test"), (case.clean, "clean")):
