@@ -38,7 +38,7 @@ def untrained(
     :param seed: of the weights.
     :param like: a classifier for such images, which may have an architecture without a name.
     :param mean, std: normalisation; None: that of *like*, as a host that measures both models normalises once for all
-        of them; without *like*, see *normalised*.
+        of them. Where there is none, or another architecture is named and *like* does without, see *normalised*.
     :param normalised: use mean and standard deviation of *images*, where nothing else sets them; else 0 and 1.
     :param input_size: edge length that the classifier resizes to; None: that of *like* where its architecture is taken.
     """
@@ -61,7 +61,7 @@ def untrained(
 def _normalisation_of(
     images: ImageSet, like: Classifier | None, *, normalised: bool
 ) -> tuple[Sequence[float], Sequence[float]]:
-    if like is not None:
+    if like is not None and not (like.mean.eq(0).all() and like.std.eq(1).all()):
         return like.mean.flatten().tolist(), like.std.flatten().tolist()
     return normalisation(images) if normalised else ([0.0], [1.0])
 

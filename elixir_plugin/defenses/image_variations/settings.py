@@ -142,7 +142,7 @@ class ImageVariationsSettings(GeneratorSettings):
     )
     normalize: bool = Field(
         False,
-        description="without a suspect model: networks made here normalise with mean and spread of the set",
+        description="where no suspect model does, networks made here normalise: with mean and spread of the set",
     )
     recipe: Learning = Learning()
     temperature: float = Field(10.0, ge=1, le=100, description="T, of the teacher's soft labels")
