@@ -49,6 +49,7 @@ def test_a_script_in_backdoorbench(bench: Workspace, capsys: pytest.CaptureFixtu
     assert len(LINE.findall(capsys.readouterr().err)) == 2  # the last step needs no line
 
 
+@pytest.mark.e2e
 def test_a_script_in_backdoor_toolbox(box: Path) -> None:  # noqa: F811
     start = (box / "elixir.py").read_text().replace("    main(", "    context.EVERY = 0.0\n    main(")
     (box / "elixir.py").write_text(start.replace("import sys", "import sys\nfrom elixir_plugin.core import context", 1))

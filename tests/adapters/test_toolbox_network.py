@@ -75,7 +75,7 @@ def save(root: Path, module: torch.nn.Module) -> None:
 
 
 def elixir(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return python("elixir.py", "--any-model", *arguments, cwd=root)  # the networks are not trained
+    return python("elixir.py", *arguments, cwd=root)
 
 
 def run_of(root: Path, defense: str) -> Path:
@@ -154,6 +154,7 @@ QUICK = [
 QUICK += ["-s", "confusion_lr=[0.01]", "-s", "lam=[10]", "-s", "shifted_from=2", "-s", "architecture=small_resnet"]
 
 
+@pytest.mark.e2e
 def test_a_detector_goes_without_a_model_that_does_not_fit(box: Path) -> None:  # noqa: F811
     network(box, "tiny")
     save(box, Classifier.build("small_resnet", 10).module)
@@ -166,6 +167,7 @@ def test_a_detector_goes_without_a_model_that_does_not_fit(box: Path) -> None:  
     assert report["metrics"]["before"] is None
 
 
+@pytest.mark.e2e
 def test_what_needs_the_model_says_how_to_name_its_network(box: Path) -> None:  # noqa: F811
     network(box, "tiny")
     save(box, Classifier.build("small_resnet", 10).module)
@@ -189,6 +191,7 @@ def test_the_adapter_reads_a_set_without_its_model(box: Path) -> None:  # noqa: 
     assert case.model is None and case.train is not None
 
 
+@pytest.mark.e2e
 def test_without_a_model_file_nothing_is_said(box: Path) -> None:  # noqa: F811
     network(box, "squared")
     (box / SET / "full_base_aug_seed=2333.pt").unlink()
