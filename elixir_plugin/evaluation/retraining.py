@@ -259,10 +259,10 @@ def _fresh(images: ImageSet, case: Case, plan: Retraining, context: Context) -> 
     if case.model is not None and plan.architecture is None and case.model.architecture is not None:
         name, size = case.model.architecture, case.model.input_size
     seed = context.derive_seed("retrain", "weights")
-    stats: dict[str, list[float]] = {}
+    mean = std = None
     if case.model is not None:  # also where it does without: its host then normalises nothing
-        stats = {"mean": case.model.mean.flatten().tolist(), "std": case.model.std.flatten().tolist()}
-    return untrained(images, name, seed, context.device, input_size=size, **stats)
+        mean, std = case.model.mean.flatten().tolist(), case.model.std.flatten().tolist()
+    return untrained(images, name, seed, context.device, mean=mean, std=std, input_size=size)
 
 
 def undefended(
