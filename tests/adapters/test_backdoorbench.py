@@ -791,6 +791,7 @@ class TestRealRecords:
         assert case.model is not None and len(case.model.module.state_dict()) == entries
         assert any("not the canonical files" in note for note in case.notes)
 
+    @pytest.mark.e2e
     def test_measures_what_the_toolkit_measured(self, shared: Path) -> None:
         record = shared / "toolkits" / "backdoorbench" / "record" / "badnet_0_1"
         case = get_adapter("backdoorbench")().read(record)

@@ -146,6 +146,7 @@ def bench(workspace: Workspace) -> Workspace:
 SMALL = ["--model", "small_resnet", "--ratio", "0.5", "--epochs", "1"]
 
 
+@pytest.mark.e2e
 def test_the_script_runs_and_leaves_what_the_toolkit_leaves(bench: Workspace) -> None:
     given = snapshot(bench.root)
     command = ["defense/d3.py", "--result_file", "fake", "--yaml_path", "config/defense/d3/cifar10.yaml"]

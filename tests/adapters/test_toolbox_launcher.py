@@ -89,6 +89,7 @@ def run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return python("elixir.py", "-o", "architecture=small_resnet", *arguments, cwd=root)
 
 
+@pytest.mark.e2e
 def test_a_repair_and_the_test_of_its_model(box: Path) -> None:
     done = run(box, "-s", "epochs=1", "test_model.py", "-defense=d3")  # not there yet: made on the way
     assert done.returncode == 0, done.stderr

@@ -83,6 +83,7 @@ def run_of(root: Path, defense: str) -> Path:
     return folder
 
 
+@pytest.mark.e2e
 def test_the_suspect_model_is_what_config_names(box: Path) -> None:  # noqa: F811
     """The same weights mean something else in another network: what is measured and repaired is the toolkit's."""
     network(box, "squared")

@@ -106,6 +106,7 @@ class TestNotes:
         (note,) = noted(workspace, Classifier.build("resnet18", 10, mean=(0.5,), std=STD))
         assert "mean (0.5) instead of (0.4914, 0.4822, 0.4465)" in note and "std" not in note
 
+    @pytest.mark.e2e
     def test_another_size(self, workspace: Workspace) -> None:
         (note,) = noted(workspace, Classifier.build("resnet18", 10, mean=MEAN, std=STD, input_size=64))
         assert "resized to 64" in note

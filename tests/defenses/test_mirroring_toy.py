@@ -125,6 +125,7 @@ def test_the_defense_and_the_training_afterwards_share_one_decision(monkeypatch:
     assert len(made) == 1
 
 
+@pytest.mark.e2e
 def test_the_reference_model_of_confusion_training_is_not_mirrored() -> None:
     settings = {"reference_epochs": 40, "reference_lr": 0.05, "architecture": "small_resnet"}
     alone = dataclasses.replace(case(), model=None)

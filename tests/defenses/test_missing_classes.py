@@ -141,6 +141,7 @@ class TestD3:
         assert [row["class"] for row in outcome.tables["protected"]] == lacking
         assert all(row["dreamt"] == 24 and row["repaired"] >= 0.9 for row in outcome.tables["protected"])
 
+    @pytest.mark.e2e
     def test_the_target_of_the_backdoor_may_be_the_class_that_is_missing(self) -> None:
         outcome = repaired(0, 24, 24, 24)
         assert accuracies(outcome.model)[TARGET] >= 0.8
@@ -182,6 +183,7 @@ class TestD3:
         given = {how: get_defense("d3")(missing_classes=how).settings.fingerprint() for how in ("protect", "allow")}
         assert get_defense("d3")().settings.fingerprint() == given["protect"] != given["allow"]
 
+    @pytest.mark.e2e
     def test_protection_follows_the_seed(self) -> None:
         case = Case(clean=clean_set(8, 8, 8, 0), model=suspect())
         first, again, other = (get_defense("d3")(SHORT).run(case, Context(seed=seed)) for seed in (0, 0, 1))
