@@ -33,10 +33,9 @@ def result_lines(
         yield f"DER {metrics['der']:.3f}"
     if metrics["detection"]:
         found = metrics["detection"]
-        yield (
-            f"flagged {found['flagged']}: TPR {percent(found['tpr'])}, FPR {percent(found['fpr'])}, "
-            f"AUROC {_plain(found['auroc'])}, AP {_plain(found['average_precision'])}"
-        )
+        rates = f"flagged {found['flagged']}: TPR {percent(found['tpr'])}, FPR {percent(found['fpr'])}, "
+        ranked = f"AUROC {_plain(found['auroc'])}, AP {_plain(found['average_precision'])}"
+        yield ("ranked, none flagged: " if found["flagged"] is None else rates) + ranked
     if metrics.get("repair"):  # older reports have none
         yield _repaired(metrics["repair"])
     if outcome["verdict"]:
