@@ -10,8 +10,6 @@ calls it by hand passes ``i · timestep_scale``, which configs and card hold.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -20,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from ...core.classifier.weights import unwrap
 from ...core.images import ImageSet
@@ -31,20 +28,21 @@ from ...io.versions import installed
 from ...plugins import plugins
 from ...training.checkpoint import write_state
 from ..schedule import Schedule
-from .base import Denoiser, Prediction, Variance
+from .base import Denoiser, Variance
 from .checks import VARIANCES, UNetConfig, load_unet, read_scheduler_config, read_unet_config
 from .folders import find_parts
 from .guided import load_checkpoint
 from .hub import fetch_from_hub, is_hub_name
+from .network import NetworkDenoiser
 from .unet import refuse_missing_groupnorm
-from .weight_files import WEIGHTS, weights_digest
+from .weight_files import WEIGHTS
 
 PRIVATE = "_elixir_plugin"  # a config key that diffusers passes over: what it has no word for
 HASH = 16  # bytes of an image's content hash
 MOST_SCALE = 1000  # of the timesteps: 1000/T
 
 
-class UNetDenoiser(Denoiser):
+class UNetDenoiser(NetworkDenoiser):
     """A diffusers ``UNet2DModel`` that predicts ε, and perhaps the variance.
 
     :param network: the ``UNet2DModel``; its config says how many channels it has and how often it halves the image.
@@ -98,24 +96,11 @@ class UNetDenoiser(Denoiser):
     def __repr__(self) -> str:
         return f"UNetDenoiser({self.parameters:,} parameters, {self.schedule}, {self.variance}, {self.trained_steps=})"
 
-    @property
-    def parameters(self) -> int:
-        """Number of weights."""
-        return sum(each.numel() for each in self.network.parameters())
-
-    def predict(self, states: Tensor, indices: Tensor) -> Prediction:
-        times = indices.to(torch.float32) * self.timestep_scale
-        output = self.network(states, times, return_dict=False)[0].float()
-        head = output[:, self.channels :] if self.variance == "learned_range" else None
-        return Prediction(output[:, : self.channels], head)
-
-    def to(self, device: torch.device | str) -> Self:
-        self.network.to(device)
-        self.device = next(self.network.parameters()).device
-        return self
+    def output(self, states: Tensor, times: Tensor) -> Tensor:
+        predicted: Tensor = self.network(states, times, return_dict=False)[0]
+        return predicted
 
     def facts(self) -> dict[str, Any]:
-        """Return what decides the predictions besides the weights, in JSON types."""
         return {
             "schedule": self.schedule.facts(),
             "variance": self.variance,
@@ -123,10 +108,6 @@ class UNetDenoiser(Denoiser):
             "trained_steps": self.trained_steps,
             "network": self.config.dump(),
         }
-
-    def fingerprint(self) -> str:
-        digest = hashlib.sha256(json.dumps(self.facts(), sort_keys=True).encode())
-        return weights_digest(digest, unwrap(self.network))
 
     def seen(self, images: ImageSet) -> NDArray[np.bool_]:
         """Return bool ``[N]``: which of *images* the denoiser was trained on, by content, as far as its card says.

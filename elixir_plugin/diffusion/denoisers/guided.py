@@ -5,8 +5,6 @@ See :mod:`.guided_settings` for what the JSON file states.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,22 +13,21 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor
-from typing_extensions import Self
 
-from ...core.classifier.weights import unwrap
 from ...errors import InputError, SettingsError
-from .base import Denoiser, Prediction, Variance
+from .base import Variance
 from .checks import fill
 from .guided_plan import plan_of, unwrapped
 from .guided_settings import GuidedSettings, read_settings, refuse_contradictions
 from .guided_unet import GuidedUNet
-from .weight_files import read_weights, weights_digest
+from .network import NetworkDenoiser
+from .weight_files import read_weights
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 ORIGIN = "a checkpoint of improved-diffusion or guided-diffusion"
 
 
-class GuidedDenoiser(Denoiser):
+class GuidedDenoiser(NetworkDenoiser):
     """A network of improved-diffusion or guided-diffusion that predicts ε, and perhaps the variance.
 
     :param network: the network, in float32.
@@ -63,33 +60,17 @@ class GuidedDenoiser(Denoiser):
             + ("" if plan.classes is None else f", class {self.label} of {plan.classes}")
         )
 
-    @property
-    def parameters(self) -> int:
-        """Number of weights."""
-        return sum(each.numel() for each in self.network.parameters())
-
-    def predict(self, states: Tensor, indices: Tensor) -> Prediction:
-        output = self.network(states, indices.to(torch.float32) * self.timestep_scale).float()
-        head = output[:, self.channels :] if self.variance == "learned_range" else None
-        return Prediction(output[:, : self.channels], head)
-
-    def to(self, device: torch.device | str) -> Self:
-        self.network.to(device)
-        self.device = next(self.network.parameters()).device
-        return self
+    def output(self, states: Tensor, times: Tensor) -> Tensor:
+        predicted: Tensor = self.network(states, times)
+        return predicted
 
     def facts(self) -> dict[str, Any]:
-        """Return what decides the predictions besides the weights, in JSON types."""
         return {
             "schedule": self.schedule.facts(),
             "variance": self.variance,
             "timestep_scale": self.timestep_scale,
             "network": {"kind": "guided", **asdict(self.plan), **asdict(self.heads), "label": self.label},
         }
-
-    def fingerprint(self) -> str:
-        digest = hashlib.sha256(json.dumps(self.facts(), sort_keys=True).encode())
-        return weights_digest(digest, unwrap(self.network))
 
 
 def load_checkpoint(
