@@ -72,6 +72,7 @@ class TestReading:
         images = X.copy()
         Arrays.from_arrays(x_train=images, y_train=Y)
         images[0] = 0
+        assert images.flags.writeable and not images[0].any()
 
     @pytest.mark.parametrize(
         "labels", [Y, Y.tolist(), Y.astype(np.uint8), Y[:, None], np.eye(3)[Y], np.eye(3, dtype=bool)[Y]]

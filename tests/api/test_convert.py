@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import made_items
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, SubsetRandomSampler, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, Subset, SubsetRandomSampler, TensorDataset
 
 from elixir_plugin.api.arrays import Normalisation
 from elixir_plugin.api.convert import TensorImages, as_image_set, streams_aside
@@ -26,17 +27,9 @@ FLOATS = PIXELS.astype(np.float32) / 255
 TENSORS = torch.from_numpy(FLOATS).permute(0, 3, 1, 2)
 
 
-class Items(Dataset[Any]):
-    """Items made by a function of the position."""
-
+class Items(made_items.Items):
     def __init__(self, make: Any, length: int = N) -> None:
-        self.make, self.length = make, length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> Any:
-        return self.make(index)
+        super().__init__(make, length)
 
 
 def same(found: ImageSet, pixels: np.ndarray[Any, Any] = PIXELS, labels: np.ndarray[Any, Any] = LABELS) -> bool:

@@ -10,6 +10,7 @@ from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
+import made_items
 import numpy as np
 import pytest
 import torch
@@ -18,7 +19,6 @@ from torch.utils.data import (
     BatchSampler,
     ConcatDataset,
     DataLoader,
-    Dataset,
     IterableDataset,
     RandomSampler,
     Sampler,
@@ -45,17 +45,9 @@ TENSORS = torch.from_numpy(FLOATS).permute(0, 3, 1, 2).contiguous()
 SET = TensorDataset(TENSORS, torch.from_numpy(LABELS))
 
 
-class Items(Dataset[Any]):
-    """Items made by a function of the position."""
-
+class Items(made_items.Items):
     def __init__(self, make: Any, length: int = N) -> None:
-        self.make, self.length = make, length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> Any:
-        return self.make(index)
+        super().__init__(make, length)
 
 
 def is_whole(found: Any) -> bool:

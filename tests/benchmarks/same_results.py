@@ -3,7 +3,7 @@
 For a change that must not change any result, such as a new layout::
 
     git worktree add ../before COMMIT    # and install it into ../before/.venv, as the README says
-    .venv/bin/python tests/benchmarks/same_results.py ../before . --out /tmp/same --record FOLDER_OF_A_RECORD
+    .venv/bin/python tests/benchmarks/same_results.py ../before . --out build/same --record FOLDER_OF_A_RECORD
 
 Both versions make the same things on embedded digits with short settings: the demo, a comparison, a run of each
 defense, and a run that is killed with SIGKILL after its first chunk and then goes on. Then the newer version gets

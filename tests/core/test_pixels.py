@@ -39,8 +39,10 @@ def test_a_scored_clean_image_is_refused_by_name() -> None:
 
 def test_a_case_without_one_of_the_two_is_fine() -> None:
     case = Case(clean=images(6, 0), test=images(6, 0))
-    refuse_scored_clean(dataclasses.replace(case, test=None))
-    refuse_scored_clean(dataclasses.replace(case, clean=None))
+    for part in ("test", "clean"):
+        assert refuse_scored_clean(dataclasses.replace(case, **{part: None})) is None
+    with pytest.raises(InputError, match="overlaps the test set"):
+        refuse_scored_clean(case)
 
 
 def test_images_in_8_bits_and_in_float_are_compared_in_8_bits() -> None:

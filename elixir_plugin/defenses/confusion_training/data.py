@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -216,8 +217,8 @@ class RoundCache:
         if facts.exists():  # written last
             try:
                 return read_tensors(tensors), read_json(facts)
-            except ElixirError:
-                pass  # damaged: make it again
+            except ElixirError as error:
+                logging.getLogger(__name__).info("%s is damaged and made again: %s", name, error.what)
         made = make()
         write_tensors(tensors, made[0])
         write_json(facts, made[1])
