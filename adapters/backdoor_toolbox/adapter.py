@@ -23,8 +23,9 @@ from ...core.outcome import Outcome
 from ...core.pixels import to_bytes, to_floats
 from ...core.settings import Settings
 from ...errors import InputError
-from ...io.files import read_torch, write_torch
+from ...io.files import write_torch
 from ...io.images import read_image
+from ...io.reading import read_torch
 from ...plugins import plugins
 from ..common.models import assumed_normalisation, unlike_host
 from ..common.results import write_suspects

@@ -18,7 +18,7 @@ from ...core.classifier.classifier import build_module, evaluating
 from ...core.classifier.weights import load_by_name
 from ...errors import InputError
 from ...hookspecs import Entry, hookimpl
-from ...io.files import read_torch
+from ...io.reading import read_torch
 from ...plugins import plugins
 from .export import ARCHITECTURE, DATASETS
 

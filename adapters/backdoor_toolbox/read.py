@@ -13,8 +13,8 @@ from ...core.case import Truth
 from ...core.images import ImageBacking, Images, ImageSet, Index, checked_labels
 from ...core.scale import in_unit_range
 from ...errors import InputError
-from ...io.files import read_torch
 from ...io.images import image_shape
+from ...io.reading import read_torch
 from ..common.images import eager_or_lazy, file_reader
 from ..common.untrusted import numbers
 from .export import CLEAN_LABEL

@@ -19,7 +19,8 @@ import numpy as np
 
 from ...core.images import Images, ImageSet, checked_labels
 from ...errors import InputError
-from ...io.files import inside, read_plain_pickle
+from ...io.files import inside
+from ...io.reading import read_plain_pickle
 from ..common.class_folders import Listing, list_images
 from ..common.images import eager_or_lazy, file_reader
 

@@ -18,8 +18,8 @@ from PIL import Image
 from ...core.case import Truth
 from ...core.images import Images, ImageSet, Index, checked_labels
 from ...errors import InputError
-from ...io.files import read_torch
 from ...io.images import refuse_deep
+from ...io.reading import read_torch
 from ..common.images import file_reader
 from ..common.untrusted import numbers
 from .checks import as_int, expect, positions, rebased, rows

@@ -17,7 +17,7 @@ from ...core.outcome import Outcome
 from ...defense import Defense
 from ...errors import InputError, SettingsError
 from ...evaluation.metrics import mean_cross_entropy
-from ...io.files import read_torch
+from ...io.reading import read_torch
 from .data import classes_of, host_classifier, host_module, original_labels, own_module, refuse_other_inputs
 from .plain import read_plain
 from .schedule import Schedule, WorkDir

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, OutcomeError
-from ..io.files import atomic_folder, read_json, read_tensors, write_json, write_tensors
+from ..io.files import atomic_folder, write_json, write_tensors
+from ..io.reading import read_json, read_tensors
 from .augmentation import Augmentation
 from .case import Case
 from .classifier.classifier import Classifier

@@ -19,7 +19,7 @@ from ..core.images import ImageSet
 from ..core.settings import fingerprint
 from ..errors import InputError, RunError, SettingsError
 from ..io.distributed import local_device, rank_and_world, together
-from ..io.files import read_json
+from ..io.reading import read_json
 from .batches import in_parts, power_of_two, tuned
 from .denoisers.base import Denoiser, Prediction
 from .noise import normal_noise

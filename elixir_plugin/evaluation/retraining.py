@@ -27,7 +27,8 @@ from ..core.mirroring import settled
 from ..core.outcome import Outcome
 from ..core.settings import fingerprint
 from ..errors import InputError
-from ..io.files import read_json, to_json_types, write_json
+from ..io.files import to_json_types, write_json
+from ..io.reading import read_json
 from ..training.fit import learn, untrained
 from ..training.loop import Recipe
 from .metrics import der, detection_metrics, model_metrics

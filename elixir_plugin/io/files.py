@@ -1,8 +1,4 @@
-"""The one door to disk: restricted reading of untrusted files, atomic writing, path checks.
-
-Nothing here executes code from a file. Pickles are read through an allow-list that holds plain containers, numbers,
-tensors and numpy arrays; images must decode completely; a relative path may not leave the folder it belongs to.
-"""
+"""Atomic writing and path checks: nothing half-written takes the place of a file, and no path leaves its folder."""
 
 from __future__ import annotations
 
@@ -10,28 +6,23 @@ import csv
 import io
 import json
 import os
-import pickle
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from ..errors import InputError, RunError
-from .pickles import NUMPY, PlainUnpickler, allowed
 
-STOPPED = "a copy or download may have stopped halfway: fetch the file again"
 NAME_BYTES = 255  # the longest file name of common file systems
 _ASIDE = ".old.part"  # ends the name of a folder that another one is just replacing
-_POINTER = b"version https://git-lfs"  # begins what a clone without Git LFS holds instead of a large file
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?!old\.part)\w+(?P<aside>\.old)?\.part")
 
 
@@ -48,96 +39,6 @@ def inside(root: Path, relative: str | Path) -> Path:
     if path != base and base not in path.parents:
         raise InputError("path leaves its folder", where=root, found=relative, allowed=f"paths below {root}")
     return path
-
-
-def read_torch(path: Path, *more: type) -> Any:
-    """Read a torch file that holds tensors, numbers, text, containers, numpy arrays or PIL images, and no more.
-
-    :param more: further classes it may hold, none of which does anything when an instance is made or filled.
-    :raises InputError: for anything else, naming what the file asked for. Nothing it names is imported or run.
-    """
-    with (
-        _reading(
-            path,
-            allowed="tensors, numbers, text, lists, dicts, numpy arrays, images",
-            asked_for=lambda error: _forbidden(path) or _asked_for(error),
-            hint="a file that needs more can run code when opened: do not use it unless you made it yourself",
-        ),
-        allowed(Image.Image, *more),
-    ):
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _forbidden(path: Path) -> str | None:
-    try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # only used to improve a message
-        return None
-    return ", ".join(sorted(set(names) - {*NUMPY, "PIL.Image.Image"})) or None
-
-
-def _asked_for(error: BaseException) -> str:
-    """Return what the file asked for, where only torch's long message tells."""
-    match = re.search(r"\bGLOBAL (\S+)|WeightsUnpickler error:\s*(\S.*)", str(error))
-    return (match[1] or match[2])[:200] if match else _first_sentence(error)
-
-
-def _first_sentence(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text.split(". ")[0][:200]
-
-
-def read_plain_pickle(path: Path) -> Any:
-    """Read a plain pickle (e.g. a CIFAR batch) that holds only containers, numbers, text, bytes and numpy arrays.
-
-    :raises InputError: for anything else, without importing or running what the file names.
-    """
-    with (
-        _reading(path, allowed="numbers, text, bytes, lists, dicts, numpy arrays", asked_for=str),
-        path.open("rb") as file,
-    ):
-        return PlainUnpickler(file, encoding="bytes").load()
-
-
-@contextmanager
-def _reading(
-    path: Path, *, allowed: str, asked_for: Callable[[Exception], str], hint: str | None = None
-) -> Iterator[None]:
-    """Turn every failure to read a file of plain data into a clear error.
-
-    :param asked_for: says what a file that is refused asked for.
-    """
-    try:
-        yield
-    except FileNotFoundError:
-        raise InputError("file not found", where=path) from None
-    except pickle.UnpicklingError as error:
-        _refuse_pointer(path)
-        raise InputError(
-            "file refused: it holds objects that are not plain data",
-            where=path,
-            found=asked_for(error),
-            allowed=allowed,
-            hint=hint,
-        ) from None
-    except Exception as error:  # a corrupt file may fail anywhere inside the reader
-        _refuse_pointer(path)
-        hint = None if isinstance(error, OSError) else STOPPED
-        raise InputError("file cannot be read", where=path, found=_first_sentence(error), hint=hint) from None
-
-
-def _refuse_pointer(path: Path) -> None:
-    """Say so when *path* only says where the real file is kept, or holds nothing."""
-    with suppress(OSError), path.open("rb") as file:
-        head = file.read(len(_POINTER))
-        if head == _POINTER:
-            raise InputError(
-                "the file itself is not here, only its Git LFS pointer",
-                where=path,
-                hint="run 'git lfs pull' where it was cloned, or download the file by itself",
-            )
-        if not head:
-            raise InputError("file cannot be read: it is empty", where=path, hint=STOPPED)
 
 
 @contextmanager
@@ -244,19 +145,6 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(to_json_types(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    :raises InputError: when it is missing or not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError("file not found", where=path) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError("file is not JSON", where=path, found=_first_sentence(error)) from None
-
-
 def to_json_types(value: Any) -> Any:
     """Turn *value* into JSON types.
 
@@ -315,23 +203,6 @@ def _contiguous(value: torch.Tensor | NDArray[Any]) -> torch.Tensor:
         return value.detach().cpu().contiguous()
     as_it_is = value.flags.c_contiguous and value.flags.writeable  # torch takes no read-only array
     return torch.from_numpy(value if as_it_is else np.array(value, order="C"))
-
-
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Read a safetensors file.
-
-    :raises InputError: when it is missing or damaged.
-    """
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise InputError("file not found", where=path) from None
-    except Exception as error:  # safetensors raises its own, undocumented class
-        _refuse_pointer(path)
-        hint = None if isinstance(error, OSError) else STOPPED
-        raise InputError(
-            "not a safetensors file, or only a part of one", where=path, found=_first_sentence(error), hint=hint
-        ) from None
 
 
 def write_torch(path: Path, value: Any) -> None:

@@ -10,7 +10,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from ..core.metrics import Evaluation
 from ..core.outcome import Verdict
 from ..errors import InputError
-from ..io.files import read_json
+from ..io.reading import read_json
 
 
 class _Facts(BaseModel):

@@ -16,7 +16,8 @@ from pydantic import Field
 
 from ..core.settings import Settings, fingerprint, load_yaml
 from ..errors import InputError, RunError, SettingsError
-from ..io.files import read_json, write_json
+from ..io.files import write_json
+from ..io.reading import read_json
 
 BUILT_IN = Path(__file__).parent.parent / "results"
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -15,7 +15,8 @@ from typing import Any, Literal
 from .._version import __version__
 from ..adapter import Placement
 from ..errors import InputError, RunError
-from ..io.files import atomic_file, inside, read_json, refuse_unwritable, write_json
+from ..io.files import atomic_file, inside, refuse_unwritable, write_json
+from ..io.reading import read_json
 
 NOTE = ".elixir_plugin.json"
 Modified = Literal["refuse", "keep", "discard"]

@@ -14,7 +14,8 @@ from ..core.case import Case, Truth, describe
 from ..core.outcome import Outcome
 from ..errors import InputError, RunError
 from ..evaluation.retraining import kept_rows
-from ..io.files import read_json, refuse_unwritable, to_json_types
+from ..io.files import refuse_unwritable, to_json_types
+from ..io.reading import read_json
 from .spec import RunSpec
 
 

@@ -17,8 +17,9 @@ from ..adapter import Adapter
 from ..core.case import Case
 from ..core.settings import load_yaml
 from ..errors import ElixirError, RunError
-from ..io.files import atomic_file, read_json, refuse_unwritable, remove_leftovers, writing
+from ..io.files import atomic_file, refuse_unwritable, remove_leftovers, writing
 from ..io.locks import locked
+from ..io.reading import read_json
 from ..io.text import escape_control
 from ..plugins import plugins
 from .events import EVENT_LOG, PreviousAttempts, append_event, note_killed, previous_attempts, read_events

@@ -19,7 +19,8 @@ from ..core.case import Case
 from ..core.metrics import Evaluation
 from ..core.outcome import Outcome
 from ..errors import InputError, RunError, preview_list
-from ..io.files import inside, read_json, write_json
+from ..io.files import inside, write_json
+from ..io.reading import read_json
 from .spec import RunSpec
 
 NOTE = ".elixir_plugin_written.json"

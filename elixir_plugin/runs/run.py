@@ -40,8 +40,9 @@ from ..errors import SettingsError
 from ..evaluation.measure import execute
 from ..evaluation.retraining import Retraining
 from ..io.distributed import barrier, local_device, rank_and_world, together
-from ..io.files import read_json, to_json_types, write_json
+from ..io.files import to_json_types, write_json
 from ..io.images import write_grid
+from ..io.reading import read_json
 from ..plugins import plugins
 from ..report.single import write_pages
 from ..report.text import result_lines

@@ -15,7 +15,8 @@ from elixir_plugin.core.classifier.classifier import Classifier
 from elixir_plugin.core.images import ImageSet, LazyImages
 from elixir_plugin.core.outcome import Outcome, Verdict, same_outcome
 from elixir_plugin.errors import InputError, OutcomeError
-from elixir_plugin.io.files import read_json, write_json
+from elixir_plugin.io.files import write_json
+from elixir_plugin.io.reading import read_json
 from elixir_plugin.testing.defenses import tiny_case
 
 N = 96

@@ -18,7 +18,7 @@ from elixir_plugin.defenses.confusion_training.defense import ConfusionTraining
 from elixir_plugin.defenses.confusion_training.scoring import distil, sample_losses
 from elixir_plugin.defenses.confusion_training.settings import ConfusionSettings
 from elixir_plugin.evaluation.metrics import evaluate, model_metrics
-from elixir_plugin.io.files import read_tensors
+from elixir_plugin.io.reading import read_tensors
 from elixir_plugin.testbed.poisons import BadNets, Blended
 
 pytestmark = pytest.mark.slow

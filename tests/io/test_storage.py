@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from elixir_plugin.errors import InputError, RunError
-from elixir_plugin.io import files
+from elixir_plugin.io import files, reading
 from elixir_plugin.io import images as image_files
 from elixir_plugin.io.pickles import holds_all, is_dense
 
@@ -137,7 +137,7 @@ class TestTorchFiles:
             "more": [(1, "a", None), {2: 0.5}],
         }
         torch.save(content, tmp_path / "a.pt")
-        read = files.read_torch(tmp_path / "a.pt")
+        read = reading.read_torch(tmp_path / "a.pt")
         assert torch.equal(read["tensor"], content["tensor"]) and np.array_equal(read["array"], np.arange(3.0))
         assert read["scalar"] == 7 and read["bits"].tolist() == [True] and read["more"] == content["more"]
         assert read["image"].getpixel((1, 1)) == (1, 2, 3)
@@ -146,19 +146,19 @@ class TestTorchFiles:
     def test_code_is_not_run(self, tmp_path: Path, as_zip: bool) -> None:
         torch.save({"a": Hostile(tmp_path / "ran")}, tmp_path / "a.pt", _use_new_zipfile_serialization=as_zip)
         with pytest.raises(InputError, match="not plain data") as caught:
-            files.read_torch(tmp_path / "a.pt")
+            reading.read_torch(tmp_path / "a.pt")
         assert "a.pt" in str(caught.value) and "system" in str(caught.value)
         assert not (tmp_path / "ran").exists()
 
     def test_object_arrays_are_refused(self, tmp_path: Path) -> None:
         torch.save({"a": np.array([Hostile(tmp_path / "ran")], object)}, tmp_path / "a.pt")
         with pytest.raises(InputError):
-            files.read_torch(tmp_path / "a.pt")
+            reading.read_torch(tmp_path / "a.pt")
         assert not (tmp_path / "ran").exists()
 
     def test_allow_list_ends_with_the_call(self, tmp_path: Path) -> None:
         torch.save(np.arange(2), tmp_path / "a.pt")
-        files.read_torch(tmp_path / "a.pt")
+        reading.read_torch(tmp_path / "a.pt")
         with pytest.raises(pickle.UnpicklingError):
             torch.load(tmp_path / "a.pt", weights_only=True)
 
@@ -166,18 +166,18 @@ class TestTorchFiles:
     def test_other_files(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "a.pt").write_bytes(content)
         with pytest.raises(InputError, match=r"a\.pt|file") as caught:
-            files.read_torch(tmp_path / "a.pt")
+            reading.read_torch(tmp_path / "a.pt")
         assert "a.pt" in str(caught.value)
 
     def test_truncated(self, tmp_path: Path) -> None:
         torch.save(torch.zeros(1000), tmp_path / "a.pt")
         (tmp_path / "a.pt").write_bytes((tmp_path / "a.pt").read_bytes()[:3000])
         with pytest.raises(InputError, match="cannot be read"):
-            files.read_torch(tmp_path / "a.pt")
+            reading.read_torch(tmp_path / "a.pt")
 
     def test_missing(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="file not found"):
-            files.read_torch(tmp_path / "none.pt")
+            reading.read_torch(tmp_path / "none.pt")
 
     def test_written_file_loads_with_the_default(self, tmp_path: Path) -> None:
         files.write_torch(tmp_path / "a.pt", {"name": "x", "model": {"w": torch.ones(2)}})
@@ -225,7 +225,7 @@ class TestMemoryOfPickledArrays:
     def test_refused(self, tmp_path: Path, payload: bytes, found: str) -> None:
         (tmp_path / "plain").write_bytes(payload)
         spliced(tmp_path / "a.pt", payload)
-        readers: dict[str, Callable[[Path], Any]] = {"plain": files.read_plain_pickle, "a.pt": files.read_torch}
+        readers: dict[str, Callable[[Path], Any]] = {"plain": reading.read_plain_pickle, "a.pt": reading.read_torch}
         for name, read in readers.items():
             with pytest.raises(InputError) as caught:
                 read(tmp_path / name)
@@ -235,8 +235,8 @@ class TestMemoryOfPickledArrays:
         counted = BYTES + b"(K\x03X\x01\x00\x00\x00|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x3ftb"  # "holds references"
         payload = b"\x80\x02" + EMPTY + b"(K\x01K\x08\x85" + counted + b"\x89" + ADDRESS + b"tb."
         for array in (
-            files.read_torch(spliced(tmp_path / "a.pt", payload)),
-            files.read_plain_pickle(_written(tmp_path / "plain", payload)),
+            reading.read_torch(spliced(tmp_path / "a.pt", payload)),
+            reading.read_plain_pickle(_written(tmp_path / "plain", payload)),
         ):
             assert array.dtype == np.uint8 and not array.dtype.hasobject and bytes(array) == b"A" * 8
 
@@ -247,8 +247,8 @@ class TestMemoryOfPickledArrays:
         content = {"array": array, "scalar": array[1, 2], "empty": array[:0], "none": np.array(array[0, 1])}
         torch.save(content, tmp_path / "a.pt")
         for read in (
-            files.read_torch(tmp_path / "a.pt"),
-            *(files.read_plain_pickle(_written(tmp_path / "b", pickle.dumps(content, p))) for p in range(6)),
+            reading.read_torch(tmp_path / "a.pt"),
+            *(reading.read_plain_pickle(_written(tmp_path / "b", pickle.dumps(content, p))) for p in range(6)),
         ):
             for name, value in content.items():
                 got = read[name]
@@ -259,7 +259,7 @@ class TestMemoryOfPickledArrays:
     def test_other_types_are_refused(self, tmp_path: Path, array: Any) -> None:
         torch.save(array, tmp_path / "a.pt")
         with pytest.raises(InputError, match="not plain data") as caught:
-            files.read_torch(tmp_path / "a.pt")
+            reading.read_torch(tmp_path / "a.pt")
         assert "numpy.dtype(" in str(caught.value)
 
 
@@ -273,18 +273,18 @@ class TestPlainPickles:
     def test_content(self, tmp_path: Path, protocol: int) -> None:
         content: dict[str, Any] = {"data": np.arange(6, dtype=np.uint8).reshape(2, 3), "labels": [1, 2], "name": "x"}
         (tmp_path / "a").write_bytes(pickle.dumps(content, protocol))
-        read = files.read_plain_pickle(tmp_path / "a")
+        read = reading.read_plain_pickle(tmp_path / "a")
         assert np.array_equal(read["data"], content["data"]) and read["labels"] == [1, 2] and read["name"] == "x"
 
     def test_text_of_python_2(self, tmp_path: Path) -> None:
         (tmp_path / "a").write_bytes(b"(dp0\nS'data'\np1\nS'\\xff\\x00'\np2\ns.")
-        assert files.read_plain_pickle(tmp_path / "a") == {b"data": b"\xff\x00"}
+        assert reading.read_plain_pickle(tmp_path / "a") == {b"data": b"\xff\x00"}
 
     @pytest.mark.parametrize("protocol", [0, 2, 5])
     def test_code_is_not_run(self, tmp_path: Path, protocol: int) -> None:
         (tmp_path / "a").write_bytes(pickle.dumps({"data": Hostile(tmp_path / "ran")}, protocol))
         with pytest.raises(InputError, match="not plain data") as caught:
-            files.read_plain_pickle(tmp_path / "a")
+            reading.read_plain_pickle(tmp_path / "a")
         assert "system" in str(caught.value)
         assert not (tmp_path / "ran").exists()
 
@@ -292,9 +292,9 @@ class TestPlainPickles:
     def test_broken(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "a").write_bytes(content)
         with pytest.raises(InputError):
-            files.read_plain_pickle(tmp_path / "a")
+            reading.read_plain_pickle(tmp_path / "a")
         with pytest.raises(InputError, match="file not found"):
-            files.read_plain_pickle(tmp_path / "none")
+            reading.read_plain_pickle(tmp_path / "none")
 
 
 class TestAtomicWriting:
@@ -371,14 +371,14 @@ class TestPlainFormats:
         value = {"a": np.float32(0.5), "b": np.arange(2), "c": [float("nan"), float("inf")], "d": tmp_path, 1: {2}}
         files.write_json(tmp_path / "a.json", value)
         expected = {"a": 0.5, "b": [0, 1], "c": [None, None], "d": str(tmp_path), "1": [2]}
-        assert files.read_json(tmp_path / "a.json") == expected == json.loads((tmp_path / "a.json").read_text())
+        assert reading.read_json(tmp_path / "a.json") == expected == json.loads((tmp_path / "a.json").read_text())
 
     def test_json_faults(self, tmp_path: Path) -> None:
         (tmp_path / "a.json").write_text("{")
         with pytest.raises(InputError, match="not JSON"):
-            files.read_json(tmp_path / "a.json")
+            reading.read_json(tmp_path / "a.json")
         with pytest.raises(InputError, match="not found"):
-            files.read_json(tmp_path / "none.json")
+            reading.read_json(tmp_path / "none.json")
 
     def test_csv(self, tmp_path: Path) -> None:
         files.write_csv(tmp_path / "a.csv", ["", "x"], [[0, 'a,"b"'], [1, None]])
@@ -388,7 +388,7 @@ class TestPlainFormats:
         shared = torch.arange(6.0).reshape(2, 3)
         given: dict[str, Any] = {"a": shared, "b": shared.T, "c": np.arange(3)[::-1], "d": np.array([True, False])}
         files.write_tensors(tmp_path / "a.safetensors", given)
-        read = files.read_tensors(tmp_path / "a.safetensors")
+        read = reading.read_tensors(tmp_path / "a.safetensors")
         assert all(np.array_equal(read[name].numpy(), np.asarray(value)) for name, value in given.items())
 
     def test_tensors_are_copied_only_where_need_be(self) -> None:
@@ -404,9 +404,9 @@ class TestPlainFormats:
     def test_tensor_faults(self, tmp_path: Path) -> None:
         (tmp_path / "a.safetensors").write_bytes(b"\xff" * 20)
         with pytest.raises(InputError, match="not a safetensors file"):
-            files.read_tensors(tmp_path / "a.safetensors")
+            reading.read_tensors(tmp_path / "a.safetensors")
         with pytest.raises(InputError, match="not found"):
-            files.read_tensors(tmp_path / "none.safetensors")
+            reading.read_tensors(tmp_path / "none.safetensors")
 
 
 @pytest.mark.filterwarnings("ignore")  # torch warns of sparse tensors

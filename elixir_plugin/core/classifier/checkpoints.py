@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...errors import InputError, preview_list
-from ...io.files import read_tensors, read_torch
+from ...io.reading import read_tensors, read_torch
 from .architectures import fitting_architectures
 from .fresh import drawing
 from .matching import FILE, Found, Make, Sets, behind_prefixes, classes_in, faults_of, fitting

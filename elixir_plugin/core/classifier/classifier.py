@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from ...errors import InputError, SettingsError, nearest
-from ...io.files import read_tensors, write_json, write_tensors
+from ...io.files import write_json, write_tensors
+from ...io.reading import read_tensors
 from ...plugins import plugins
 from ..images import ImageSet, checked_classes
 from .copies import copied

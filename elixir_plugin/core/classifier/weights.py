@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from ...errors import InputError, preview_list
-from ...io.files import read_json
 from ...io.pickles import is_dense
+from ...io.reading import read_json
 from .outputs import Form
 
 WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel, DDP and torch.compile put before every name

@@ -24,7 +24,8 @@ from ...core.images import ImageSet, Index
 from ...core.pixels import normalisation, shared_rows
 from ...core.settings import fingerprint
 from ...errors import ElixirError, InputError, preview_list
-from ...io.files import read_json, read_tensors, write_json, write_tensors
+from ...io.files import write_json, write_tensors
+from ...io.reading import read_json, read_tensors
 from ...training.batches import Samples, SampleSource, ShuffledBatches
 from ...training.fit import untrained
 from ...training.loop import Recipe, train

@@ -23,7 +23,8 @@ from ...diffusion.generators.base import ImageGenerator
 from ...diffusion.store.chunks import MANIFEST, MARKS, ChunkStore
 from ...errors import InputError, PluginError
 from ...io.distributed import rank_and_world, together
-from ...io.files import read_json, refuse_unwritable, write_json
+from ...io.files import refuse_unwritable, write_json
+from ...io.reading import read_json
 from .settings import ImageVariationsSettings
 
 CHUNK = 16  # variations per chunk, unless the generator says otherwise; the same on every device

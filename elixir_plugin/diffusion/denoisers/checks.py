@@ -14,7 +14,7 @@ from typing_extensions import Self
 from ...core.classifier.weights import load_by_name
 from ...core.settings import Settings
 from ...errors import InputError, SettingsError, preview_list
-from ...io.files import read_json
+from ...io.reading import read_json
 from ..schedule import Schedule
 from .base import Variance
 from .folders import Parts

@@ -23,7 +23,8 @@ from ...core.classifier.weights import unwrap
 from ...core.images import ImageSet
 from ...core.pixels import as_float, as_uint8
 from ...errors import InputError, SettingsError
-from ...io.files import atomic_folder, read_json, to_json_types, write_json
+from ...io.files import atomic_folder, to_json_types, write_json
+from ...io.reading import read_json
 from ...io.versions import installed
 from ...plugins import plugins
 from ...training.checkpoint import write_state

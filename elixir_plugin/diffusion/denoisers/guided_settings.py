@@ -19,7 +19,7 @@ from pydantic import BeforeValidator, Field
 
 from ...core.settings import Settings
 from ...errors import InputError, SettingsError, preview_list
-from ...io.files import read_json
+from ...io.reading import read_json
 from ..schedule import Schedule
 from .base import Variance
 from .guided_unet import GuidedPlan, Heads

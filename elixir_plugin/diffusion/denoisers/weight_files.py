@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...errors import InputError, preview_list
-from ...io.files import read_json, read_tensors, read_torch
 from ...io.pickles import holds_all
+from ...io.reading import read_json, read_tensors, read_torch
 
 STEM = "diffusion_pytorch_model"
 WEIGHTS = (f"{STEM}.safetensors", f"{STEM}.bin")

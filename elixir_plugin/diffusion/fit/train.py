@@ -20,8 +20,9 @@ from ...core.images import ImageSet
 from ...core.settings import fingerprint
 from ...errors import InputError, RunError
 from ...io.distributed import rank_and_world, together
-from ...io.files import read_json, refuse_unwritable, remove_leftovers, write_json
+from ...io.files import refuse_unwritable, remove_leftovers, write_json
 from ...io.locks import alone
+from ...io.reading import read_json
 from ...training.batches import Samples
 from ...training.checkpoint import Checkpoint
 from ...training.loop import Objective, Recipe, train

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError, SettingsError
-from ...io.files import read_json
+from ...io.reading import read_json
 from ..denoisers.folders import AVERAGED
 from ..denoisers.hub import is_hub_name
 

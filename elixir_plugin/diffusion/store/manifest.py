@@ -14,7 +14,8 @@ import numpy as np
 
 from ...core.settings import fingerprint
 from ...errors import InputError, RunError, SettingsError
-from ...io.files import read_json, to_json_types
+from ...io.files import to_json_types
+from ...io.reading import read_json
 
 FORMAT = 1
 DTYPES = ("uint8", "float32")

@@ -35,7 +35,8 @@ from ...core.settings import fingerprint
 from ...defense import get_defense
 from ...errors import ElixirError, RunError, SettingsError, reason_of
 from ...io.distributed import rank_and_world
-from ...io.files import atomic_file, read_json, remove_leftovers, to_json_types, write_json
+from ...io.files import atomic_file, remove_leftovers, to_json_types, write_json
+from ...io.reading import read_json
 from ...io.text import escape_control
 from ..folder import holds_something, logged
 from ..run import resolved, retraining_of, run_defense

@@ -1,0 +1,153 @@
+"""Restricted reading of untrusted files: nothing here executes code from a file.
+
+Pickles are read through an allow-list that holds plain containers, numbers, tensors and numpy arrays.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from ..errors import InputError
+from .opening import open_file, read_text, refuse_irregular
+from .pickles import NUMPY, PlainUnpickler, allowed
+
+STOPPED = "a copy or download may have stopped halfway: fetch the file again"
+_POINTER = b"version https://git-lfs"  # begins what a clone without Git LFS holds instead of a large file
+
+
+def read_torch(path: Path, *more: type) -> Any:
+    """Read a torch file that holds tensors, numbers, text, containers, numpy arrays or PIL images, and no more.
+
+    :param more: further classes it may hold, none of which does anything when an instance is made or filled.
+    :raises InputError: for anything else, naming what the file asked for. Nothing it names is imported or run.
+    """
+    with (
+        _reading(
+            path,
+            allowed="tensors, numbers, text, lists, dicts, numpy arrays, images",
+            asked_for=lambda error: _forbidden(path) or _asked_for(error),
+            hint="a file that needs more can run code when opened: do not use it unless you made it yourself",
+        ),
+        allowed(Image.Image, *more),
+        open_file(path) as file,
+    ):
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _forbidden(path: Path) -> str | None:
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # only used to improve a message
+        return None
+    return ", ".join(sorted(set(names) - {*NUMPY, "PIL.Image.Image"})) or None
+
+
+def _asked_for(error: BaseException) -> str:
+    """Return what the file asked for, where only torch's long message tells."""
+    match = re.search(r"\bGLOBAL (\S+)|WeightsUnpickler error:\s*(\S.*)", str(error))
+    return (match[1] or match[2])[:200] if match else _first_sentence(error)
+
+
+def _first_sentence(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.split(". ")[0][:200]
+
+
+def read_plain_pickle(path: Path) -> Any:
+    """Read a plain pickle (e.g. a CIFAR batch) that holds only containers, numbers, text, bytes and numpy arrays.
+
+    :raises InputError: for anything else, without importing or running what the file names.
+    """
+    with (
+        _reading(path, allowed="numbers, text, bytes, lists, dicts, numpy arrays", asked_for=str),
+        open_file(path) as file,
+    ):
+        return PlainUnpickler(file, encoding="bytes").load()
+
+
+@contextmanager
+def _reading(
+    path: Path, *, allowed: str, asked_for: Callable[[Exception], str], hint: str | None = None
+) -> Iterator[None]:
+    """Turn every failure to read a file of plain data into a clear error.
+
+    :param asked_for: says what a file that is refused asked for.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError("file not found", where=path) from None
+    except pickle.UnpicklingError as error:
+        _refuse_pointer(path)
+        raise InputError(
+            "file refused: it holds objects that are not plain data",
+            where=path,
+            found=asked_for(error),
+            allowed=allowed,
+            hint=hint,
+        ) from None
+    except Exception as error:  # a corrupt file may fail anywhere inside the reader
+        _refuse_pointer(path)
+        hint = None if isinstance(error, OSError) else STOPPED
+        raise InputError("file cannot be read", where=path, found=_first_sentence(error), hint=hint) from None
+
+
+def _refuse_pointer(path: Path) -> None:
+    """Say so when *path* only says where the real file is kept, or holds nothing."""
+    with suppress(OSError), open_file(path) as file:
+        head = file.read(len(_POINTER))
+        if head == _POINTER:
+            raise InputError(
+                "the file itself is not here, only its Git LFS pointer",
+                where=path,
+                hint="run 'git lfs pull' where it was cloned, or download the file by itself",
+            )
+        if not head:
+            raise InputError("file cannot be read: it is empty", where=path, hint=STOPPED)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    :raises InputError: when it is missing or not JSON.
+    """
+    try:
+        return json.loads(read_text(path))
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError("file not found", where=path) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError("file is not JSON", where=path, found=_first_sentence(error)) from None
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read a safetensors file.
+
+    :raises InputError: when it is missing or damaged.
+    """
+    try:
+        refuse_irregular(path)
+        return load_file(path)
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError("file not found", where=path) from None
+    except Exception as error:  # safetensors raises its own, undocumented class
+        _refuse_pointer(path)
+        hint = None if isinstance(error, OSError) else STOPPED
+        raise InputError(
+            "not a safetensors file, or only a part of one", where=path, found=_first_sentence(error), hint=hint
+        ) from None
