@@ -38,9 +38,11 @@ def reachable(root: Any, name: str = "", *, leaves: bool = True) -> Iterator[tup
     :param name: what *root* is called at the start of ``how``, e.g. ``"case"`` in ``case.train.images.base``.
     :param leaves: also yield plain values: text, numbers, paths.
 
+    >>> import functools
     >>> secret = [1, 2]
-    >>> [how for how, found in reachable(lambda: secret, "read") if found is secret]
-    ['read.__closure__[0].cell_contents']
+    >>> read = functools.partial(print, end=lambda found=secret: found)
+    >>> [how for how, found in reachable(read, "read") if found is secret]
+    ["read.keywords['end'].__defaults__[0]"]
     """
     seen: dict[int, Any] = {}  # keeps what is made on the way, so that no id comes twice
     left = deque([(name, root)])
