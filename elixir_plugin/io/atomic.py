@@ -211,10 +211,16 @@ def _take_place(new: Path, path: Path) -> None:
                     aside.replace(path)
 
 
+def remove_folder(path: Path) -> bool:
+    """Remove a folder as far as possible; return False for anything else, which stays: a FIFO would be waited for."""
+    if not path.is_dir() or path.is_symlink():
+        return False
+    shutil.rmtree(path, ignore_errors=True)
+    return True
+
+
 def _discard(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
+    if not remove_folder(path):
         path.unlink(missing_ok=True)
 
 

@@ -54,7 +54,8 @@ def checked(kind: type[T] | TypeAdapter[T], value: Any, *, what: str, where: obj
     if fault["type"] == "missing":
         found, allowed = f"no {place}", None
     else:
-        said = shown(fault["input"], VALUE)
+        given = fault["input"]
+        said = shown(given if isinstance(given, list | tuple | dict) else repr(given), VALUE)
         found = f"{place} = {said}" if place else said
         allowed = fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
         if fault["type"] in ("model_type", "dataclass_type", "dict_type"):

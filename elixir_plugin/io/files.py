@@ -23,6 +23,7 @@ from .atomic import (
     atomic_folder,
     is_leftover,
     refuse_unwritable,
+    remove_folder,
     remove_leftovers,
     writing,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "inside",
     "is_leftover",
     "refuse_unwritable",
+    "remove_folder",
     "remove_leftovers",
     "to_json_types",
     "write_csv",

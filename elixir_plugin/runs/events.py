@@ -17,6 +17,7 @@ from typing_extensions import Self
 
 from ..errors import InputError
 from ..io.checked import Facts, Seconds, checked, refuse_newer
+from ..io.documents import parse_json
 from ..io.files import to_json_types, writing
 from ..io.opening import TEXT_LIMIT, read_bytes, without_waiting
 from ..report.facts import checked_case
@@ -158,9 +159,9 @@ def read_events(folder: Path, *, tell: bool = False) -> list[dict[str, Any]]:
 
 def _parsed(line: bytes, where: str) -> dict[str, Any]:
     try:
-        event = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError("not JSON", where=where, found=str(error)[:100]) from None
+        event = parse_json(line.decode(), where=where)
+    except UnicodeDecodeError as error:
+        raise InputError("not text", where=where, found=error.reason) from None
     checked(Event, event, what="not an event of a run", where=where)
     return dict(event)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,7 +19,7 @@ from ..core.outcome import Outcome
 from ..core.settings import load_yaml
 from ..errors import ElixirError, InputError, OutcomeError, RunError, SettingsError
 from ..io.checked import RUN_AGAIN, refuse_newer
-from ..io.files import atomic_file, is_leftover, refuse_unwritable, remove_leftovers, writing
+from ..io.files import atomic_file, is_leftover, refuse_unwritable, remove_folder, remove_leftovers, writing
 from ..io.locks import locked
 from ..io.opening import without_waiting
 from ..io.text import escape_control
@@ -183,7 +182,7 @@ def clear(folder: Path) -> None:
         return  # so that nothing is touched in a folder that cannot be written
     with suppress(ElixirError, OSError), locked(folder / EVENT_LOG, wait=False) as mine:
         if mine is not None:
-            shutil.rmtree(folder / "work", ignore_errors=True)
+            remove_folder(folder / "work")
             remove_leftovers(folder)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -149,10 +150,11 @@ def _known(target: Path, entry: Mapping[str, Any] | None) -> dict[str, str]:
 
 def _clear(target: Path, files: Mapping[str, str]) -> None:
     """Remove *files* that are as they were written, and folders that are then empty."""
-    gone = [target / name for name, digest in files.items() if _digest_of(target / name) == digest]
     with writing(target):
-        for path in gone:
-            path.unlink()
+        for name, digest in files.items():
+            if _digest_of(target / name) == digest:
+                (target / name).unlink()
+        gone = [target / name for name in files if not os.path.lexists(target / name)]  # some by a killed attempt
         for folder in sorted(
             {parent for path in gone for parent in path.parents if target in parent.parents}, reverse=True
         ):

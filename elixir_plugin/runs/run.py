@@ -19,7 +19,6 @@ that belongs to another run, or to a run that saw other input, is refused.
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -40,7 +39,7 @@ from ..errors import SettingsError
 from ..evaluation.measure import execute
 from ..evaluation.retraining import Retraining
 from ..io.distributed import barrier, local_device, rank_and_world, together
-from ..io.files import to_json_types, write_json
+from ..io.files import remove_folder, to_json_types, write_json
 from ..io.images import write_grid
 from ..plugins import plugins
 from ..report.facts import read_report
@@ -302,7 +301,7 @@ def _lead(job: _Job, described: dict[str, Any]) -> RunResult:
         )
         report = to_json_types(facts | {"attempts": before.attempts + 1})
         write_json(folder / "report.json", report)
-        shutil.rmtree(folder / "work", ignore_errors=True)
+        remove_folder(folder / "work")
         write_pages(report, folder)
         note(folder, "finished", seconds=outcome.timings["total"])
     plugins().manager.hook.elixir_run_finished(report=report, folder=str(folder))
