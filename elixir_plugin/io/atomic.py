@@ -149,6 +149,7 @@ def _under_way(path: Path, *, folder: bool) -> Iterator[Path]:
         try:
             yield temporary
         finally:
+            stack.close()  # a process without a free handle could remove nothing
             with suppress(OSError):
                 _discard(temporary)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -136,4 +137,17 @@ def write_torch(path: Path, value: Any) -> None:
         atomic_file(path) as temporary,
         temporary.open("wb") as file,
     ):  # by its name, torch would put that into the file
-        torch.save(value, file)
+        try:
+            torch.save(value, file)
+        except RuntimeError as error:  # what torch makes of an error of the system
+            raise _of_system(error) from error
+
+
+def _of_system(error: BaseException) -> OSError:
+    """Return the error of the system that led to *error*, or one that says the same."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return OSError(errno.EIO, str(error).splitlines()[0])

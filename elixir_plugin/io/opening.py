@@ -97,7 +97,10 @@ def read_bytes(path: Path, limit: int = TEXT_LIMIT) -> bytes:
     """
     with open_file(path) as file:
         try:
-            content = file.read(limit + 1)
+            size = os.fstat(file.fileno()).st_size
+            content = file.read(min(size, limit) + 1)  # which takes memory for all that is asked for
+            if size < len(content) <= limit:  # it has grown meanwhile
+                content += file.read(limit + 1 - len(content))
         except OSError as error:
             raise _cannot_open(path, error) from None
     if len(content) > limit:

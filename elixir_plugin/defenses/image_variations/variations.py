@@ -23,7 +23,8 @@ from ...diffusion.generators.base import ImageGenerator
 from ...diffusion.store.chunks import MANIFEST, MARKS, ChunkStore
 from ...diffusion.store.manifest import START_OVER
 from ...errors import InputError, PluginError
-from ...io.checked import Count, Facts, checked
+from ...io.checked import Count, Facts
+from ...io.checked import checked as held_against
 from ...io.distributed import rank_and_world, together
 from ...io.files import refuse_unwritable, write_json
 from ...io.reading import read_json
@@ -202,7 +203,7 @@ class Again(Facts):
 def _counted(folder: Path) -> dict[str, int]:
     what = "not the counts of a chunk"
     files = [
-        checked(Again, read_json(path), what=what, where=path, hint=START_OVER)
+        held_against(Again, read_json(path), what=what, where=path, hint=START_OVER)
         for path in sorted((folder / "again").glob("*.json"))
     ]
     return {name: sum(getattr(each, name) for each in files) for name in ("regenerated", "blank")}

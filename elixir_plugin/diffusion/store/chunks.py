@@ -42,7 +42,7 @@ from ...errors import InputError, RunError
 from ...io.files import atomic_file, is_leftover, remove_leftovers, writing
 from ...io.holding import NO_SUPPORT
 from ...io.locks import locked
-from ...io.opening import open_file, read_bytes
+from ...io.opening import open_file
 from .manifest import START_OVER, Geometry, make_manifest, refuse_other
 
 MANIFEST, DATA, MARKS, LOCK = "manifest.json", "data.npy", "marks", ".lock"
@@ -222,7 +222,8 @@ class ChunkStore:
         path = self._mark(index)
         with _reading(path):
             try:
-                match = re.fullmatch(rb"([0-9a-f]{32})\n", read_bytes(path))
+                with open_file(path) as file:
+                    match = re.fullmatch(rb"([0-9a-f]{32})\n", file.read(64))
             except FileNotFoundError:
                 return None
         return match[1] if match else None
