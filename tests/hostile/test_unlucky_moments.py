@@ -95,7 +95,7 @@ def test_files_that_may_not_become_larger(tmp_path: Path, scenario: Scenario) ->
 
 
 @pytest.mark.parametrize("scenario", WRITERS)
-@pytest.mark.parametrize("left", [1, 3])
+@pytest.mark.parametrize("left", [1, pytest.param(3, marks=pytest.mark.e2e), pytest.param(6, marks=pytest.mark.e2e)])
 def test_few_file_descriptors(tmp_path: Path, scenario: Scenario, left: int) -> None:
     def limit() -> None:
         used = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 64
@@ -106,7 +106,7 @@ def test_few_file_descriptors(tmp_path: Path, scenario: Scenario, left: int) -> 
 
 
 @pytest.mark.parametrize("scenario", WRITERS)
-@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS, errno.EDQUOT])
+@pytest.mark.parametrize("number", [errno.EIO, pytest.param(errno.EROFS, marks=pytest.mark.e2e)])
 def test_a_disk_that_fails_at_the_last_step(tmp_path: Path, scenario: Scenario, number: int) -> None:
     def limit() -> None:
         def fail(*_: object, **__: object) -> None:
