@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...core.case import Truth
+from ...core.classes import checked_count
 from ...core.images import Images, ImageSet, Index, checked_labels
 from ...errors import InputError
 from ...io.images import refuse_deep
@@ -25,6 +26,7 @@ from ..common.untrusted import numbers
 from .checks import as_int, expect, positions, rebased, rows
 
 FILE = "attack_result.pt"
+MOST_PIXELS = 4096  # along an edge, as for every other reader
 KEYS = ("model_name", "num_classes", "model", "data_path", "img_size", "clean_data", "bd_train", "bd_test")
 Held = NDArray[np.bool_]
 
@@ -96,9 +98,10 @@ def read_record(path: Path) -> Record:
         )
     text = {key: expect(content[key], str, file, key) for key in ("model_name", "data_path", "clean_data")}
     shape = [as_int(edge, file, "img_size") for edge in rows(content["img_size"], file, "img_size")]
-    if len(shape) != 3 or min(shape) < 1:
-        raise InputError("broken record", where=f"{file}: img_size", found=shape, allowed="(height, width, channels)")
-    num_classes = as_int(content["num_classes"], file, "num_classes")
+    if len(shape) != 3 or not all(1 <= edge <= MOST_PIXELS for edge in shape):
+        allowed = f"(height, width, channels), each 1..{MOST_PIXELS:,}"
+        raise InputError("broken record", where=f"{file}: img_size", found=shape, allowed=allowed)
+    num_classes = checked_count(as_int(content["num_classes"], file, "num_classes"), f"{file}: num_classes")
     train = content["bd_train"]
     if isinstance(train, dict) and "x" in train and train["x"] is None:  # how v1 says "none"
         train = None

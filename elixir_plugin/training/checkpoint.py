@@ -20,10 +20,23 @@ from torch import Tensor, nn
 
 from ..core.settings import fingerprint
 from ..errors import InputError, RunError
+from ..io.checked import Count, Facts, checked
+from ..io.documents import parse_json
 from ..io.files import atomic_file, contiguous_copies, to_json_types
+from ..io.opening import refuse_irregular
 
+START_OVER = "remove the file to start over"
 INTERVAL = 30.0  # seconds between two writes, at least; what a kill can cost
 PAUSE = 20  # times the seconds of a write until the next one, at least: a large state on a slow disk takes long
+
+
+class StateFacts(Facts):
+    """What is read of the JSON beside the tensors."""
+
+    done: Count
+    curves: dict[str, list[float]]
+    groups: list[dict[str, Any]]
+    scheduler: dict[str, Any]
 
 
 @dataclass
@@ -85,13 +98,18 @@ class TrainingState:
                 found="other settings, data, seed or network",
                 hint="give the settings it was started with, or remove the file to start over",
             )
-        self._model.load_state_dict(_part(tensors, "model"))
-        self._restore_optimizer(_part(tensors, "optimizer"), facts)
-        self._scheduler.load_state_dict(facts["scheduler"])
-        with torch.no_grad():
-            for name, value in _part(tensors, "extra").items():
-                self._checkpoint.extra[name].copy_(value)
-        return facts["done"], facts["curves"]
+        known = checked(StateFacts, facts, what="checkpoint cannot be read", where=path, hint=START_OVER)
+        try:
+            self._model.load_state_dict(_part(tensors, "model"))
+            self._restore_optimizer(_part(tensors, "optimizer"), facts)
+            self._scheduler.load_state_dict(facts["scheduler"])
+            with torch.no_grad():
+                for name, value in _part(tensors, "extra").items():
+                    self._checkpoint.extra[name].copy_(value)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            found = " ".join(str(error).split())[:200]
+            raise InputError("checkpoint cannot be read", where=path, found=found, hint=START_OVER) from None
+        return known.done, known.curves
 
     def save(self, done: int, curves: Mapping[str, list[float]], *, last: bool) -> None:
         """Write the state after *done* epochs, unless the latest write is recent and more epochs follow.
@@ -149,15 +167,21 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     :raises InputError: when the file is damaged.
     """
     try:
+        refuse_irregular(path)
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-            facts = json.loads((file.metadata() or {}).get("facts", "{}"))
+            facts = parse_json((file.metadata() or {}).get("facts", "{}"), where=path)
+        if not isinstance(facts, dict):
+            raise ValueError("no facts about the training")
+    except InputError as error:
+        error.hint = START_OVER
+        raise
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(
             "checkpoint cannot be read",
             where=path,
             found=str(error)[:200],
-            hint="remove the file to start over",
+            hint=START_OVER,
         ) from None
     return tensors, facts
 
