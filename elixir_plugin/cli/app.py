@@ -103,6 +103,7 @@ def main() -> None:
 @click.option("--any-model", is_flag=True, help="Go on with a suspect model that does not fit the clean labels.")
 @click.option("--seed", type=int, help="The one seed of the run (default 0).")
 @click.option("--device", help="auto, cpu, cuda, cuda:1, … (default auto).")
+@click.option("--threads", type=int, help="Threads of the CPU (default: as many as the run began with).")
 @click.option("--out", type=click.Path(), help="Run folder (default runs/DEFENSE-CASE-HASH).")
 @click.option("--write-to", type=click.Path(), help="Where files in the toolkit's format go (default: where it looks).")
 @click.option("--no-write-back", is_flag=True, help="Write nothing in the toolkit's format.")
@@ -161,7 +162,8 @@ def _spec(target: str, flags: dict[str, Any]) -> RunSpec:
     source["options"] = get_adapter(source["adapter"]).Options.overlaid(source["options"], given)
     given = parse_assignments(flags["assignments"], where="--set")
     values["settings"] = get_defense(values["defense"]).Settings.overlaid(values.get("settings", {}), given)
-    values |= {key: flags[key] for key in ("preset", "seed", "device", "out", "write_to") if flags[key] is not None}
+    direct = ("preset", "seed", "device", "threads", "out", "write_to")
+    values |= {key: flags[key] for key in direct if flags[key] is not None}
     if flags["no_write_back"]:
         values["write_back"] = False
     if flags["retrain"] or flags["retrain_values"]:
@@ -209,9 +211,10 @@ def demo(*, poison: str, size: int, only: tuple[str, ...], seed: int, device: st
 
 
 def _log_to_terminal(level: int) -> None:
+    """Show what is logged under *level* or above, and what a person wants to know before a long run goes on."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    handler.setLevel(level)
+    handler.addFilter(lambda record: record.levelno >= level or getattr(record, "at_once", False))
     logger = logging.getLogger("elixir_plugin")
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)

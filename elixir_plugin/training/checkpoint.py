@@ -67,6 +67,8 @@ class TrainingState:
         extra = {name: list(value.shape) for name, value in checkpoint.extra.items()}
         self._identity = fingerprint(to_json_types([dict(checkpoint.identity), dict(run), shapes, extra]))
         self._written, self._pause = time.monotonic(), checkpoint.every
+        self.threads: int | None = None
+        """With how many threads of the CPU the state that was restored has been computed, where that is known."""
 
     def restore(self) -> tuple[int, dict[str, list[float]]]:
         """Restore the state on disk.
@@ -88,6 +90,7 @@ class TrainingState:
         self._model.load_state_dict(_part(tensors, "model"))
         self._restore_optimizer(_part(tensors, "optimizer"), facts)
         self._scheduler.load_state_dict(facts["scheduler"])
+        self.threads = facts.get("threads")
         with torch.no_grad():
             for name, value in _part(tensors, "extra").items():
                 self._checkpoint.extra[name].copy_(value)
@@ -113,6 +116,7 @@ class TrainingState:
         facts = {
             "identity": self._identity,
             "done": done,
+            "threads": torch.get_num_threads(),
             "curves": dict(curves),
             "groups": state["param_groups"],
             "scheduler": self._scheduler.state_dict(),
