@@ -45,6 +45,7 @@ from ..io.distributed import barrier, local_device, rank_and_world, together
 from ..io.environment import differences, environment, threads
 from ..io.files import to_json_types, write_json
 from ..io.images import write_grid
+from ..io.process import clear_ends
 from ..io.reading import read_json
 from ..plugins import plugins
 from ..report.single import write_pages
@@ -112,7 +113,7 @@ def run_defense(
     """
     if preview and get_defense(spec.defense).preview is Defense.preview:
         raise SettingsError("this defense has no preview", where="{argument:preview}", found=spec.defense)
-    with together():
+    with together(), clear_ends(f"{spec.defense} on {spec.source.adapter}:{spec.source.path}"):
         show = partial(write_preview, count=preview, on_done=on_preview)
         return _run(spec, force, quiet, show, rewrite=rewrite, cache=cache)
 
