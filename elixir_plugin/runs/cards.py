@@ -16,6 +16,7 @@ from pydantic import Field
 
 from ..core.settings import Settings, fingerprint
 from ..errors import InputError, RunError, SettingsError
+from ..io.environment import PACKAGES
 from ..io.files import write_json
 from ..io.reading import read_json
 from ..report.facts import read_report
@@ -26,7 +27,7 @@ BUILT_IN = Path(__file__).parent.parent / "results"
 Share = Annotated[float, Field(ge=0, le=1)]
 Metric = Literal["acc", "asr", "ra", "der", "tpr", "fpr", "auroc"]
 METRICS: tuple[Metric, ...] = ("acc", "asr", "ra", "der", "tpr", "fpr", "auroc")
-VARYING = ("seed", "out", "write_back", "write_to", "device")  # what runs of one card may differ in
+VARYING = ("seed", "out", "write_back", "write_to", "device", "threads")  # what runs of one card may differ in
 
 
 class Measured(Settings):
@@ -124,7 +125,7 @@ def card_from_runs(
     if len(set(seeds)) < len(seeds):
         raise SettingsError("two runs with one seed", where="cards add", found=seeds)
     environments = [report["environment"] for report in reports]
-    versions = [{key: value for key, value in each.items() if key != "device"} for each in environments]
+    versions = [{key: each[key] for key in ("python", *PACKAGES) if key in each} for each in environments]
     notes = () if all(each == versions[0] for each in versions) else ("the runs were made with different versions",)
     source = runs[0]["source"]
     values = {

@@ -18,6 +18,7 @@ from typing_extensions import Self
 from ..errors import InputError
 from ..io.checked import Facts, Seconds, checked, refuse_newer
 from ..io.documents import parse_json
+from ..io.environment import MOST
 from ..io.files import to_json_types, writing
 from ..io.opening import TEXT_LIMIT, read_bytes, without_waiting
 from ..report.facts import checked_case
@@ -61,11 +62,13 @@ class PreviousAttempts:
     :param attempts: how many there were.
     :param seconds: of the defense and its preview; an attempt that was killed counts until it last wrote a file.
     :param stages: seconds of the stages that came to an end in them, by success or by failure.
+    :param environments: what each has computed with, see :mod:`~elixir_plugin.io.environment`; the first one first.
     """
 
     attempts: int = 0
     seconds: float = 0.0
     stages: dict[str, float] = field(default_factory=dict)
+    environments: tuple[dict[str, Any], ...] = field(default=(), repr=False)
 
 
 def append_event(folder: Path, event: str, *, at: float | None = None, **facts: Any) -> None:
@@ -125,7 +128,18 @@ def previous_attempts(folder: Path) -> PreviousAttempts:
     stages: dict[str, float] = {}
     for event in (event for attempt in attempts for event in attempt if event["event"] == "stage"):
         stages[event["stage"]] = stages.get(event["stage"], 0.0) + event["seconds"]
-    return PreviousAttempts(len(attempts), sum(map(_seconds, attempts)), stages)
+    surroundings = [attempt[0].get("environment") for attempt in attempts]
+    known = tuple(each for each in surroundings if isinstance(each, dict))
+    return PreviousAttempts(len(attempts), sum(map(_seconds, attempts)), stages, known)
+
+
+def recorded_threads(folder: Path) -> int | None:
+    """Return how many threads the latest attempt in *folder* has computed with, where that is known."""
+    for event in reversed(read_events(folder)):
+        if event.get("event") == "started" and isinstance(event.get("environment"), dict):
+            said = str(event["environment"].get("threads"))
+            return int(said) if said.isdecimal() and len(said) < 5 and 0 < int(said) <= MOST else None
+    return None
 
 
 def read_events(folder: Path, *, tell: bool = False) -> list[dict[str, Any]]:

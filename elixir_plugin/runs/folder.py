@@ -125,10 +125,13 @@ def is_finished(folder: Path) -> bool:
 
 
 @contextmanager
-def opened(folder: Path, spec: RunSpec, case: Mapping[str, Any]) -> Iterator[PreviousAttempts]:
+def opened(
+    folder: Path, spec: RunSpec, case: Mapping[str, Any], environment: Mapping[str, str | None] | None = None
+) -> Iterator[PreviousAttempts]:
     """Prepare the run folder, log to it, and record a failure in it.
 
     :param case: what the case is made of, in JSON types; noted, so that a killed run does not go on with another.
+    :param environment: what this attempt computes with; noted, so that a killed run goes on with the same.
     :returns: what earlier attempts in it have cost.
     """
     with _alone(folder):
@@ -144,7 +147,7 @@ def opened(folder: Path, spec: RunSpec, case: Mapping[str, Any]) -> Iterator[Pre
             temporary.write_text(header + text, encoding="utf-8")
         with logged(folder):
             before = previous_attempts(folder)
-            with _outcome_noted(folder, spec, case):
+            with _outcome_noted(folder, spec, case, environment):
                 yield before
 
 
@@ -250,8 +253,10 @@ def _refuse_in_the_way(folder: Path) -> None:
 
 
 @contextmanager
-def _outcome_noted(folder: Path, spec: RunSpec, case: Mapping[str, Any]) -> Iterator[None]:
-    append_event(folder, "started", identity=spec.identity(), case=case)
+def _outcome_noted(
+    folder: Path, spec: RunSpec, case: Mapping[str, Any], environment: Mapping[str, str | None] | None
+) -> Iterator[None]:
+    append_event(folder, "started", identity=spec.identity(), case=case, environment=environment)
     try:
         yield
     except BaseException as error:

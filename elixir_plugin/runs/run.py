@@ -18,12 +18,14 @@ that belongs to another run, or to a run that saw other input, is refused.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache as cache_of
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +41,15 @@ from ..errors import SettingsError
 from ..evaluation.measure import execute
 from ..evaluation.retraining import Retraining
 from ..io.distributed import barrier, local_device, rank_and_world, together
+from ..io.environment import differences, environment, threads
 from ..io.files import remove_folder, to_json_types, write_json
 from ..io.images import write_grid
+from ..io.process import clear_ends
 from ..plugins import plugins
 from ..report.facts import read_report
 from ..report.single import write_pages
 from ..report.text import result_lines
+from .events import recorded_threads
 from .folder import (
     choose_folder,
     clear,
@@ -117,7 +122,7 @@ def run_defense(
     """
     if preview and get_defense(spec.defense).preview is Defense.preview:
         raise SettingsError("this defense has no preview", where="{argument:preview}", found=spec.defense)
-    with together():
+    with together(), clear_ends(f"{spec.defense} on {spec.source.adapter}:{spec.source.path}"):
         show = partial(write_preview, count=preview, on_done=on_preview)
         return _run(spec, force, quiet, show, rewrite=rewrite, cache=cache)
 
@@ -160,7 +165,8 @@ def estimate_run(spec: RunSpec, *, force: bool = False) -> dict[str, Any]:
     device = resolve_device(spec.device)
     spec = resolved(spec, defense, adapter, retraining_of(spec))
     folder = choose_folder(spec, force)
-    case = adapter.read(Path(spec.source.path), spec.seed)
+    with threads(spec.threads or recorded_threads(folder)):
+        case = adapter.read(Path(spec.source.path), spec.seed)
     folder = folder_for_case(folder, spec, _described(case), beside=False)
     defense.refuse(case)
     refuse_mixture(write_target(spec, adapter, case), spec, adapter, case)
@@ -232,9 +238,10 @@ def _run(
             "ranks would choose different folders", where="{argument:force}", hint="name {argument:out}"
         )
     folder = choose_folder(spec, force)
-    case = adapter.read(Path(spec.source.path), spec.seed)
-    described = _described(case)
-    folder = folder_for_case(folder, spec, described, beside=rewrite)
+    with threads(spec.threads or recorded_threads(folder)):
+        case = adapter.read(Path(spec.source.path), spec.seed)
+        described = _described(case)
+        folder = folder_for_case(folder, spec, described, beside=rewrite)
     if is_finished(folder):
         return RunResult({}, folder, already_done=True) if rank else _already_done(folder, spec, case, adapter, rewrite)
     defense.refuse(case)
@@ -250,7 +257,8 @@ def _run(
     )
     check_agreement(case, context)
     job = _Job(spec, defense, adapter, case, plan, context, folder, target, show)
-    return _help(job) if rank else _lead(job, described())
+    with threads(spec.threads or recorded_threads(folder)):  # which a run that goes on takes over
+        return _help(job) if rank else _lead(job, described())
 
 
 def _own_device(name: str) -> torch.device:
@@ -276,8 +284,10 @@ def _help(job: _Job) -> RunResult:
 def _lead(job: _Job, described: dict[str, Any]) -> RunResult:
     """Run the defense, measure, and write everything."""
     spec, case, context, folder = job.spec, job.case, job.context, job.folder
-    with opened(folder, spec, described) as before:
+    now = environment(context.device)
+    with opened(folder, spec, described, now) as before:
         barrier()
+        _tell_changes([*before.environments, now], context)
         plugins().manager.hook.elixir_run_started(spec=spec.dump(), folder=str(folder))
         context.timings |= before.stages
         context.on_stage = partial(stage_finished, folder)
@@ -306,6 +316,18 @@ def _lead(job: _Job, described: dict[str, Any]) -> RunResult:
         note(folder, "finished", seconds=outcome.timings["total"])
     plugins().manager.hook.elixir_run_finished(report=report, folder=str(folder))
     return RunResult(report, folder, tuple(written))
+
+
+def _tell_changes(environments: Sequence[Mapping[str, Any]], context: Context) -> None:
+    """Warn of what has changed between the attempts of a run; said at once, and in the report."""
+    for then, now in pairwise(environments):
+        if changed := differences(then, now):
+            text = (
+                f"the run went on in another environment ({'; '.join(changed)}): its result may differ, by rounding "
+                "and what follows from it, from that of a run that was not interrupted"
+            )
+            context.notes.append(text)
+            logging.getLogger(__name__).warning(text, extra={"at_once": True})
 
 
 def _already_done(folder: Path, spec: RunSpec, case: Case, adapter: Adapter, rewrite: bool) -> RunResult:

@@ -37,6 +37,7 @@ class StateFacts(Facts):
     curves: dict[str, list[float]]
     groups: list[dict[str, Any]]
     scheduler: dict[str, Any]
+    threads: Count | None = None
 
 
 @dataclass
@@ -80,6 +81,8 @@ class TrainingState:
         extra = {name: list(value.shape) for name, value in checkpoint.extra.items()}
         self._identity = fingerprint(to_json_types([dict(checkpoint.identity), dict(run), shapes, extra]))
         self._written, self._pause = time.monotonic(), checkpoint.every
+        self.threads: int | None = None
+        """With how many threads of the CPU the state that was restored has been computed, where that is known."""
 
     def restore(self) -> tuple[int, dict[str, list[float]]]:
         """Restore the state on disk.
@@ -109,6 +112,7 @@ class TrainingState:
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             found = " ".join(str(error).split())[:200]
             raise InputError("checkpoint cannot be read", where=path, found=found, hint=START_OVER) from None
+        self.threads = known.threads
         return known.done, known.curves
 
     def save(self, done: int, curves: Mapping[str, list[float]], *, last: bool) -> None:
@@ -131,6 +135,7 @@ class TrainingState:
         facts = {
             "identity": self._identity,
             "done": done,
+            "threads": torch.get_num_threads(),
             "curves": dict(curves),
             "groups": state["param_groups"],
             "scheduler": self._scheduler.state_dict(),

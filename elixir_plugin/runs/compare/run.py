@@ -35,9 +35,11 @@ from ...core.settings import fingerprint
 from ...defense import get_defense
 from ...errors import ElixirError, RunError, SettingsError, reason_of
 from ...io.distributed import rank_and_world
+from ...io.environment import threads
 from ...io.files import atomic_file, remove_leftovers, to_json_types, write_json
 from ...io.text import escape_control
 from ...report.facts import read_report
+from ..events import recorded_threads
 from ..folder import holds_something, is_finished, logged
 from ..run import resolved, retraining_of, run_defense
 from ..spec import RunSpec
@@ -102,7 +104,9 @@ def run_compare(
     """
     cells = plan_cells(spec)
     say = on_line or (lambda line: None)
-    with _opened(folder, spec), LivePage(folder) as page:
+    begun = (recorded_threads(place) for place in (cell.folder(folder) for cell in cells) if place is not None)
+    count = next((each for each in begun if each is not None), None)  # so that all cells compute with as many
+    with _opened(folder, spec), threads(count), LivePage(folder) as page:
         records = [_known(cell, folder) for cell in cells]
         clock = _Clock(len(cells))
         for number, cell in enumerate(cells):
