@@ -17,6 +17,7 @@ import torch
 from elixir_plugin.adapters.backdoor_toolbox.adapter import BackdoorToolbox
 from elixir_plugin.adapters.backdoor_toolbox.launcher import trigger_options
 from PIL import Image
+from real_checkouts import real_checkout
 from test_backdoor_toolbox import write_pngs
 
 from elixir_plugin import Classifier
@@ -428,9 +429,7 @@ def toolbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of a real checkout with sets that its scripts made, and what its functions make of the test images."""
     import shutil
 
-    given = Path(os.environ.get("ELIXIR_TOOLKITS", "")) / "backdoor-toolbox"
-    if not (given / "utils" / "supervisor.py").is_file():
-        pytest.skip("ELIXIR_TOOLKITS names no folder with a checkout of backdoor-toolbox")
+    given = real_checkout("backdoor-toolbox")
     root = tmp_path_factory.mktemp("toolbox") / "box"
     shutil.copytree(given, root, ignore=shutil.ignore_patterns(".git", "assets", "models", "*.pth"))
     batches = root / "data" / "cifar10" / "cifar-10-batches-py"
