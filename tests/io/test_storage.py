@@ -84,9 +84,10 @@ class TestImages:
 
     @pytest.mark.parametrize("error", [struct.error, KeyError, TypeError, EOFError])
     def test_whatever_pillow_raises(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Any) -> None:
-        def damaged(_: Path) -> Any:
+        def damaged(*_: Any, **__: Any) -> Any:
             raise error("header")
 
+        Image.new("L", (4, 4)).save(tmp_path / "a.png")
         monkeypatch.setattr(Image, "open", damaged)
         for function in (image_files.read_image, image_files.image_shape):
             with pytest.raises(InputError, match="cannot be"):
@@ -104,8 +105,8 @@ class TestImages:
             with pytest.raises(InputError) as caught:
                 image_files.read_image(tmp_path / name)
             assert name in str(caught.value) and text in str(caught.value)
-        for name in ("none.png", "text.png"):
-            with pytest.raises(InputError, match="cannot be opened"):
+        for name, text in (("none.png", "not found"), ("text.png", "cannot be opened")):
+            with pytest.raises(InputError, match=text):
                 image_files.image_shape(tmp_path / name)
 
     def test_decompression_bomb(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
