@@ -106,6 +106,17 @@ def too_large(where: object, found: str, most: int) -> InputError:
     )
 
 
+def too_deep(mode: str, where: object) -> InputError:
+    """Return the error for an image of more than 8 bits: turned into 8 bits, pixels are clipped, not scaled."""
+    return InputError(
+        "image has more than 8 bits per value",
+        where=where,
+        found=f"mode {mode}",
+        allowed="8-bit images",
+        hint="convert it first: only you know which value is white",
+    )
+
+
 def _format(file: BinaryIO, path: Path) -> str:
     """Return the format of a file by how it begins.
 

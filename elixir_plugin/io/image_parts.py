@@ -20,7 +20,7 @@ SIMPLE = 64 * 2**10  # bytes of a file that is too small to hold much beside its
 PARTS = 100_000  # chunks, segments or blocks that a file may consist of
 BESIDE_PIXELS = 16 * 2**20  # bytes of a file that are no pixels, where decoders go through them in steps
 BEFORE_GIF = 2 * 2**20  # the same in a GIF file, whose comments come in steps of 255 bytes
-DIRECTORY = 64 * 2**20  # bytes of all values of a TIFF directory
+DIRECTORY = 64 * 2**20  # bytes of all values of a TIFF directory, where the file has not more
 OFFSETS = 1 << 18  # strips or tiles of a TIFF image
 SPARE_TILE = 1 << 24  # pixels that the tiles of a TIFF image may have beyond those of the image
 SCANNED = 40 * PIXELS  # pixels of all scans of a JPEG file, each of which may go over the whole image
@@ -78,11 +78,11 @@ def check_stepwise(file: BinaryIO, decoder: str, pixels: int) -> None:
 
 
 def sound_exif(data: bytes) -> bool:
-    """Whether the values in EXIF data, which are a TIFF directory, take no more bytes together than the data have."""
+    """Whether the values in EXIF data, which are a TIFF directory, can be read: they may lie in the same place."""
     while data.startswith(b"Exif\0\0"):
         data = data[6:]
     try:
-        return _total(_directory(io.BytesIO(data))) <= len(data)
+        return _total(_directory(io.BytesIO(data)), len(data)) <= DIRECTORY
     except _UNUSABLE:  # nothing can be read of it
         return True
     except Excess:
@@ -126,7 +126,7 @@ def _jpeg(file: BinaryIO, size: int) -> None:
         else:
             file.seek(length, os.SEEK_CUR)
     if not sound_exif(exif):
-        raise Excess("EXIF data whose values take more bytes than the data have")
+        raise Excess(f"EXIF data of {len(exif):,} bytes whose values take more than {DIRECTORY:,} bytes")
 
 
 def _gif(file: BinaryIO, size: int) -> None:
@@ -165,8 +165,8 @@ def _tiff(file: BinaryIO, size: int) -> None:
         entries = _directory(file)
     except _UNUSABLE:  # the decoder says what is wrong with it
         return
-    total = _total(entries)
-    if total > min(size, DIRECTORY):
+    total = _total(entries, size)
+    if total > max(size, DIRECTORY):
         raise Excess(f"values of {total:,} bytes in the directory of a file of {size:,} bytes")
     given = {tag: value for tag, (_, count, value) in entries.items() if count == 1}
     strips = max(entries[tag][1] if tag in entries else 0 for tag in (_STRIPS, _TILES))
@@ -210,8 +210,9 @@ def _blocks(file: BinaryIO) -> Iterator[bytes]:
         last = block[-1:]
 
 
-def _total(entries: dict[int, tuple[int, int, int]]) -> int:
-    return sum(_SIZES.get(kind, 0) * count for kind, count, _ in entries.values())
+def _total(entries: dict[int, tuple[int, int, int]], size: int) -> int:
+    """Return how many bytes of data of *size* bytes reading all entries takes."""
+    return sum(min(size, _SIZES.get(kind, 0) * count) for kind, count, _ in entries.values())
 
 
 def _directory(file: BinaryIO) -> dict[int, tuple[int, int, int]]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .files import atomic_file
-from .image_files import FORMATS, OtherFormatError, largest, opened_image, too_large
+from .image_files import FORMATS, OtherFormatError, largest, opened_image, too_deep, too_large
 from .image_parts import sound_exif
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -200,16 +200,10 @@ def _png_exif(image: Image.Image) -> bytes | None:
 
 
 def refuse_deep(image: Image.Image, where: object) -> None:
-    """Refuse pixels of more than 8 bits: turned into 8 bits, they are clipped, not scaled.
+    """Refuse pixels of more than 8 bits.
 
     :raises InputError: naming Pillow's mode of the image.
     """
     mode = str(image.mode)
     if mode in ("I", "F") or mode.startswith("I;"):
-        raise InputError(
-            "image has more than 8 bits per value",
-            where=where,
-            found=f"mode {mode}",
-            allowed="8-bit images",
-            hint="convert it first: only you know which value is white",
-        )
+        raise too_deep(mode, where)
