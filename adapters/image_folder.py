@@ -174,7 +174,7 @@ class ImageFolder(Adapter):
     def _folders(self, path: Path, notes: list[str]) -> dict[str, ClassFolders]:
         """Find the class folders of each set, and note what is left out."""
         given = {"clean": self.options.clean, "test": self.options.test}
-        for each in (path, *given.values()):
+        for each in (path, *given.values(), self.options.model):
             if each is not None:
                 is_folder(each)  # what cannot be looked at is refused; what is not there, where it is read
         taken = [each.resolve() for each in (*given.values(), self.options.model) if each is not None]
