@@ -6,28 +6,30 @@ is told here, from the first bytes, and only the formats in :data:`FORMATS` are 
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401 - both register
 
 from ..errors import InputError
-from .image_parts import PIXELS, Excess, check_parts, check_scans, check_stepwise
+from .image_parts import PIXELS, SIMPLE, Excess, check_parts, check_scans, check_stepwise
 from .opening import open_file
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # of JPEG, MPO files are a kind; of PPM, PGM and PBM
 FILE_BYTES = 512 * 2**20  # of the largest file; more than the largest image takes without any compression
 AT_ONCE = 1 << 24  # pixels beyond which images are decoded one by one, whatever the number of threads
 _LARGE = threading.Lock()
-_BEGINNINGS = (
-    (b"\x89PNG\r\n\x1a\n", "PNG"), (b"\xff\xd8\xff", "JPEG"), (b"BM", "BMP"), (b"GIF87a", "GIF"), (b"GIF89a", "GIF"),
-    (b"II*\0", "TIFF"), (b"MM\0*", "TIFF"), (b"II+\0", "TIFF"),
-    (b"P1", "PPM"), (b"P2", "PPM"), (b"P3", "PPM"), (b"P4", "PPM"), (b"P5", "PPM"), (b"P6", "PPM"),
-)  # fmt: skip
+T = TypeVar("T")
+_BEGINNING = re.compile(
+    rb"(?P<PNG>\x89PNG\r\n\x1a\n)|(?P<JPEG>\xff\xd8\xff)|(?P<BMP>BM)|(?P<GIF>GIF8[79]a)"
+    rb"|(?P<TIFF>II[*+]\0|MM\0\*)|(?P<WEBP>RIFF....WEBP)|(?P<PPM>P[1-6])",
+    re.DOTALL,
+)
 _OTHERS = (
     (b"%!PS", "a PostScript file"), (b"\xc5\xd0\xd3\xc6", "a PostScript file (EPS)"), (b"%PDF", "a PDF file"),
     (b"\0\0\1\0", "an icon (ICO)"), (b"\0\0\2\0", "a TGA image, or a cursor"), (b"icns", "an icon (ICNS)"),
@@ -49,28 +51,33 @@ class OtherFormatError(UnidentifiedImageError):
     """The file is none of the formats that are read; says what it is."""
 
 
-@contextmanager
-def opened_image(path: Path) -> Iterator[Image.Image]:
-    """Open an image file; its pixels are decoded only when they are asked for, inside the block.
+def from_image(path: Path, use: Callable[[Image.Image], T]) -> T:
+    """Open an image file and return what *use* makes of it; pixels are decoded only when that asks for them.
 
     :raises FileNotFoundError: when nothing is there.
     :raises OtherFormatError: for a file of any other format than :data:`FORMATS`.
     :raises InputError: for anything but a regular file, one of too many bytes or pixels, and one that would take the
         decoder much longer than its image is worth. Nothing is decoded then.
     """
-    with open_file(path) as file, _strict():
+    with open_file(path) as file, _STRICT:
         try:
-            format = _format(file, path)
-            check_parts(file, format)
-            with Image.open(file, formats=(format,)) as image:
-                pixels = image.width * image.height
-                refuse_pixels(image.width, image.height, path)
-                if format == "JPEG":
-                    check_scans(file, pixels)
-                    file.seek(0)
-                check_stepwise(file, str(image.tile[0][0]) if image.tile else "", pixels)
-                with _LARGE if pixels > AT_ONCE else nullcontext():
-                    yield image
+            size = os.fstat(file.fileno()).st_size
+            # small files are read at once: decoders take them in many small pieces
+            source: BinaryIO = file if size > SIMPLE else io.BytesIO(file.read(size))
+            format = _format(source, size, path)
+            check_parts(source, size, format)
+            image = Image.open(source, formats=(format,))
+            width, height = image.size
+            pixels = width * height
+            refuse_pixels(width, height, path)
+            if format == "JPEG":
+                check_scans(source, size, pixels)
+            elif image.tile:
+                check_stepwise(image.tile[0][0], size, pixels)
+            if pixels <= AT_ONCE:
+                return use(image)
+            with _LARGE:
+                return use(image)
         except Excess as error:
             raise InputError(
                 "image cannot be read: decoding it would take too much",
@@ -117,12 +124,11 @@ def too_deep(mode: str, where: object) -> InputError:
     )
 
 
-def _format(file: BinaryIO, path: Path) -> str:
+def _format(file: BinaryIO, size: int, path: Path) -> str:
     """Return the format of a file by how it begins.
 
     :raises OtherFormatError: when it is none of :data:`FORMATS`.
     """
-    size = os.fstat(file.fileno()).st_size
     if size > FILE_BYTES:
         raise InputError(
             "image cannot be read: its file is too large",
@@ -132,11 +138,9 @@ def _format(file: BinaryIO, path: Path) -> str:
             hint="scale the image down, or leave it out",
         )
     head = file.read(32)
-    for beginning, format in _BEGINNINGS:
-        if head.startswith(beginning):
-            return format
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "WEBP"
+    found = _BEGINNING.match(head)
+    if found is not None:
+        return str(found.lastgroup)
     raise OtherFormatError(_other(head))
 
 
@@ -151,28 +155,32 @@ def _other(head: bytes) -> str:
 class _Strict:
     """Pillow's own limits as they should be while files are read, whatever the rest of the program has set.
 
-    They are two global switches. The first reader sets them, and the last one, of all threads, sets them back.
+    They are two global switches. Where they are set otherwise, the first reader sets them, and the last one, of all
+    threads, sets them back.
     """
 
     def __init__(self) -> None:
-        self.lock, self.readers, self.former = threading.Lock(), 0, (False, PIXELS)
+        self.lock, self.readers = threading.Lock(), 0
+        self.former: tuple[bool, int | None] = (False, PIXELS)
+        self.counted = threading.local()
 
     def __enter__(self) -> None:
-        with self.lock:
-            if not self.readers:
-                self.former = ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS  # type: ignore[assignment]
-                ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = False, largest()
-            self.readers += 1
+        # the order matters: whoever finds the switches set by another reader finds that reader counted, too
+        as_wanted = not ImageFile.LOAD_TRUNCATED_IMAGES and (Image.MAX_IMAGE_PIXELS or PIXELS + 1) <= PIXELS
+        self.counted.here = not as_wanted or self.readers > 0
+        if self.counted.here:
+            with self.lock:
+                self.readers += 1
+                if self.readers == 1:
+                    self.former = ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS
+                    ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = False, largest()
 
     def __exit__(self, *_: object) -> None:
-        with self.lock:
-            self.readers -= 1
-            if not self.readers:
-                ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = self.former
+        if self.counted.here:
+            with self.lock:
+                if self.readers == 1:
+                    ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = self.former
+                self.readers -= 1
 
 
 _STRICT = _Strict()
-
-
-def _strict() -> _Strict:
-    return _STRICT

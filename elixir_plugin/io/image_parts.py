@@ -38,23 +38,22 @@ class Excess(Exception):
     """Decoding the file would take far more than its image is worth; says why."""
 
 
-def check_parts(file: BinaryIO, format: str) -> None:
+def check_parts(file: BinaryIO, size: int, format: str) -> None:
     """Refuse a file by its structure; *file* may be left anywhere.
 
+    :param size: of the file, in bytes.
     :param format: Pillow's name of it.
     :raises Excess: saying what there is too much of.
     """
-    size = os.fstat(file.fileno()).st_size
     if size > SIMPLE or format in ("TIFF", "WEBP"):  # a few bytes of these can ask for any amount
         _CHECKS.get(format, _nothing)(file, size)
 
 
-def check_scans(file: BinaryIO, pixels: int) -> None:
+def check_scans(file: BinaryIO, size: int, pixels: int) -> None:
     """Refuse a JPEG file whose scans go over more pixels than the largest image that is read has.
 
     :raises Excess: with their number.
     """
-    size = os.fstat(file.fileno()).st_size
     if size * pixels <= 10 * SCANNED:  # a scan takes ten bytes at least
         return
     count = sum(block.count(b"\xff\xda") for block in _blocks(file))
@@ -62,7 +61,7 @@ def check_scans(file: BinaryIO, pixels: int) -> None:
         raise Excess(f"{count:,} scans of {pixels:,} pixels")
 
 
-def check_stepwise(file: BinaryIO, decoder: str, pixels: int) -> None:
+def check_stepwise(decoder: str, size: int, pixels: int) -> None:
     """Refuse large images of the kinds that are decoded pixel by pixel in Python.
 
     :param decoder: Pillow's name of it.
@@ -70,7 +69,6 @@ def check_stepwise(file: BinaryIO, decoder: str, pixels: int) -> None:
     """
     if decoder not in _STEPWISE:
         return
-    size = os.fstat(file.fileno()).st_size
     if pixels > STEPWISE:
         raise Excess(f"{pixels:,} pixels in a form that is read pixel by pixel: at most {STEPWISE:,}")
     if size > STEPWISE_BYTES * pixels + BESIDE_PIXELS // 16:

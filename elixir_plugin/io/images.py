@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import torch
@@ -18,8 +17,8 @@ from torch import Tensor
 
 from ..errors import InputError
 from .files import atomic_file
-from .image_files import FORMATS, OtherFormatError, largest, opened_image, too_deep, too_large
-from .image_parts import sound_exif
+from .image_files import FORMATS, OtherFormatError, from_image, largest, too_deep, too_large
+from .image_parts import SIMPLE, sound_exif
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 JUNK = {  # folders that systems and archivers leave behind, lower case; they may hold images, such as thumbnails
@@ -49,6 +48,7 @@ def write_grid(path: Path, rows: Sequence[Tensor]) -> None:
         Image.fromarray(canvas[..., 0] if channels == 1 else canvas).save(temporary, format="PNG")
 
 
+T = TypeVar("T")
 _MODES = {1: "L", 3: "RGB"}
 _HUGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 EXIF_BYTES = 1 << 20  # of a chunk behind the pixels of a PNG file
@@ -97,31 +97,34 @@ def read_image(
         than 8 bits, or of another size.
     """
     mode = _MODES[channels]
-    with _decoding(path, "decoded", hint="restore the file or remove its sample"), opened_image(path) as image:
+
+    def pixels(image: Image.Image) -> NDArray[np.uint8]:
         refuse_deep(image, path)
         orientation = _orientation(image) if upright else 1
-        _refuse_other_size(Header(image.height, image.width, mode, orientation), channels, upright, size, path)
+        if size is not None:
+            _refuse_other_size(Header(image.height, image.width, mode, orientation), channels, upright, size, path)
         if image.mode == "P":
             image.info.pop("transparency", None)  # only a warning would come of it
         plain = image.convert(mode)
-        array = np.asarray(plain if orientation == 1 else plain.transpose(_TURNS[orientation]))
-    return array.reshape(*array.shape[:2], channels)
+        return np.asarray(plain if orientation == 1 else plain.transpose(_TURNS[orientation]))
+
+    array = _made(path, pixels, "decoded", hint="restore the file or remove its sample")
+    return array if array.ndim == 3 else array[..., None]
 
 
-def _refuse_other_size(header: Header, channels: int, upright: bool, size: tuple[int, int] | None, path: Path) -> None:
-    if size is not None and header.size(upright) != tuple(size):
+def _refuse_other_size(header: Header, channels: int, upright: bool, size: tuple[int, int], path: Path) -> None:
+    if header.size(upright) != tuple(size):
         found, allowed = ((*sides, channels) for sides in (header.size(upright), size))
         raise InputError("image of another size", where=path, found=found, allowed=allowed)
 
 
-@contextmanager
-def _decoding(path: Path, done: str, hint: str | None = None) -> Iterator[None]:
-    """Turn every failure to read an image into a clear error.
+def _made(path: Path, use: Callable[[Image.Image], T], done: str, hint: str | None = None) -> T:
+    """Return what *use* makes of an image; every failure becomes a clear error.
 
     :param done: what could not be done with it.
     """
     try:
-        yield
+        return from_image(path, use)
     except InputError:
         raise
     except FileNotFoundError:
@@ -150,9 +153,13 @@ def image_header(path: Path) -> Header:
 
     :raises InputError: when it is no header of an image, or of one that is too large or of more than 8 bits.
     """
-    with _decoding(path, "opened"), opened_image(path) as image:
+
+    def header(image: Image.Image) -> Header:
         refuse_deep(image, path)
-        return Header(image.height, image.width, str(image.mode), _orientation(image))
+        width, height = image.size
+        return Header(height, width, image.mode, _orientation(image))
+
+    return _made(path, header, "opened")
 
 
 def image_shape(path: Path) -> tuple[int, int, str]:
@@ -175,7 +182,8 @@ def _orientation(image: Image.Image) -> int:
     try:
         if image.format == "PNG" and "exif" not in image.info and (found := _png_exif(image)) is not None:
             image.info["exif"] = found
-        if not sound_exif(image.info.get("exif") or b""):
+        exif = image.info.get("exif") or b""
+        if len(exif) > SIMPLE and not sound_exif(exif):
             return 1
         value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)  # that of PNG files would decode the image
     except Exception:  # from anywhere inside the reader: such EXIF data say nothing, and the pixels may be sound
@@ -204,6 +212,6 @@ def refuse_deep(image: Image.Image, where: object) -> None:
 
     :raises InputError: naming Pillow's mode of the image.
     """
-    mode = str(image.mode)
+    mode = image.mode
     if mode in ("I", "F") or mode.startswith("I;"):
         raise too_deep(mode, where)
