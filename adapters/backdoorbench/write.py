@@ -21,6 +21,7 @@ from ...errors import InputError
 from ...evaluation.metrics import confusion
 from ...io.files import atomic_file, atomic_folder, write_torch
 from ...io.opening import is_there, read_bytes
+from ...io.text import escape_cell
 from ..common.images import different, inexact, save_png
 from .record import FILE, Held
 
@@ -126,7 +127,7 @@ def append_detection(file: Path, case: Case, outcome: Outcome) -> None:
     tn, fp, fn, tp = confusion(outcome.flagged, case.truth, cover_is_poison=True)
     targets = np.unique(case.train.labels[outcome.flagged]).tolist()
     row = [
-        Path(case.origin.path).name,
+        escape_cell(Path(case.origin.path).name),
         tn,
         fp,
         fn,
