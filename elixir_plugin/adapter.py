@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from .core.case import Case
 from .core.metrics import Evaluation
 from .core.outcome import Outcome
-from .core.settings import Settings
+from .core.settings import Settings, usable_path
 from .errors import InputError, SettingsError
 from .plugins import plugins
 
@@ -44,13 +44,18 @@ class Source(Settings):
     path: str = Field(description="what it reads: a file, a folder, or a name")
     options: dict[str, Any] = Field({}, description="options of the adapter")
 
+    @field_validator("path")
+    @classmethod
+    def _usable(cls, value: str) -> str:
+        return usable_path(value)
+
     @classmethod
     def parse(cls, text: str, options: Mapping[str, Any] | None = None, *, where: str = "{argument:source}") -> Source:
         """Read ``ADAPTER:PATH``, the form of ``--from``."""
         adapter, colon, path = text.partition(":")
         if not (adapter and colon and path):
             raise SettingsError("a source is ADAPTER:PATH", where=where, found=text, allowed="e.g. image_folder:data")
-        return cls(adapter=adapter, path=path, options=dict(options or {}))
+        return cls.build({"adapter": adapter, "path": path, "options": dict(options or {})}, where=where)
 
 
 class Adapter(ABC):

@@ -9,15 +9,19 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from .._version import __version__
-from ..errors import ElixirError, SettingsError
+from ..errors import MESSAGE, ElixirError, SettingsError, shown
 from ..io.text import escape_control, with_flags
 from .compare import compare
 from .denoiser import denoiser
@@ -34,9 +38,28 @@ if TYPE_CHECKING:
 class _Program(click.Group):
     """Turns every error raised on purpose into a message and an exit code."""
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().main(*args, **options)
+        except OSError as error:
+            # click ends quietly where whoever reads the output has gone, as after "| head -1"; to write a file fails
+            # with a RunError, and what else concerns a file names it
+            if error.filename is not None:
+                raise
+            with suppress(OSError):
+                click.echo(f"error: the output cannot be written\n  found:   {error.strerror}", err=True)
+            for stream in filter(None, (sys.stdout, sys.stderr)):  # one that was closed from the start is None
+                _silence_broken(stream)
+            sys.exit(1)
+
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        with _bounded_usage_errors():
+            return super().make_context(*args, **options)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _bounded_usage_errors():
+                return super().invoke(ctx)
         except ElixirError as error:
             click.echo(escape_control(f"error: {error.told(with_flags(self._flags(ctx)))}"), err=True)
             sys.exit(error.exit_code)
@@ -53,6 +76,25 @@ class _Program(click.Group):
         found = [command] if command is not None else []
         found += list(command.commands.values()) if isinstance(command, click.Group) else []
         return {flag for each in found for parameter in each.params for flag in parameter.opts}
+
+
+@contextmanager
+def _bounded_usage_errors() -> Iterator[None]:
+    """Make what click says about a command line safe to show, however long it is and whatever it holds."""
+    try:
+        yield
+    except click.ClickException as error:
+        error.__dict__["message"] = shown(error.message, MESSAGE)  # declared final
+        raise
+
+
+def _silence_broken(stream: TextIO) -> None:
+    """Drop what waits in a *stream* that cannot be written: at its end, Python would try again and show a traceback."""
+    try:
+        stream.flush()
+    except OSError:
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"]})
@@ -76,6 +118,9 @@ for _command in (_hidden("results", cards), _hidden("reference", settings)):
 
 def main() -> None:
     """Entry point of the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may lack characters
     program()
 
 
@@ -212,6 +257,7 @@ def _log_to_terminal(level: int) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     handler.setLevel(level)
+    handler.addFilter(lambda record: not hasattr(record, "raised"))  # that is printed when it arrives
     logger = logging.getLogger("elixir_plugin")
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)
