@@ -15,6 +15,7 @@ from .core.metrics import Evaluation
 from .core.outcome import Outcome
 from .core.settings import Settings, usable_path
 from .errors import InputError, SettingsError
+from .io.opening import refuse_unusable
 from .plugins import plugins
 
 
@@ -44,10 +45,7 @@ class Source(Settings):
     path: str = Field(description="what it reads: a file, a folder, or a name")
     options: dict[str, Any] = Field({}, description="options of the adapter")
 
-    @field_validator("path")
-    @classmethod
-    def _usable(cls, value: str) -> str:
-        return usable_path(value)
+    _usable = field_validator("path")(usable_path)
 
     @classmethod
     def parse(cls, text: str, options: Mapping[str, Any] | None = None, *, where: str = "{argument:source}") -> Source:
@@ -130,6 +128,7 @@ def existing(path: Path, what: str, hint: str | None = None) -> Path:
 
     :raises InputError: when it is not.
     """
+    refuse_unusable(path)
     if not path.exists():
         raise InputError(f"{what} not found", where=path, hint=hint)
     return path

@@ -26,7 +26,7 @@ from ..io.text import escape_control, with_flags
 from .compare import compare
 from .denoiser import denoiser
 from .info import env, list_, plugins, say, settings, show
-from .options import key_values
+from .options import PathType, key_values
 from .report import cards, report
 from .text import demo_header, demo_line, estimate_lines
 from .toolkit import export, toolkit
@@ -129,8 +129,8 @@ def main() -> None:
 @click.option(
     "--from", "source", metavar="ADAPTER:PATH", help="Where the case is, e.g. backdoorbench:record/badnet_0_1."
 )
-@click.option("--data", type=click.Path(), help="Folder of the toolkit's clean data (short for --option data=…).")
-@click.option("--clean", type=click.Path(), help="Folder of the reserved clean set (short for --option clean=…).")
+@click.option("--data", type=PathType(), help="Folder of the toolkit's clean data (short for --option data=…).")
+@click.option("--clean", type=PathType(), help="Folder of the reserved clean set (short for --option clean=…).")
 @key_values("-o", "--option", "options", sets="an option of the adapter", example="size=32")
 @key_values("-s", "--set", "assignments", sets="a setting of the defense", example="epochs=20")
 @click.option("--preset", help="Named settings below --set; see 'show DEFENSE'.")
@@ -148,8 +148,8 @@ def main() -> None:
 @click.option("--any-model", is_flag=True, help="Go on with a suspect model that does not fit the clean labels.")
 @click.option("--seed", type=int, help="The one seed of the run (default 0).")
 @click.option("--device", help="auto, cpu, cuda, cuda:1, … (default auto).")
-@click.option("--out", type=click.Path(), help="Run folder (default runs/DEFENSE-CASE-HASH).")
-@click.option("--write-to", type=click.Path(), help="Where files in the toolkit's format go (default: where it looks).")
+@click.option("--out", type=PathType(), help="Run folder (default runs/DEFENSE-CASE-HASH).")
+@click.option("--write-to", type=PathType(), help="Where files in the toolkit's format go (default: where it looks).")
 @click.option("--no-write-back", is_flag=True, help="Write nothing in the toolkit's format.")
 @click.option("--force", is_flag=True, help="Run anew, in a folder beside an existing one.")
 @click.option("--preview", type=click.IntRange(0, 64), default=0, help="First write a picture of so many images.")
@@ -222,7 +222,7 @@ def _spec(target: str, flags: dict[str, Any]) -> RunSpec:
 @click.option("--only", multiple=True, metavar="DEFENSE", help="Run this defense alone; repeatable.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True)
+@click.option("--out", type=PathType(path_type=Path), default=Path("runs/demo"), show_default=True)
 def demo(*, poison: str, size: int, only: tuple[str, ...], seed: int, device: str, out: Path) -> None:
     """Poison embedded digits, train a suspect classifier, run every defense; no download.
 

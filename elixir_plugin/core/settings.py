@@ -216,11 +216,13 @@ class Settings(BaseModel):
         return fingerprint(self.under_first_names(self.dump()))
 
 
-def usable_path(text: str) -> str:
-    """Return *text*, for validators of settings that name a file or folder.
+def usable_path(text: str | None) -> str | None:
+    """Return *text*, for validators of settings that name a file or folder; None, for none, stays None.
 
     :raises ValueError: when the system takes no such path, see :func:`~elixir_plugin.io.opening.refuse_unusable`.
     """
+    if text is None:
+        return None
     try:
         refuse_unusable(Path(text))
     except InputError as error:

@@ -83,9 +83,10 @@ def parse_json(text: str, *, where: object) -> Any:
                 for part in each if isinstance(each, dict) else (each,):
                     if isinstance(part, str):
                         checked_text(part, where)
-        level = [item for each in level if isinstance(each, dict | list) for item in _items(each)]
-        if not level:
+        containers = [each for each in level if isinstance(each, dict | list)]
+        if not containers:
             return value
+        level = [item for each in containers for item in _items(each)]
     raise too_deep(where, InputError)
 
 

@@ -28,10 +28,7 @@ class RunSpec(Settings):
     write_back: bool = Field(True, description="also write files in the toolkit's own format, where it looks for them")
     write_to: str | None = Field(None, description="write them there instead")
 
-    @field_validator("out", "write_to")
-    @classmethod
-    def _usable(cls, value: str | None) -> str | None:
-        return None if value is None else usable_path(value)
+    _usable = field_validator("out", "write_to")(usable_path)
 
     @classmethod
     def from_yaml(cls, path: Path) -> RunSpec:
