@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from .core.case import Case
 from .core.metrics import Evaluation
 from .core.outcome import Outcome
-from .core.settings import Settings
+from .core.settings import Settings, usable_path
 from .errors import InputError, SettingsError
+from .io.opening import refuse_unusable
 from .plugins import plugins
 
 
@@ -44,13 +45,15 @@ class Source(Settings):
     path: str = Field(description="what it reads: a file, a folder, or a name")
     options: dict[str, Any] = Field({}, description="options of the adapter")
 
+    _usable = field_validator("path")(usable_path)
+
     @classmethod
     def parse(cls, text: str, options: Mapping[str, Any] | None = None, *, where: str = "{argument:source}") -> Source:
         """Read ``ADAPTER:PATH``, the form of ``--from``."""
         adapter, colon, path = text.partition(":")
         if not (adapter and colon and path):
             raise SettingsError("a source is ADAPTER:PATH", where=where, found=text, allowed="e.g. image_folder:data")
-        return cls(adapter=adapter, path=path, options=dict(options or {}))
+        return cls.build({"adapter": adapter, "path": path, "options": dict(options or {})}, where=where)
 
 
 class Adapter(ABC):
@@ -125,11 +128,12 @@ def existing(path: Path, what: str, hint: str | None = None) -> Path:
 
     :raises InputError: when it is not, or when that cannot be said.
     """
+    refuse_unusable(path)
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{what} not found", where=path, hint=hint) from None
-    except (OSError, ValueError) as error:  # no usable path, or a folder that may not be entered
+    except OSError as error:  # a folder that may not be entered
         raise InputError(f"{what} cannot be read", where=path, found=str(error), hint=hint) from None
     return path
 

@@ -161,11 +161,33 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, ElixirError):
         facts = {"where": error.where, "found": error.found, "allowed": error.allowed}
         text = "; ".join(f"{name}: {shown(value, REASON)}" for name, value in facts.items() if value is not None)
-        said = f"{error.what} ({text})" if text else error.what
+        words = f"{error.what} ({text})" if text else error.what
     else:
-        said = f"{type(error).__name__}: {error}"
-    said = " ".join(said.split())
-    return said if len(said) <= REASON else said[: REASON - 1] + "…"
+        words = f"{type(error).__name__}: {said(error)}"
+    words = printable(" ".join(words.split()))
+    return words if len(words) <= REASON else words[: REASON - 1] + "…"
+
+
+def said(value: object, how: Callable[[Any], str] = str) -> str:
+    """Return *value* as text, also where it has none: whole numbers of thousands of digits, objects that cannot.
+
+    >>> said(10**5000), said(10**5, repr)
+    ('<a whole number of 16610 bits>', '100000')
+    """
+    try:
+        return how(value)
+    except Exception:  # it may be an object of anybody's
+        bits = f"a whole number of {value.bit_length()} bits" if isinstance(value, int) else type(value).__name__
+        return f"<{bits}>"
+
+
+def printable(text: str) -> str:
+    r"""Return *text* with control characters and line breaks as escapes of Python: it can drive no terminal.
+
+    >>> printable("a\x1b[31m\n"), printable("é")
+    ('a\\x1b[31m\\n', 'é')
+    """
+    return text if text.isprintable() else "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def shown(value: object, most: int = 200) -> str:
@@ -180,7 +202,7 @@ def shown(value: object, most: int = 200) -> str:
     """
     if isinstance(value, list | tuple | set | frozenset | dict):
         return _shown_items(value, most)
-    text = str(value)
+    text = printable(said(value))
     if len(text) <= most:
         return text
     head = max(1, (most - 3) * 3 // 4)
@@ -188,11 +210,15 @@ def shown(value: object, most: int = 200) -> str:
 
 
 def _shown_items(value: list[Any] | tuple[Any, ...] | set[Any] | frozenset[Any] | dict[Any, Any], most: int) -> str:
-    if len(value) <= ITEMS and len(text := str(value)) <= most:
+    if len(value) <= ITEMS and len(text := printable(said(value))) <= most:
         return text
     opening, closing = ("[", "]") if isinstance(value, list) else ("(", ")") if isinstance(value, tuple) else ("{", "}")
     pairs = value.items() if isinstance(value, dict) else None
-    items = map(repr, value) if pairs is None else (f"{key!r}: {item!r}" for key, item in pairs)
+    items = (
+        (said(item, repr) for item in value)
+        if pairs is None
+        else (f"{said(k, repr)}: {said(v, repr)}" for k, v in pairs)
+    )
     taken: list[str] = []
     for item in islice(items, ITEMS):
         taken.append(shown(item, max(10, most // 2)))
@@ -210,4 +236,4 @@ def preview_list(items: Sequence[object] | NDArray[Any], limit: int = 4) -> str:
     >>> preview_list([1, 2, 3], limit=2)
     '1, 2, …'
     """
-    return ", ".join(map(str, items[:limit])) + (", …" if len(items) > limit else "")
+    return ", ".join(map(said, items[:limit])) + (", …" if len(items) > limit else "")

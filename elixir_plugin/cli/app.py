@@ -10,16 +10,19 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import os
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from .._version import __version__
-from ..errors import ElixirError, SettingsError
+from ..errors import MESSAGE, ElixirError, SettingsError, shown
 from ..io.process import (
     clear_ends,
     exit_code_of,
@@ -34,7 +37,7 @@ from ..io.text import escape_control, with_flags
 from .compare import compare
 from .denoiser import denoiser
 from .info import env, list_, plugins, say, settings, show
-from .options import key_values
+from .options import PathType, key_values
 from .report import cards, report
 from .text import demo_header, demo_line, estimate_lines
 from .toolkit import export, toolkit
@@ -49,9 +52,27 @@ say_on = going_on_unheard(say)
 class _Program(click.Group):
     """Turns every error raised on purpose into a message and an exit code."""
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().main(*args, **options)
+        except OSError as error:
+            # click ends quietly where whoever reads the output has gone, as after "| head -1"; to write a file fails
+            # with a RunError, and what else concerns a file names it
+            if error.filename is not None:
+                raise
+            with suppress(OSError):
+                click.echo(f"error: the output cannot be written\n  found:   {error.strerror}", err=True)
+            for stream in filter(None, (sys.stdout, sys.stderr)):  # one that was closed from the start is None
+                _silence_broken(stream)
+            sys.exit(1)
+
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        with _bounded_usage_errors():
+            return super().make_context(*args, **options)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with stopped_by_signals(), clear_ends(ctx.command_path):
+            with stopped_by_signals(), clear_ends(ctx.command_path), _bounded_usage_errors():
                 if (gone := folder_gone()) is not None:
                     raise gone
                 return super().invoke(ctx)
@@ -73,6 +94,25 @@ class _Program(click.Group):
         found = [command] if command is not None else []
         found += list(command.commands.values()) if isinstance(command, click.Group) else []
         return {flag for each in found for parameter in each.params for flag in parameter.opts}
+
+
+@contextmanager
+def _bounded_usage_errors() -> Iterator[None]:
+    """Make what click says about a command line safe to show, however long it is and whatever it holds."""
+    try:
+        yield
+    except click.ClickException as error:
+        error.__dict__["message"] = shown(error.message, MESSAGE)  # declared final
+        raise
+
+
+def _silence_broken(stream: TextIO) -> None:
+    """Drop what waits in a *stream* that cannot be written: at its end, Python would try again and show a traceback."""
+    try:
+        stream.flush()
+    except OSError:
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"]})
@@ -97,6 +137,9 @@ for _command in (_hidden("results", cards), _hidden("reference", settings)):
 def main() -> None:
     """Entry point of the console script."""
     fill_closed_streams()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may lack characters
     program()
 
 
@@ -105,8 +148,8 @@ def main() -> None:
 @click.option(
     "--from", "source", metavar="ADAPTER:PATH", help="Where the case is, e.g. backdoorbench:record/badnet_0_1."
 )
-@click.option("--data", type=click.Path(), help="Folder of the toolkit's clean data (short for --option data=…).")
-@click.option("--clean", type=click.Path(), help="Folder of the reserved clean set (short for --option clean=…).")
+@click.option("--data", type=PathType(), help="Folder of the toolkit's clean data (short for --option data=…).")
+@click.option("--clean", type=PathType(), help="Folder of the reserved clean set (short for --option clean=…).")
 @key_values("-o", "--option", "options", sets="an option of the adapter", example="size=32")
 @key_values("-s", "--set", "assignments", sets="a setting of the defense", example="epochs=20")
 @click.option("--preset", help="Named settings below --set; see 'show DEFENSE'.")
@@ -125,8 +168,8 @@ def main() -> None:
 @click.option("--seed", type=int, help="The one seed of the run (default 0).")
 @click.option("--device", help="auto, cpu, cuda, cuda:1, … (default auto).")
 @click.option("--threads", type=int, help="Threads of the CPU (default: as many as the run began with).")
-@click.option("--out", type=click.Path(), help="Run folder (default runs/DEFENSE-CASE-HASH).")
-@click.option("--write-to", type=click.Path(), help="Where files in the toolkit's format go (default: where it looks).")
+@click.option("--out", type=PathType(), help="Run folder (default runs/DEFENSE-CASE-HASH).")
+@click.option("--write-to", type=PathType(), help="Where files in the toolkit's format go (default: where it looks).")
 @click.option("--no-write-back", is_flag=True, help="Write nothing in the toolkit's format.")
 @click.option("--force", is_flag=True, help="Run anew, in a folder beside an existing one.")
 @click.option("--preview", type=click.IntRange(0, 64), default=0, help="First write a picture of so many images.")
@@ -201,7 +244,7 @@ def _spec(target: str, flags: dict[str, Any]) -> RunSpec:
 @click.option("--only", multiple=True, metavar="DEFENSE", help="Run this defense alone; repeatable.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True)
+@click.option("--out", type=PathType(path_type=Path), default=Path("runs/demo"), show_default=True)
 def demo(*, poison: str, size: int, only: tuple[str, ...], seed: int, device: str, out: Path) -> None:
     """Poison embedded digits, train a suspect classifier, run every defense; no download.
 
@@ -238,6 +281,7 @@ def _log_to_terminal(level: int) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     handler.addFilter(lambda record: record.levelno >= level or getattr(record, "at_once", False))
+    handler.addFilter(lambda record: not hasattr(record, "raised"))  # that is printed when it arrives
     logger = logging.getLogger("elixir_plugin")
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)

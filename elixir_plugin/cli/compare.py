@@ -15,11 +15,12 @@ import click
 from ..io.process import going_on_unheard, refuse_tight_memory
 from ..io.text import escape_control
 from .info import say as say_lines
+from .options import PathType
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Folder (default: as in FILE, or runs/compare-NAME).")
+@click.argument("file", type=PathType(path_type=Path))
+@click.option("--out", type=PathType(path_type=Path), help="Folder (default: as in FILE, or runs/compare-NAME).")
 @click.option("--device", help="auto, cpu, cuda, cuda:1, … (default: that of the file).")
 @click.option("--dry-run", is_flag=True, help="List what is done and what is missing; run and write nothing.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, no table.")

@@ -15,7 +15,7 @@ import click
 from ..errors import SettingsError
 from ..io.text import escape_control
 from . import grids
-from .options import key_values
+from .options import PathType, key_values
 
 if TYPE_CHECKING:
     from ..diffusion.denoisers.base import Denoiser
@@ -47,8 +47,8 @@ def denoiser() -> None:
 
 
 @denoiser.command()
-@click.option("--clean", type=click.Path(path_type=Path), required=True, help="Folder of clean images, any layout.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the denoiser.")
+@click.option("--clean", type=PathType(path_type=Path), required=True, help="Folder of clean images, any layout.")
+@click.option("--out", type=PathType(path_type=Path), required=True, help="Folder for the denoiser.")
 @click.option("--preset", help="paper, fast or cpu (default: cpu on a CPU, fast on a GPU).")
 @key_values("-s", "--set", "assignments", sets="a setting of the training", example="iterations=5000")
 @click.option("--resize", type=click.IntRange(8, 4096), help="Edge length to resize images to.")
@@ -130,9 +130,9 @@ def info(*, source: str, image_size: int | None, channels: str, as_json: bool) -
 
 @denoiser.command()
 @click.argument("source")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="PNG file for the grid.")
+@click.option("--out", type=PathType(path_type=Path), required=True, help="PNG file for the grid.")
 @click.option("--from-noise", is_flag=True, help="Make images from nothing but noise.")
-@click.option("--images", type=click.Path(path_type=Path), help="Folder of images to noise and purify.")
+@click.option("--images", type=PathType(path_type=Path), help="Folder of images to noise and purify.")
 @click.option("--level", metavar="STEPS/OF", help="Noise level t* with its chain length, e.g. 100/4000.")
 @click.option("--sigma", type=float, help="Noise level as noise in pixel scale, e.g. 0.025.")
 @click.option("--steps", type=click.IntRange(1), help="Reverse steps K (default: all).")

@@ -9,11 +9,12 @@ import click
 
 from ..errors import SettingsError
 from ..io.text import escape_control
+from .options import PathType
 
 
 @click.group(invoke_without_command=True)
 @click.option(
-    "--cards", "folders", type=click.Path(path_type=Path), multiple=True, help="Folder of more cards; repeatable."
+    "--cards", "folders", type=PathType(path_type=Path), multiple=True, help="Folder of more cards; repeatable."
 )
 @click.option("--defense", help="Only the cards of this defense.")
 @click.option("--json", "as_json", is_flag=True, help="Print the cards as JSON.")
@@ -39,8 +40,8 @@ def cards(context: click.Context, *, folders: tuple[Path, ...], defense: str | N
 
 
 @cards.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--to", type=click.Path(path_type=Path), default=Path("cards"), show_default=True, help="Folder.")
+@click.argument("runs", nargs=-1, required=True, type=PathType(path_type=Path))
+@click.option("--to", type=PathType(path_type=Path), default=Path("cards"), show_default=True, help="Folder.")
 @click.option("--case", help="What was defended, in words (default: adapter and name).")
 @click.option("-r", "--reported", multiple=True, metavar="METRIC=SHARE", help="A reported number, e.g. asr=0.02.")
 @click.option("--by", help="Who reports them: paper and table.")
@@ -63,7 +64,7 @@ def add(*, runs: tuple[Path, ...], to: Path, case: str | None, reported: tuple[s
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=PathType(path_type=Path))
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing.")
 def report(folder: Path, quiet: bool) -> None:
     """Make report.html and figures/ of the run in FOLDER anew, from its report.json; nothing is computed."""

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import click
 
 from ..io.text import escape_control
-from .options import key_values
+from .options import PathType, key_values
 
 if TYPE_CHECKING:
     from ..adapter import Adapter
     from ..runs.checkout import Change
 
-_root = click.argument("root", metavar="PATH", type=click.Path(path_type=Path, file_okay=False))
+_root = click.argument("root", metavar="PATH", type=PathType(path_type=Path, file_okay=False))
 _modified = click.option(
     "--modified",
     type=click.Choice(["refuse", "keep", "discard"]),
@@ -73,7 +73,7 @@ def status(name: str, root: Path) -> None:
 @click.command()
 @click.argument("source", metavar="CASE_OR_RUN")
 @click.option("--to", required=True, metavar="FORMAT", help="backdoorbench, backdoor_toolbox, image_folder or arrays.")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=PathType(path_type=Path))
 @key_values("-o", "--option", "options", sets="an option of the adapter that reads", example="size=32")
 @key_values("--to-option", "to_options", sets="an option of the adapter that writes", example="dataset=cifar10")
 @click.option("--seed", default=0, show_default=True, help="Of what the reading adapter draws.")

@@ -11,10 +11,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 from typing_extensions import Self
 
-from ..errors import SettingsError, nearest, shown
+from ..errors import InputError, SettingsError, nearest, said, shown
+from ..io.documents import LARGEST, SMALLEST
+from ..io.opening import refuse_unusable
 from ..io.yaml_text import parse_yaml, read_yaml
 
 VALUE = 80  # characters of a refused value that a message shows
@@ -25,8 +27,9 @@ class Settings(BaseModel):
     """Base of every settings class in the project, and of those of third parties.
 
     Instances are immutable and hashable by content. Unknown keys and values out of range are refused, all of them
-    in one message. A subclass may offer :attr:`presets`: named sets of values that lie between the defaults and
-    what the user gives. It may say which settings are :attr:`basic`, and rename settings (:attr:`former`).
+    in one message. So are numbers that are not finite, unless a field allows them (``allow_inf_nan=True``). A subclass
+    may offer :attr:`presets`: named sets of values that lie between the defaults and what the user gives. It may say
+    which settings are :attr:`basic`, and rename settings (:attr:`former`).
 
     >>> from pydantic import Field
     >>> class Blur(Settings):
@@ -36,7 +39,7 @@ class Settings(BaseModel):
     (5, 9)
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
     for_a_look: ClassVar[tuple[str, ...]] = ()  # presets that show how it works in seconds, too short to find anything
@@ -74,6 +77,17 @@ class Settings(BaseModel):
             names = " and ".join(f"`{key}`" for key in renamed if cls.former.get(key, key) == new)
             raise ValueError(f"{names} are names of one setting, `{new}` today: give it once")
         return renamed
+
+    @field_validator("*")
+    @classmethod
+    def _can_be_kept(cls, value: Any) -> Any:
+        """Refuse numbers that arrays cannot hold, and paths that the system does not take."""
+        for each in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(each, int) and not SMALLEST <= each <= LARGEST:
+                raise ValueError("whole numbers must fit into 64 bits")
+            if isinstance(each, Path):
+                usable_path(str(each))
+        return value
 
     @classmethod
     def under_current_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,6 +216,20 @@ class Settings(BaseModel):
         return fingerprint(self.under_first_names(self.dump()))
 
 
+def usable_path(text: str | None) -> str | None:
+    """Return *text*, for validators of settings that name a file or folder; None, for none, stays None.
+
+    :raises ValueError: when the system takes no such path, see :func:`~elixir_plugin.io.opening.refuse_unusable`.
+    """
+    if text is None:
+        return None
+    try:
+        refuse_unusable(Path(text))
+    except InputError as error:
+        raise ValueError(f"{error.what}: {error.found}") from None
+    return text
+
+
 def fingerprint(value: Any) -> str:
     """Hash a JSON value to 12 hex digits, stable across processes and key order.
 
@@ -311,7 +339,7 @@ def _list_of(loc: Sequence[int | str]) -> str | None:
 
 def _as_written(value: Any) -> Any:
     """Return *value* for a message: containers as they are, because they are shortened by their items."""
-    return value if isinstance(value, list | tuple | dict) else repr(value)
+    return value if isinstance(value, list | tuple | dict) else said(value, repr)
 
 
 def _keys_beside(cls: type[BaseModel], loc: Sequence[int | str]) -> list[str]:

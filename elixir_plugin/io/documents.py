@@ -26,7 +26,7 @@ VALUES = 5_000_000  # in a JSON file or a table; some hundred megabytes
 SMALLEST, LARGEST = -(2**63), 2**64 - 1  # whole numbers: what arrays can hold
 # U+DC80..U+DCFF stand for bytes of file names that are not UTF-8, see os.fsdecode, and become those bytes again
 _UNWRITABLE = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
-_ESCAPED_UNWRITABLE = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
+_ESCAPED = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 _COSTLY = ",:[{"  # there are no more values in JSON text than these characters, and one
 
 
@@ -75,7 +75,7 @@ def parse_json(text: str, *, where: object) -> Any:
         raise too_deep(where, InputError) from None
     except ValueError as error:
         raise InputError("file is not JSON", where=where, found=str(error)) from None
-    with_text = _ESCAPED_UNWRITABLE.search(text) is not None
+    with_text = _ESCAPED.search(text) is not None
     level = [value]
     for _ in range(DEPTH + 1):
         if with_text:
@@ -83,9 +83,10 @@ def parse_json(text: str, *, where: object) -> Any:
                 for part in each if isinstance(each, dict) else (each,):
                     if isinstance(part, str):
                         checked_text(part, where)
-        level = [item for each in level if isinstance(each, dict | list) for item in _items(each)]
-        if not level:
+        containers = [each for each in level if isinstance(each, dict | list)]
+        if not containers:
             return value
+        level = [item for each in containers for item in _items(each)]
     raise too_deep(where, InputError)
 
 

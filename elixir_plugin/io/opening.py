@@ -79,6 +79,20 @@ def is_there(path: Path) -> bool:
     return True
 
 
+def refuse_unusable(path: Path) -> None:
+    """Refuse a path that the system takes for none, whether or not there is something.
+
+    :raises InputError: for NUL, a name or path that is too long, a loop of links, what cannot be encoded, and a folder
+        that may not be entered.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        raise _cannot_open(path, error, "not a usable path") from None
+
+
 def refuse_irregular(path: Path) -> None:
     """Refuse what only looks like a file, for readers that open *path* by its name themselves.
 
@@ -138,8 +152,8 @@ def _refuse_irregular(path: Path, mode: int) -> None:
         )
 
 
-def _cannot_open(path: Path, error: OSError | ValueError) -> InputError:
+def _cannot_open(path: Path, error: OSError | ValueError, what: str = "file cannot be read") -> InputError:
     if isinstance(error, OSError) and error.errno in (errno.ENXIO, errno.EOPNOTSUPP):  # what opening a socket gives
         return InputError("not a regular file", where=path, found="a socket or device", allowed="a file")
     found = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return InputError("file cannot be read", where=path, found=found)
+    return InputError(what, where=path, found=found)

@@ -262,7 +262,7 @@ def _outcome_noted(
     except BaseException as error:
         note(folder, "stopped", reason=f"{type(error).__name__}: {getattr(error, 'what', error)}")
         if isinstance(error, ElixirError):
-            logging.getLogger(__name__).error("%s", error)
+            logging.getLogger(__name__).error("%s", error, extra={"raised": True})
         raise
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ..adapter import Source, get_adapter
-from ..core.settings import Settings, fingerprint, load_yaml
+from ..core.settings import Settings, fingerprint, load_yaml, usable_path
 from ..defense import get_defense
 from ..io.checked import refuse_newer
 from ..io.environment import MOST
@@ -34,6 +34,8 @@ class RunSpec(Settings):
     out: str | None = Field(None, description="run folder; default: runs/DEFENSE-CASE-HASH")
     write_back: bool = Field(True, description="also write files in the toolkit's own format, where it looks for them")
     write_to: str | None = Field(None, description="write them there instead")
+
+    _usable = field_validator("out", "write_to")(usable_path)
 
     @classmethod
     def from_yaml(cls, path: Path) -> RunSpec:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
 
 from ...core.augmentation import Augmentation
 from ...core.images import ImageSet
-from ...core.settings import Settings
+from ...core.settings import Settings, usable_path
 from ...diffusion.fit.settings import FitSettings
 from ...diffusion.purify import Purification
 from ...diffusion.schedule import NoiseLevel
@@ -206,6 +206,8 @@ class DataElixirSettings(Settings):
         description="diffusers folder, Hub name, checkpoint of improved- or guided-diffusion or registered name; "
         "default: train one on the reserved clean set",
     )
+    _usable_path = field_validator("denoiser")(usable_path)
+
     force_denoiser: bool = Field(False, description="take a denoiser that was trained on images of the suspect set")
     fit: FitSettings = Field(
         FitSettings.build({**PLAIN_FIT, "size": "small", "dropout": 0.1}, preset="fast").model_copy(

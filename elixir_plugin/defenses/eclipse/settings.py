@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from ...core.settings import Settings
+from ...core.settings import Settings, usable_path
 from ...diffusion.fit.settings import FitSettings
 from ...diffusion.plan import Purification
 from ...diffusion.schedule import NoiseLevel
@@ -50,6 +50,8 @@ class EclipseSettings(Settings):
         description="diffusers folder, Hub name, checkpoint of improved- or guided-diffusion or registered name; "
         "default: train one on the reserved clean set",
     )
+    _usable_path = field_validator("denoiser")(usable_path)
+
     force_denoiser: bool = Field(False, description="take a denoiser that was trained on images of the suspect set")
     sparse: int | None = Field(
         None, ge=2, description="clean images to train the denoiser on, drawn at random; default: all"

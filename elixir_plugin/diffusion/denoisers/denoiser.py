@@ -24,6 +24,7 @@ from ...core.images import ImageSet
 from ...core.pixels import as_float, as_uint8
 from ...errors import InputError, SettingsError
 from ...io.files import atomic_folder, to_json_types, write_json
+from ...io.opening import refuse_unusable
 from ...io.reading import read_json
 from ...io.versions import installed
 from ...plugins import plugins
@@ -210,6 +211,7 @@ def find_denoiser(
     :raises SettingsError: when a plugin's denoiser is meant and *image_size* is not given.
     """
     offered = plugins().offers()["denoiser"]
+    refuse_unusable(Path(source))
     if Path(source).is_file() and str(source) not in offered:
         return load_checkpoint(Path(source), device=device)
     if str(source) not in offered or Path(source).is_dir():
@@ -232,6 +234,7 @@ def hexadecimal(images: ImageSet) -> list[str]:
 
 def _folder_of(source: str | Path) -> Path:
     path = Path(source)
+    refuse_unusable(path)
     if path.is_dir():
         return path
     if path.exists():

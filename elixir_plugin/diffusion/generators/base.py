@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 from typing_extensions import Self
 
-from ...core.settings import Settings, fingerprint
+from ...core.settings import Settings, fingerprint, usable_path
 from ...errors import SettingsError
 from ...plugins import plugins
 from ..denoisers.base import Denoiser
@@ -75,6 +75,8 @@ class GeneratorSettings(Settings):
         description="sdedit, img2img, image_variation, unclip, versatile or a plugin's; auto: that of `denoiser` or "
         "`weights`, else the first whose weights are on this machine (image_variation, versatile, unclip), else sdedit",
     )
+    _usable_path = field_validator("weights", "denoiser")(usable_path)
+
     weights: str | None = Field(
         None,
         description="of a pipeline: a diffusers folder, or a Hub name (owner/name or owner/name@revision) to download",

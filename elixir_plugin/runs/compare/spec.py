@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
 
 from ...adapter import Source
-from ...core.settings import Settings, load_yaml
+from ...core.settings import Settings, load_yaml, usable_path
 from ..spec import RunSpec
 
 Seed = Annotated[int, Field(ge=0)]
@@ -72,6 +72,8 @@ class CompareSpec(Settings):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
     any_model: bool = Field(False, description="go on with suspect models that do not fit the labels")
     out: str | None = Field(None, description="folder of the comparison; default: runs/compare-NAME")
+
+    _usable_path = field_validator("out")(usable_path)
 
     @field_validator("cases", mode="before")
     @classmethod
