@@ -15,6 +15,7 @@ from .scale import in_unit_range
 Images = NDArray[Any]  # [n, H, W, C], uint8 or float32
 Index = NDArray[np.int64]
 CHUNK = 1024
+MOST_CLASSES = 1_000_000  # more than any data set has: a label far off would have memory taken for every class below it
 
 
 class ImageBacking(Protocol):
@@ -97,6 +98,10 @@ class ImageSet:
         self.images = _checked_images(images)
         n = images.shape[0]
         self.num_classes = int(num_classes)
+        if self.num_classes > MOST_CLASSES:
+            raise InputError(
+                "too many classes", where="num_classes", found=self.num_classes, allowed=f"{MOST_CLASSES:,}"
+            )
         self.labels: Index = checked_labels(labels, n, self.num_classes)
         self.names = None if names is None else tuple(names)
         self.classes = checked_classes(classes, self.num_classes)

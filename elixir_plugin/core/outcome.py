@@ -268,8 +268,8 @@ def _load_model(folder: Path, like: Classifier | None) -> Classifier | None:
     if not folder.is_dir():
         return None
     if read_facts(folder / "model.json").architecture is not None:
-        return Classifier.load(folder)
-    return None if like is None else Classifier.load(folder, copied(like.module))
+        return Classifier.load(folder, finite=False)
+    return None if like is None else Classifier.load(folder, copied(like.module), finite=False)
 
 
 def _check_kept(kept: Index, n: int | None) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageMode
 
 
 class _Dtype:
@@ -41,6 +42,22 @@ class _Array(np.ndarray[Any, np.dtype[Any]]):
         *_, shape, dtype, fortran, data = state
         checked: Any = (1, tuple(shape), _numeric(dtype), bool(fortran), bytes(memoryview(data)))
         super().__setstate__(checked)  # refuses data of another size
+
+
+class _Image(Image.Image):
+    """Stand-in for ``PIL.Image.Image`` inside pickles: Pillow makes an image of the size that is told, of any data."""
+
+    def __setstate__(self, state: Any) -> None:
+        info, mode, size, palette, data = list(state)[:5]
+        if mode not in Image.MODES or mode == "BGR;15" or not (isinstance(info, dict) and isinstance(data, bytes)):
+            raise pickle.UnpicklingError(f"an image of mode {str(mode)[:20]!r}")
+        width, height = size
+        described = ImageMode.getmode(mode)
+        row = (width + 7) // 8 if mode == "1" else width * len(described.bands) * np.dtype(described.typestr).itemsize
+        if not (type(width) is type(height) is int and min(width, height) >= 0) or row * height != len(data):
+            raise pickle.UnpicklingError(f"an image of {width} × {height} pixels in {len(data):,} bytes")
+        super().__setstate__([info, mode, (width, height), palette, data])
+        self.__class__ = Image.Image  # type: ignore[assignment]  # as whatever pickles it again calls it
 
 
 def _numeric(dtype: Any) -> np.dtype[Any]:
@@ -86,7 +103,8 @@ def _named(item: Callable[..., Any], dotted: str) -> Callable[..., Any]:
 
 
 NUMPY: dict[str, Any] = {"numpy.ndarray": _Array, "numpy.dtype": _Dtype}
-for _dotted, _class in NUMPY.items():
+STAND_INS: dict[str, Any] = {"PIL.Image.Image": _Image}
+for _dotted, _class in {**NUMPY, **STAND_INS}.items():
     _class.__module__, _, _class.__name__ = _dotted.rpartition(".")
     _class.__qualname__ = _class.__name__
 NUMPY |= {name: _named(_no_bytes, name) for name in ("builtins.bytes", "__builtin__.bytes")}
@@ -98,12 +116,13 @@ for _package in ("numpy._core", "numpy.core"):  # as numpy 2 and numpy 1 call it
         ("numeric._frombuffer", _from_buffer),
     ):
         NUMPY[f"{_package}.{_name}"] = _named(_item, f"{_package}.{_name}")
+STAND_INS |= NUMPY
 
 
 @contextmanager
 def allowed(*more: Any) -> Iterator[None]:
     """Let ``torch.load(weights_only=True)`` use the stand-ins, and *more*, inside the block."""
-    with torch.serialization.safe_globals([*NUMPY.values(), *more]):
+    with torch.serialization.safe_globals([*STAND_INS.values(), *more]):
         yield
 
 

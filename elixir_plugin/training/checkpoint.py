@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..core.settings import fingerprint
 from ..errors import InputError, RunError
 from ..io.files import atomic_file, contiguous_copies, to_json_types
+from ..io.opening import is_there
+from ..io.reading import read_tensors_and_facts
 
 INTERVAL = 30.0  # seconds between two writes, at least; what a kill can cost
 PAUSE = 20  # times the seconds of a write until the next one, at least: a large state on a slow disk takes long
@@ -75,7 +76,7 @@ class TrainingState:
         :raises RunError: when the file belongs to another run, or is damaged.
         """
         path = self._checkpoint.path
-        if not path.exists():
+        if not is_there(path):
             return 0, {}
         tensors, facts = read_state(path)
         if facts.get("identity") != self._identity:
@@ -85,13 +86,25 @@ class TrainingState:
                 found="other settings, data, seed or network",
                 hint="give the settings it was started with, or remove the file to start over",
             )
+        try:
+            return self._restored(tensors, facts)
+        except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+            raise RunError(
+                "checkpoint is damaged",
+                where=path,
+                found=f"{type(error).__name__}: {error}",
+                hint="remove the file to start over",
+            ) from None
+
+    def _restored(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> tuple[int, dict[str, list[float]]]:
+        """Take over what the file holds, not finite numbers as well: a run that diverges does so after a kill, too."""
         self._model.load_state_dict(_part(tensors, "model"))
         self._restore_optimizer(_part(tensors, "optimizer"), facts)
         self._scheduler.load_state_dict(facts["scheduler"])
         with torch.no_grad():
             for name, value in _part(tensors, "extra").items():
                 self._checkpoint.extra[name].copy_(value)
-        return facts["done"], facts["curves"]
+        return int(facts["done"]), dict(facts["curves"])
 
     def save(self, done: int, curves: Mapping[str, list[float]], *, last: bool) -> None:
         """Write the state after *done* epochs, unless the latest write is recent and more epochs follow.
@@ -149,15 +162,14 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     :raises InputError: when the file is damaged.
     """
     try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-            facts = json.loads((file.metadata() or {}).get("facts", "{}"))
-    except (SafetensorError, OSError, ValueError) as error:
+        tensors, texts = read_tensors_and_facts(path)
+        facts = json.loads(texts.get("facts", "{}"))
+        if not isinstance(facts, dict):
+            raise ValueError("no facts in its header")
+    except (InputError, ValueError, RecursionError) as error:
+        found = error.found or error.what if isinstance(error, InputError) else str(error)
         raise InputError(
-            "checkpoint cannot be read",
-            where=path,
-            found=str(error)[:200],
-            hint="remove the file to start over",
+            "checkpoint cannot be read", where=path, found=found, hint="remove the file to start over"
         ) from None
     return tensors, facts
 
