@@ -31,7 +31,7 @@ DEPTH = 100  # levels of containers
 MARKS = 4 * DEPTH  # containers that are begun at once
 INTEGER = 32  # bytes of an integer
 LINE = 400  # characters of a number written as text
-NAME = 1000  # bytes of a text that is looked into
+NAME = 1000  # characters of the name of a class, and of a text that is looked into
 SHORT = 32  # bytes of text up to which nothing is kept on its size
 
 _NUMPY = ("multiarray._reconstruct", "multiarray.scalar", "numeric._frombuffer")
@@ -389,6 +389,8 @@ class Survey:
         return text
 
     def _name(self, pos: int, module: str, name: str) -> None:
+        if len(module) + len(name) > NAME:
+            raise pickle.UnpicklingError(f"{module[:100]}….{name[:100]}…")
         self._names[pos] = f"{_MODULES.get(module, module)}.{name}"
         self._stack.append(pos)
 

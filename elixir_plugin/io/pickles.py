@@ -18,13 +18,18 @@ from numpy.typing import NDArray
 from PIL import Image, ImageMode
 
 
+def _shown(value: Any) -> str:
+    """Return *value* for a message, shortened: torch searches messages in ways that take for ever on long ones."""
+    return repr(value[:40]) if isinstance(value, str | bytes) else type(value).__name__
+
+
 class _Dtype:
     """Stand-in for ``numpy.dtype`` inside pickles: integers, floats and booleans only."""
 
     def __init__(self, spec: Any, align: bool = False, copy: bool = False) -> None:
         text = spec.decode("latin1") if isinstance(spec, bytes) else spec
         if not isinstance(text, str) or not re.fullmatch(r"[<>|=]?(b1|[iu][1248]|f[248])", text):
-            raise pickle.UnpicklingError(f"numpy.dtype({text!r})")
+            raise pickle.UnpicklingError(f"numpy.dtype({_shown(text)})")
         self.value = np.dtype(text)
 
     def __setstate__(self, state: Any) -> None:
@@ -49,8 +54,13 @@ class _Image(Image.Image):
 
     def __setstate__(self, state: Any) -> None:
         info, mode, size, palette, data = list(state)[:5]
-        if mode not in Image.MODES or mode == "BGR;15" or not (isinstance(info, dict) and isinstance(data, bytes)):
-            raise pickle.UnpicklingError(f"an image of mode {str(mode)[:20]!r}")
+        if (
+            not isinstance(mode, str)
+            or mode not in Image.MODES
+            or mode == "BGR;15"
+            or not (isinstance(info, dict) and isinstance(data, bytes))
+        ):
+            raise pickle.UnpicklingError(f"an image of mode {_shown(mode)}")
         width, height = size
         described = ImageMode.getmode(mode)
         row = (width + 7) // 8 if mode == "1" else width * len(described.bands) * np.dtype(described.typestr).itemsize
@@ -62,7 +72,7 @@ class _Image(Image.Image):
 
 def _numeric(dtype: Any) -> np.dtype[Any]:
     if type(dtype) is not _Dtype:
-        raise pickle.UnpicklingError(f"{dtype!r} in place of a numpy.dtype")
+        raise pickle.UnpicklingError(f"{_shown(dtype)} in place of a numpy.dtype")
     return dtype.value
 
 
@@ -87,7 +97,7 @@ def _no_bytes() -> bytes:
 def _latin1(text: str, encoding: str) -> bytes:
     """Stand-in for ``_codecs.encode``, for the one encoding that numpy's own pickles use."""
     if encoding not in ("latin1", b"latin1"):
-        raise pickle.UnpicklingError(f"_codecs.encode with {encoding!r}")
+        raise pickle.UnpicklingError(f"_codecs.encode with {_shown(encoding)}")
     return text.encode("latin1")
 
 
