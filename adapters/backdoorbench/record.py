@@ -19,6 +19,7 @@ from ...core.case import Truth
 from ...core.images import Images, ImageSet, Index, checked_labels
 from ...errors import InputError
 from ...io.images import refuse_deep
+from ...io.opening import is_there
 from ...io.reading import read_torch
 from ..common.images import file_reader
 from ..common.untrusted import numbers
@@ -73,7 +74,7 @@ def read_record(path: Path) -> Record:
     :raises InputError: when it is missing, hostile, or no attack result.
     """
     file = path / FILE if path.is_dir() or path.name != FILE else path
-    if not file.is_file():
+    if not is_there(file):
         below = sorted(found.parent.name for found in path.glob(f"*/{FILE}"))
         hint = "give the folder that an attack script of BackdoorBench filled, e.g. record/badnet_0_1"
         raise InputError(

@@ -37,6 +37,8 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with open_file(path) as file:
             refuse_holes(file, path)
+            if file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
+                raise ValueError("a single array")
             members = read_directory(file, path, MEMBERS)
             _refuse_bombs(members, file, path)
             file.seek(0)
@@ -86,7 +88,9 @@ def _array(archive: zipfile.ZipFile, member: Member) -> NDArray[Any]:
             raise ValueError(f"{member.name} is of format {version}, which only names of fields need")
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran, dtype = read(stream, max_header_size=HEADER)
-        if dtype.hasobject or dtype.kind not in KINDS:
+        if dtype.hasobject:
+            raise ValueError(f"Object arrays are not read, as {member.name} is")
+        if dtype.kind not in KINDS:
             raise ValueError(f"{member.name} holds no numbers: {str(dtype)[:80]}")
         size, there = math.prod(shape) * dtype.itemsize, member.size - stream.tell()
         if size != there:

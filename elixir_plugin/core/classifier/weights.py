@@ -19,6 +19,7 @@ from .outputs import Form
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 COMPLEX = (torch.complex64, torch.complex128)
 INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+COUNTER = "num_batches_tracked"
 STATISTICS = ("running_mean", "running_var")
 DIVERGED = (
     "the training diverged, or numbers became too large for half precision: use an earlier checkpoint, or the weights "
@@ -101,7 +102,8 @@ def refuse_odd_weights(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
 def refuse_changed_numbers(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: object) -> None:
     """Refuse numbers that are not finite, and those that would be others as what *wanted* holds.
 
-    Rounding of floats is no change. What a network itself holds may be infinite, e.g. a mask.
+    Rounding of floats is no change, nor is that of batch-norm step counters, which averaging makes floats of. What a
+    network itself holds may be infinite, e.g. a mask.
 
     :raises InputError: naming the tensors, and how many of their numbers are meant.
     """
@@ -110,7 +112,8 @@ def refuse_changed_numbers(given: Mapping[str, Tensor], wanted: Mapping[str, Ten
         ("weights are not finite", _not_finite, DIVERGED),
         ("weights would become other numbers", _changed, "give them in the type that the network has"),
     ):
-        found = {name: count(given[name], wanted[name]) for name in shared}
+        counters = [name for name in shared if name.endswith(COUNTER) and count is _changed]
+        found = {name: count(given[name], wanted[name]) for name in shared if name not in counters}
         if bad := [f"{name} ({number:,} of {given[name].numel():,})" for name, number in found.items() if number]:
             raise InputError(what, where=where, found=preview_list(bad), allowed="finite numbers", hint=hint)
 
@@ -169,7 +172,7 @@ def misfits(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[s
         for name in wanted
         if name in given and given[name].shape != wanted[name].shape
     ]
-    missing = [name for name in wanted if name not in given and not name.endswith("num_batches_tracked")]
+    missing = [name for name in wanted if name not in given and not name.endswith(COUNTER)]
     return {"missing": missing, "left over": [name for name in given if name not in wanted], "other shape": misshapen}
 
 
