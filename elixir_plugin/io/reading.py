@@ -20,9 +20,9 @@ import torch
 from safetensors import safe_open
 
 from ..errors import InputError
-from .opcodes import Survey, read_head
 from .opening import open_file, read_text, refuse_holes
 from .pickles import STAND_INS, PlainUnpickler, allowed
+from .survey import Survey, read_head
 from .torch_files import checked
 
 STOPPED = "a copy or download may have stopped halfway: fetch the file again"

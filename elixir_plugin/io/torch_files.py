@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import InputError
-from .opcodes import MOST, Survey, read_head
 from .opening import refuse_holes
+from .survey import MOST, Survey, read_head
 from .zips import STORED, read_directory, stored
 
 MEMBERS = 2**18

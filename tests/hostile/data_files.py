@@ -258,7 +258,15 @@ TORCH: dict[str, tuple[Callable[[], bytes], dict[str, bytes]]] = {
     "a tensor of 10**12 numbers in 4": (lambda: PROTO2 + tensor(4, 10**12) + b".", FOUR),
     "a tensor of 2**96 numbers in 4": (lambda: PROTO2 + tensor(4, 2**32, 2**32, 2**32) + b".", FOUR),
     "a tensor of negative size": (lambda: PROTO2 + tensor(4, -3) + b".", FOUR),
-    "a tensor of 100 million axes of 1": (
+    "a tensor of 300,000 axes of 2**62": (
+        lambda: (
+            PROTO2
+            + call("torch._utils._rebuild_tensor", storage(4), b"K\x00", b"(" + number(2**62) * 300_000 + b"t")
+            + b"."
+        ),
+        FOUR,
+    ),
+    "a tensor of a million axes of 1": (
         lambda: (
             PROTO2 + call("torch._utils._rebuild_tensor", storage(4), b"K\x00", b"(" + b"K\x01" * 10**6 + b"t") + b"."
         ),

@@ -21,7 +21,7 @@ from torch import nn
 
 from elixir_plugin.errors import InputError
 from elixir_plugin.io import files, npz, opcodes, reading, zips
-from elixir_plugin.io.opcodes import Survey, read_head
+from elixir_plugin.io.survey import Survey, read_head
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "hostile"))
 

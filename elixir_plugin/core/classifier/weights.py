@@ -123,7 +123,9 @@ def refuse_not_finite(module: nn.Module) -> None:
 
     :raises InputError: naming the tensors, and how many of their numbers are meant.
     """
-    bad = [(name, value, _infinite(value)) for name, value in module.named_parameters() if _infinite(value)]
+    bad: list[tuple[str, Tensor, int]] = [
+        (name, value, _infinite(value)) for name, value in module.named_parameters() if _infinite(value)
+    ]
     for name, value in module.named_buffers():
         if count := _infinite(value) if name.endswith(STATISTICS) else int(value.isnan().sum()):
             bad.append((name, value, count))
