@@ -24,6 +24,7 @@ from ...core.outcome import Outcome
 from ...core.settings import Settings
 from ...errors import InputError
 from ...io.files import write_torch
+from ...io.opening import is_there
 from ...io.reading import read_torch
 from ...plugins import plugins
 from ..common.models import assumed_normalisation, unlike_host
@@ -195,7 +196,7 @@ class BackdoorToolbox(Adapter):
         self, folder: Path, num_classes: int, channels: int, mean: tuple[float, ...], std: tuple[float, ...]
     ) -> Classifier | None:
         file = self.options.model or folder / f"full_base_aug_seed={self.options.seed}.pt"
-        if file == "none" or (self.options.model is None and not Path(file).exists()):
+        if file == "none" or (self.options.model is None and not is_there(Path(file))):
             return None
         architecture = self.options.architecture
         make = partial(build_module, architecture, num_classes, channels)

@@ -26,7 +26,7 @@ EAGER_BYTES = 1 << 30
 
 def labels_of(split: Path) -> Path:
     """Return the labels file of a clean folder; the toolkits call it by two names."""
-    found = [split / name for name in ("clean_labels", "labels") if (split / name).is_file()]
+    found = [split / name for name in ("clean_labels", "labels") if is_there(split / name)]
     return found[0] if found else split / "labels"
 
 
@@ -89,11 +89,11 @@ def read_truth(folder: Path, directory: str, n: int, notes: list[str]) -> Truth 
     :param directory: name of the set, which tells clean-label attacks from others.
     :param n: size of the set.
     """
-    if not (folder / "poison_indices").is_file():
+    if not is_there(folder / "poison_indices"):
         notes.append("no poison_indices: TPR and FPR are not measured")
         return None
     poison = _mask(folder / "poison_indices", n)
-    cover = _mask(folder / "cover_indices", n) if (folder / "cover_indices").is_file() else None
+    cover = _mask(folder / "cover_indices", n) if is_there(folder / "cover_indices") else None
     kind = "clean-label" if directory.startswith(CLEAN_LABEL) else "dirty-label"
     return Truth(poison, cover, kind=kind if poison.any() else "none")
 

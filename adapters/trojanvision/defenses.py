@@ -196,7 +196,7 @@ class Behaviour:
             raise InputError(
                 "the model needs another normalisation", where=self.defense.name, found=model.mean.tolist()
             )
-        load_by_name(self.model._model, model.module.state_dict(), where=f"model {self.model.name}")
+        load_by_name(self.model._model, model.module.state_dict(), where=f"model {self.model.name}", finite=False)
         self.model.eval()
         self.say("after the defense:")
         self.attack.validate_fn()

@@ -162,8 +162,8 @@ def _read_model(folder: Path, like: Classifier | None, saved: bool | None) -> Cl
     if not folder.is_dir():
         raise _unfit(folder, "a file", "a folder")
     if read_facts(folder / "model.json").architecture is not None:
-        return Classifier.load(folder)
-    return None if like is None else Classifier.load(folder, copied(like.module))
+        return Classifier.load(folder, finite=False)
+    return None if like is None else Classifier.load(folder, copied(like.module), finite=False)
 
 
 def _unfit(path: Path, found: str, allowed: str) -> InputError:

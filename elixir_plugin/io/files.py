@@ -6,6 +6,7 @@ import csv
 import errno
 import io
 import json
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -132,13 +133,14 @@ def _contiguous(value: torch.Tensor | NDArray[Any]) -> torch.Tensor:
 
 
 def write_torch(path: Path, value: Any) -> None:
-    """Write plain data (tensors, numbers, text, containers) in torch's format, for toolkits that read nothing else."""
-    with (
-        atomic_file(path) as temporary,
-        temporary.open("wb") as file,
-    ):  # by its name, torch would put that into the file
+    """Write plain data (tensors, numbers, text, containers) in torch's format, for toolkits that read nothing else.
+
+    The same content gives the same bytes: torch names the archive inside after the file it is given, which has a
+    temporary name, and writes what a tensor is a part of, and equal texts as often as there are objects.
+    """
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
         try:
-            torch.save(value, file)
+            torch.save(_by_content(value, {}, set()), file)
         except RuntimeError as error:  # what torch makes of an error of the system
             raise _of_system(error) from error
 
@@ -151,3 +153,24 @@ def _of_system(error: BaseException) -> OSError:
             return cause
         cause = cause.__cause__ or cause.__context__
     return OSError(errno.EIO, str(error).splitlines()[0])
+
+
+def _by_content(value: Any, texts: dict[str, str], taken: set[int]) -> Any:
+    """Return *value* with one object for equal texts, and every tensor alone in its memory.
+
+    :param taken: the memory of tensors before this one.
+    """
+    if isinstance(value, str):
+        return texts.setdefault(value, value)
+    if type(value) is torch.Tensor and value.layout == torch.strided:
+        memory, size = value.untyped_storage(), value.numel() * value.element_size()
+        alone = value.is_contiguous() and memory.nbytes() == size and memory.data_ptr() not in taken
+        taken.add(memory.data_ptr())
+        return value.detach() if alone else value.detach().clone(memory_format=torch.contiguous_format)
+    if type(value) in (dict, OrderedDict):
+        return type(value)(
+            (_by_content(key, texts, taken), _by_content(item, texts, taken)) for key, item in value.items()
+        )
+    if type(value) in (list, tuple):
+        return type(value)(_by_content(item, texts, taken) for item in value)
+    return value

@@ -16,6 +16,8 @@ from typing import BinaryIO
 from ..errors import InputError
 
 TEXT_LIMIT = 64 * 2**20  # bytes; far above any list, log or settings file that is read as a whole
+HOLES = 64 * 2**20  # bytes from which on a file is compared with what it occupies on the disk
+HOLES_RATIO = 64
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a FIFO (named pipe)",
@@ -100,6 +102,23 @@ def refuse_irregular(path: Path) -> None:
     :raises InputError: for anything but a regular file.
     """
     open_file(path).close()
+
+
+def refuse_holes(file: BinaryIO, path: Path) -> None:
+    """Refuse a file that is nearly all holes: it takes memory by its size, and no room on the disk.
+
+    :raises InputError: naming both sizes. File systems that do not tell what a file occupies are left alone.
+    """
+    status = os.fstat(file.fileno())
+    occupied = 512 * getattr(status, "st_blocks", 0)
+    if status.st_size > HOLES and 0 < occupied * HOLES_RATIO < status.st_size:
+        raise InputError(
+            "file is nearly all holes",
+            where=path,
+            found=f"{status.st_size:,} bytes, of which {occupied:,} are on the disk",
+            allowed="files whose content is there",
+            hint="a copy or download may have stopped halfway: fetch the file again",
+        )
 
 
 def read_bytes(path: Path, limit: int = TEXT_LIMIT) -> bytes:

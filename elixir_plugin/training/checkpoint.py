@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -23,7 +22,8 @@ from ..errors import InputError, RunError
 from ..io.checked import Count, Facts, checked
 from ..io.documents import parse_json
 from ..io.files import atomic_file, contiguous_copies, to_json_types
-from ..io.opening import refuse_irregular
+from ..io.opening import is_there
+from ..io.reading import read_tensors_and_facts
 
 START_OVER = "remove the file to start over"
 INTERVAL = 30.0  # seconds between two writes, at least; what a kill can cost
@@ -91,7 +91,7 @@ class TrainingState:
         :raises RunError: when the file belongs to another run, or is damaged.
         """
         path = self._checkpoint.path
-        if not path.exists():
+        if not is_there(path):
             return 0, {}
         tensors, facts = read_state(path)
         if facts.get("identity") != self._identity:
@@ -172,22 +172,13 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     :raises InputError: when the file is damaged.
     """
     try:
-        refuse_irregular(path)
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-            facts = parse_json((file.metadata() or {}).get("facts", "{}"), where=path)
+        tensors, texts = read_tensors_and_facts(path)
+        facts = parse_json(texts.get("facts", "{}"), where=path)
         if not isinstance(facts, dict):
             raise ValueError("no facts about the training")
-    except InputError as error:
-        error.hint = START_OVER
-        raise
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(
-            "checkpoint cannot be read",
-            where=path,
-            found=str(error)[:200],
-            hint=START_OVER,
-        ) from None
+    except (InputError, ValueError) as error:
+        found = error.found or error.what if isinstance(error, InputError) else str(error)
+        raise InputError("checkpoint cannot be read", where=path, found=found, hint=START_OVER) from None
     return tensors, facts
 
 

@@ -278,5 +278,7 @@ def _sync_folder(folder: Path) -> None:
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
+    except InputError as error:
+        raise RunError("cannot read", where=path, found=error.found or error.what, hint=START_OVER) from None
     except OSError as error:
         raise RunError("cannot read", where=path, found=error.strerror or str(error), hint=START_OVER) from error
