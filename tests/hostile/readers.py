@@ -1,0 +1,331 @@
+"""Every way on which a path enters the project: what is read, from which room, and what takes the hostile file's place.
+
+A reader is called with the path of a hostile file or folder; it makes its room, puts the file in the place of the valid
+one, and reads. Tests use the parts instead, so that a room is made once.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import rooms
+
+for _name in ("adapters", "."):  # for fake_records, and for what all tests share
+    if (_place := str(Path(__file__).resolve().parents[1] / _name)) not in sys.path:
+        sys.path.append(_place)
+
+Room = Callable[[Path], None]
+SINGLE: Room = rooms.single
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One way to read.
+
+    :param room: makes valid input in a new folder.
+    :param slot: which file or folder in it the hostile one replaces.
+    :param read: is called with the folder.
+    :param writes: places in the folder that the reader may write to.
+    :param kin: families of kinds that are close to what it reads.
+    :param leads: whether other code opens the file by its name: an option of ours that names the code of the user.
+    """
+
+    name: str
+    room: Room
+    slot: str
+    read: Callable[[Path], object]
+    writes: tuple[str, ...] = ()
+    kin: tuple[str, ...] = ()
+
+    def __call__(self, path: Path) -> object:
+        """Read *path* in a room of its own."""
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name, "room")
+            self.room(folder)
+            put(path, folder / self.slot)
+            return self.read(folder)
+
+
+def put(path: Path, slot: Path) -> None:
+    """Put what is at *path* at *slot*, whatever kind of file it is; the content of a file is shared, not copied."""
+    clear(slot)
+    if path.is_dir() and not path.is_symlink():
+        shutil.copytree(path, slot, symlinks=True, copy_function=_linked)
+    else:
+        _linked(path, slot)
+
+
+def _linked(source: str | Path, target: str | Path) -> None:
+    import os
+
+    os.link(source, target, follow_symlinks=False)
+
+
+def clear(slot: Path) -> None:
+    """Remove what is at *slot*."""
+    if slot.is_dir() and not slot.is_symlink():
+        shutil.rmtree(slot)
+    else:
+        slot.unlink(missing_ok=True)
+
+
+# --- what is called --------------------------------------------------------------------------------------------------
+
+
+def adapter(name: str, place: str, folder: Path, **options: Any) -> object:
+    """Read a case; names of files among *options* are relative to *folder*."""
+    from elixir_plugin import get_adapter
+
+    given = {key: value(folder) if callable(value) else value for key, value in options.items()}
+    return get_adapter(name)(given).read(folder / place, 0)
+
+
+def at(place: str) -> Callable[[Path], str]:
+    return lambda folder: str(folder / place)
+
+
+def of(module: str, name: str, place: str, *more: Any, **options: Any) -> Callable[[Path], object]:
+    """Return what calls ``module.name`` with the path of *place*."""
+
+    def call(folder: Path) -> object:
+        from importlib import import_module
+        from operator import attrgetter
+
+        return attrgetter(name)(import_module(f"elixir_plugin.{module}"))(folder / place, *more, **options)
+
+    return call
+
+
+def load_weights(folder: Path, place: str = "model.pt") -> object:
+    from elixir_plugin.core.classifier.checkpoints import load_weights as load
+
+    return load(folder / place, lambda classes: rooms.network(), None, name="fast_resnet")
+
+
+def flags(folder: Path) -> object:
+    from elixir_plugin.adapters.backdoorbench.flags import read_request
+
+    from elixir_plugin.defense import get_defense
+
+    return read_request(get_defense("d3"), folder, ["--result_file", "fake"])
+
+
+def resumed(folder: Path) -> object:
+    """Run again what the run folder says, as ``elixir-plugin run RUN/run.yaml`` does."""
+    from elixir_plugin.runs.run import run_defense
+    from elixir_plugin.runs.spec import RunSpec
+
+    spec = RunSpec.from_yaml(folder / "run" / "run.yaml")
+    return run_defense(spec.model_copy(update={"out": str(folder / "run")}), quiet=True)
+
+
+def card(folder: Path) -> object:
+    from elixir_plugin.runs.cards import card_from_runs
+
+    return card_from_runs([folder / "run"])
+
+
+def exported(folder: Path) -> object:
+    from elixir_plugin.runs.export import load
+
+    return load(str(folder / "run"))
+
+
+def native(folder: Path) -> object:
+    from elixir_plugin.runs.native import written_by_another
+    from elixir_plugin.runs.spec import RunSpec
+
+    spec = RunSpec.build({"defense": "d3", "source": {"adapter": "testbed", "path": "badnets"}})
+    return written_by_another(folder / "native", spec)
+
+
+def compared(folder: Path) -> object:
+    """Look for what an earlier session of a comparison left."""
+    from elixir_plugin.runs.compare import run as compare
+    from elixir_plugin.runs.spec import RunSpec
+
+    spec = RunSpec.build({"defense": "d3", "source": {"adapter": "testbed", "path": "badnets"}})
+    return compare._known(compare.Cell("a", "d3", 0, spec.model_copy(update={"out": str(folder / "run")}), ""), folder)
+
+
+def inspected(folder: Path) -> object:
+    from elixir_plugin.adapters.backdoorbench import BackdoorBench
+
+    from elixir_plugin.runs.checkout import inspect
+
+    return inspect(folder, BackdoorBench().placement(folder, ["d3"]))
+
+
+def denoiser(folder: Path, place: str) -> object:
+    from elixir_plugin.diffusion.denoisers.denoiser import find_denoiser
+
+    return find_denoiser(str(folder / place), image_size=8, channels=3)
+
+
+def pipeline(folder: Path) -> object:
+    from elixir_plugin.diffusion.generators.pipeline_files import only_safe, refuse_other_pipeline
+
+    refuse_other_pipeline(folder, ("StableDiffusionImg2ImgPipeline",))
+    return only_safe(folder)
+
+
+def stored(folder: Path) -> object:
+    from elixir_plugin.diffusion.store.chunks import ChunkStore
+
+    store = ChunkStore(folder / "store", length=6, shape=(2,), dtype="float32", identity={"of": "test"}, chunk=2)
+    return store.array()
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+_IMAGES, _DATA, _DOCUMENTS, _TREES = "images", "data_files", "documents", "trees"
+_SET, _BLEND = (
+    f"poisoned_train_set/cifar10/{name}"
+    for name in ("badnet_0.100_poison_seed=0", "blend_0.100_alpha=0.200_poison_seed=0")
+)
+_RECORD = "record/fake"
+_CIFAR = "data/cifar10/cifar-10-batches-py"
+
+
+def _io() -> list[Reader]:
+    make = partial(Reader, room=SINGLE)
+    reading, classes = "io.reading", "adapters.common.class_names"
+    return [
+        make("io.read_image", slot="image.png", read=of("io.images", "read_image", "image.png"), kin=(_IMAGES,)),
+        make(
+            "io.read_image upright",
+            slot="image.jpg",
+            read=of("io.images", "read_image", "image.jpg", 1, upright=True),
+            kin=(_IMAGES,),
+        ),
+        make("io.image_header", slot="image.png", read=of("io.images", "image_header", "image.png"), kin=(_IMAGES,)),
+        make("io.read_torch", slot="data.pt", read=of(reading, "read_torch", "data.pt"), kin=(_DATA,)),
+        make("io.read_plain_pickle", slot="data.pkl", read=of(reading, "read_plain_pickle", "data.pkl"), kin=(_DATA,)),
+        make("io.read_json", slot="data.json", read=of(reading, "read_json", "data.json"), kin=(_DOCUMENTS,)),
+        make("io.read_tensors", slot="data.safetensors", read=of(reading, "read_tensors", "data.safetensors"), kin=(_DATA,)),
+        make("settings.load_yaml", slot="data.yaml", read=of("core.settings", "load_yaml", "data.yaml"), kin=(_DOCUMENTS,)),
+        make("run file", slot="run.yaml", read=of("runs.spec", "RunSpec.from_yaml", "run.yaml"), kin=(_DOCUMENTS,)),
+        make(
+            "compare file",
+            slot="compare.yaml",
+            read=of("runs.compare.spec", "CompareSpec.from_yaml", "compare.yaml"),
+            kin=(_DOCUMENTS,),
+        ),
+        make("class names", slot="classes.txt", read=of(classes, "read_class_names", "classes.txt"), kin=(_DOCUMENTS,)),
+        make("class names json", slot="classes.json", read=of(classes, "read_class_names", "classes.json"), kin=(_DOCUMENTS,)),
+        make(
+            "list of positions",
+            slot="index.txt",
+            read=of("adapters.backdoorbench.reserved", "_read_index", "index.txt", 8),
+            kin=(_DOCUMENTS,),
+        ),
+        make("weights .pt", slot="model.pt", read=load_weights, kin=(_DATA,)),
+        make("weights .safetensors", slot="model.safetensors", read=partial(load_weights, place="model.safetensors"), kin=(_DATA,)),
+        make("weights in a checkpoint", slot="checkpoint.pth", read=partial(load_weights, place="checkpoint.pth"), kin=(_DATA,)),
+    ]  # fmt: skip
+
+
+def _many(name: str, room: Room, read: Callable[[Path], object], slots: dict[str, str], **more: Any) -> list[Reader]:
+    """Return a reader for each of *slots*: place -> family of kinds that are close to it."""
+    return [Reader(f"{name}: {slot}", room, slot, read, kin=(kin,), **more) for slot, kin in slots.items()]
+
+
+def _models() -> list[Reader]:
+    load = of("core.classifier.classifier", "Classifier.load", "")
+    return _many(
+        "classifier", rooms.classifier, load, {".": _TREES, "model.json": _DOCUMENTS, "model.safetensors": _DATA}
+    )
+
+
+def _adapters() -> list[Reader]:
+    folders = partial(
+        adapter,
+        "image_folder",
+        "set",
+        model=at("model"),
+        classes=at("classes.txt"),
+        clean=at("set/clean"),
+        test=at("set/test"),
+    )
+    weights = partial(adapter, "image_folder", "set", model=at("model.pt"), architecture="fast_resnet")
+    arrays = partial(adapter, "arrays", "case.npz", model=at("model"))
+    part = {"clean": at("clean_set/cifar10/clean_split"), "test": at("clean_set/cifar10/test_split")}
+    first = partial(adapter, "backdoor_toolbox", _SET, architecture="fast_resnet", trigger=at("triggers/trigger.png"),
+                    model=at(f"{_SET}/full_base_aug_seed=2333.pt"), **part)  # fmt: skip
+    second = partial(adapter, "backdoor_toolbox", _BLEND, model="none")
+    record = partial(
+        adapter, "backdoorbench", _RECORD, architecture="small_resnet", data=at("data/cifar10"), index=at("index.txt")
+    )
+    return [
+        *_many("image_folder", rooms.image_folder, lambda folder: folders(folder=folder),
+               {".": _TREES, "set": _TREES, "set/train": _TREES, "set/train/cat": _TREES, "set/clean": _TREES,
+                "set/test": _TREES, "set/train/cat/1.png": _IMAGES, "set/test/dog/5.png": _IMAGES, "classes.txt": _DOCUMENTS,
+                "model/model.json": _DOCUMENTS}),
+        *_many("image_folder of weights", rooms.image_folder, lambda folder: weights(folder=folder), {"model.pt": _DATA}),
+        *_many("arrays", rooms.arrays, lambda folder: arrays(folder=folder), {"case.npz": _DATA, "model": _TREES}),
+        *_many("backdoor_toolbox", rooms.toolbox, lambda folder: first(folder=folder),
+               {_SET: _TREES, f"{_SET}/labels": _DATA, f"{_SET}/imgs": _DATA, f"{_SET}/poison_indices": _DATA,
+                f"{_SET}/cover_indices": _DATA, f"{_SET}/full_base_aug_seed=2333.pt": _DATA,
+                "triggers/trigger.png": _IMAGES, "triggers/mask_trigger.png": _IMAGES,
+                "clean_set/cifar10/clean_split": _TREES, "clean_set/cifar10/clean_split/clean_labels": _DATA,
+                "clean_set/cifar10/test_split": _TREES, "clean_set/cifar10/test_split/data": _TREES}),
+        *_many("backdoor_toolbox of files", rooms.toolbox, lambda folder: second(folder=folder),
+               {f"{_BLEND}/data": _TREES, f"{_BLEND}/data/3.png": _IMAGES}),
+        *_many("backdoorbench", rooms.record, lambda folder: record(folder=folder),
+               {_RECORD: _TREES, f"{_RECORD}/attack_result.pt": _DATA, f"{_RECORD}/bd_train_dataset": _TREES,
+                f"{_RECORD}/bd_train_dataset/1/1.png": _IMAGES, "data/cifar10": _TREES, f"{_CIFAR}/data_batch_1": _DATA,
+                f"{_CIFAR}/test_batch": _DATA, "index.txt": _DOCUMENTS}),
+        *_many("backdoorbench flags", rooms.record, flags, {"config/defense/d3/config.yaml": _DOCUMENTS}),
+        *_many("gtsrb", rooms.signs, of("adapters.backdoorbench.data", "_read_gtsrb", "", (32, 32, 3)),
+               {".": _TREES, "Train/00003/GT-00003.csv": _DOCUMENTS, "Train/00003/0.png": _IMAGES, "Test": _TREES}),
+    ]  # fmt: skip
+
+
+def _diffusion() -> list[Reader]:
+    unet = "own/unet/diffusion_pytorch_model.safetensors"
+    return [
+        *_many("denoiser", rooms.denoiser, partial(denoiser, place="own"),
+               {"own": _TREES, "own/unet/config.json": _DOCUMENTS, "own/scheduler/scheduler_config.json": _DOCUMENTS,
+                "own/card.json": _DOCUMENTS, unet: _DATA, f"{unet}.index.json": _DOCUMENTS}),
+        *_many("denoiser in a file", rooms.denoiser, partial(denoiser, place="guided.pt"),
+               {"guided.pt": _DATA, "guided.json": _DOCUMENTS}),
+        *_many("pictures for a denoiser", rooms.class_folders, of("diffusion.fit.data", "read_pictures", ""),
+               {".": _TREES, "cat": _TREES, "cat/1.png": _IMAGES}),
+        *_many("pipeline", rooms.pipeline, pipeline, {".": _TREES, "model_index.json": _DOCUMENTS, "unet": _TREES}),
+        *_many("chunk store", rooms.chunks, stored,
+               {"store/manifest.json": _DOCUMENTS, "store/data.npy": _DATA}, writes=("store",)),
+        *_many("training state", rooms.chunks, of("training.checkpoint", "read_state", "state.safetensors"),
+               {"state.safetensors": _DATA}),
+    ]  # fmt: skip
+
+
+def _runs() -> list[Reader]:
+    report = {"run": _TREES, "run/report.json": _DOCUMENTS}
+    outcome = {"run/outcome": _TREES, "run/outcome/outcome.json": _DOCUMENTS, "run/outcome/outcome.safetensors": _DATA,
+               "run/outcome/model/model.json": _DOCUMENTS, "run/outcome/model/model.safetensors": _DATA}  # fmt: skip
+    events = {"run/events.jsonl": _DOCUMENTS}
+    file = {"run/run.yaml": _DOCUMENTS}
+    return [
+        *_many("outcome", rooms.run, of("core.outcome", "Outcome.load", "run/outcome"), outcome),
+        *_many("report", rooms.run, of("report.single", "write_report", "run"), report, writes=("run",)),
+        *_many("report facts", rooms.run, of("report.facts", "read_facts", "run"), {"run/report.json": _DOCUMENTS}),
+        *_many("export of a run", rooms.run, exported, {**report, **file, **outcome}),
+        *_many("card of a run", rooms.run, card, {**report, **file}),
+        *_many("resume", rooms.run, resumed, {**report, **file, **events}, writes=("run", "native")),
+        *_many("events", rooms.run, of("runs.events", "read_events", "run"), events),
+        *_many("costs of attempts", rooms.run, of("runs.events", "previous_attempts", "run"), events),
+        *_many("comparison", rooms.run, compared, {"run/report.json": _DOCUMENTS}),
+        *_many("written files", rooms.run, native, {"native/.elixir_plugin_written.json": _DOCUMENTS}),
+        *_many("checkout", rooms.checkout, inspected, {".": _TREES, ".elixir_plugin.json": _DOCUMENTS}),
+        *_many("cards", rooms.cards, of("runs.cards", "load_cards", ""), {".": _TREES, "card.json": _DOCUMENTS}),
+    ]
+
+
+READERS: dict[str, Reader] = {each.name: each for each in (*_io(), *_models(), *_adapters(), *_diffusion(), *_runs())}

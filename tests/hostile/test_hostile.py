@@ -1,0 +1,118 @@
+"""No reader runs what is in a file, changes it, or takes too long for it; each answers with one clear error."""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+
+import pytest
+from hostile import Hostile, pairs
+from kinds import all_kinds
+from readers import READERS
+from sandbox import Job, Limits, run_jobs
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs fork, limits and /proc")
+QUICK = 700  # pairs of reader and kind in the quick suite; each kind is in one of them at least
+
+
+def failures(folder: Path, chosen: list) -> list[str]:
+    results = list(Hostile(folder).run(chosen))
+    assert len(results) >= len(chosen)
+    return [str(result) for result in results if result.failed]
+
+
+def test_there_are_hundreds_of_kinds_and_of_each_family() -> None:
+    families = [kind.family for kind in all_kinds().values()]
+    assert len(families) >= 200
+    assert {family: families.count(family) > 20 for family in families} == dict.fromkeys(families, True)
+
+
+def test_each_kind_once_and_each_reader_on_some(tmp_path: Path) -> None:
+    draws = random.Random(0)
+    possible = pairs(close=True)
+    draws.shuffle(possible)
+    seen: set[str] = set()
+    first = [pair for pair in possible if not (str(pair[1]) in seen or seen.add(str(pair[1])))]
+    rest = [pair for pair in possible if pair not in first][: max(0, QUICK - len(first))]
+    chosen = sorted(first + rest, key=lambda pair: pair[0].name)
+    assert {reader.name for reader, _ in chosen} == set(READERS)
+    assert failures(tmp_path, chosen) == []
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("name", sorted({name.partition(":")[0] for name in READERS}))
+def test_every_reader_on_every_kind_close_to_it(tmp_path: Path, name: str) -> None:
+    assert failures(tmp_path, [pair for pair in pairs(close=True) if pair[0].name.partition(":")[0] == name]) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(READERS))
+def test_every_reader_on_every_kind(tmp_path: Path, name: str) -> None:
+    assert failures(tmp_path, [pair for pair in pairs(close=False) if pair[0].name == name]) == []
+
+
+# the harness itself: what it must notice
+
+
+def watched(tmp_path: Path, action: object, *kept: Path) -> str:
+    (result,) = run_jobs([Job("a", action, kept=kept)], tmp_path / "child", Limits(64 << 20, 32 << 20, 1, 1))
+    return result.state
+
+
+def test_the_watch_sees_what_a_reading_must_not_do(tmp_path: Path) -> None:
+    import os
+    import socket
+    import subprocess
+    import time
+
+    from elixir_plugin.errors import InputError
+
+    file = tmp_path / "file"
+    file.write_text("x")
+
+    def refuse(text: str) -> None:
+        raise InputError(text)
+
+    class Long(InputError):
+        def __str__(self) -> str:
+            return "a" * 2000
+
+    def refuse_at_length() -> None:
+        raise Long("x")
+
+    handle = os.open(file, os.O_RDWR)
+
+    def grab() -> None:
+        held = bytearray(48 << 20)
+        held[:: 1 << 12] = b"x" * len(held[:: 1 << 12])
+
+    def swallow() -> None:
+        try:
+            subprocess.run(["true"])
+        except OSError:
+            raise InputError("refused") from None
+
+    actions = {
+        "read": lambda: file.read_text(),
+        "refused": lambda: refuse("no"),
+        "ran": swallow,
+        "ran ": lambda: os.system("true"),
+        "ran  ": lambda: socket.create_connection(("127.0.0.1", 9)),
+        "ran   ": lambda: file.with_name("other").write_text("y"),
+        "ran    ": lambda: __import__("elixir_canary"),
+        "ran     ": lambda: os.utime(file),
+        "slow": lambda: time.sleep(3),
+        "slow ": lambda: sum(range(10**9)),
+        "memory": lambda: bytearray(1 << 30),
+        "memory ": grab,
+        "memory  ": lambda: refuse("Unable to allocate 3 GiB"),
+        "died": lambda: os.kill(os.getpid(), 9),
+        "traceback": lambda: [][0],
+        "message": lambda: refuse("a\x1b[2J"),
+        "message ": lambda: refuse_at_length(),
+        "changed ": lambda: os.pwrite(handle, b"y", 0),
+    }
+    states = {wanted: watched(tmp_path, action, file) for wanted, action in actions.items()}
+    os.close(handle)
+    assert states == {wanted: wanted.strip() for wanted in actions}
