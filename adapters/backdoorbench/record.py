@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ...core.case import Truth
 from ...core.images import Images, ImageSet, Index, checked_labels
 from ...errors import InputError
-from ...io.images import refuse_deep
+from ...io.image_files import refuse_pixels
+from ...io.pickled_images import PickledImage
 from ...io.reading import read_torch
 from ..common.images import file_reader
 from ..common.untrusted import numbers
@@ -98,6 +98,7 @@ def read_record(path: Path) -> Record:
     shape = [as_int(edge, file, "img_size") for edge in rows(content["img_size"], file, "img_size")]
     if len(shape) != 3 or min(shape) < 1:
         raise InputError("broken record", where=f"{file}: img_size", found=shape, allowed="(height, width, channels)")
+    refuse_pixels(shape[1], shape[0], f"{file}: img_size")
     num_classes = as_int(content["num_classes"], file, "num_classes")
     train = content["bd_train"]
     if isinstance(train, dict) and "x" in train and train["x"] is None:  # how v1 says "none"
@@ -168,7 +169,7 @@ def truth_of(part: Part, clean: ImageSet) -> Truth:
 @dataclass(frozen=True)
 class _Sample:
     index: int
-    image: Path | Image.Image
+    image: Path | PickledImage
     label: int
     original: int | None
 
@@ -203,7 +204,7 @@ def _sample(index: int, value: Any, folder: Path, save_folder: Any, where: str) 
         labels = value.get("other_info")
     else:  # (image, label, original label)
         image, *labels = value if isinstance(value, list | tuple) and value else [None]
-    if not isinstance(image, Path | Image.Image) or not isinstance(labels, list | tuple) or len(labels) != 2:
+    if not isinstance(image, Path | PickledImage) or not isinstance(labels, list | tuple) or len(labels) != 2:
         raise InputError(
             "broken record", where=where, found=type(value).__name__, allowed="an image with label and original label"
         )
@@ -233,7 +234,7 @@ def _old(record: Record, state: Mapping[str, Any], where: str, length: int) -> t
     samples = {}
     for position, image, label, original in zip(index, images, labels, originals, strict=True):
         here = f"{where}, sample {position}"
-        if not isinstance(image, Image.Image):
+        if not isinstance(image, PickledImage):
             raise InputError("broken record", where=here, found=type(image).__name__, allowed="an image")
         true = None if original is None else as_int(original, here, "original label")
         samples[int(position)] = _Sample(int(position), image, as_int(label, here, "label"), true)
@@ -246,17 +247,7 @@ def _reader(samples: Sequence[_Sample], record: Record, where: str) -> Callable[
         source = samples[position].image
         if isinstance(source, Path):
             return _from_file(source, record)
-        here = f"{where}, sample {samples[position].index}"
-        try:
-            refuse_deep(source, here)
-            image = np.asarray(source.convert("RGB"))
-        except InputError:
-            raise
-        except Exception as error:  # an image built by the unpickler may lack anything
-            raise InputError("image cannot be read", where=here, found=f"{type(error).__name__}: {error}") from None
-        if image.shape != record.shape:
-            raise InputError("image of another size", where=here, found=image.shape, allowed=record.shape)
-        return image
+        return source.pixels(record.shape, f"{where}, sample {samples[position].index}")
 
     return read
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from ..errors import InputError
 from .opening import open_file, read_text, refuse_irregular
+from .pickled_images import PickledImage
 from .pickles import NUMPY, PlainUnpickler, allowed
 
 STOPPED = "a copy or download may have stopped halfway: fetch the file again"
@@ -27,6 +27,8 @@ _POINTER = b"version https://git-lfs"  # begins what a clone without Git LFS hol
 
 def read_torch(path: Path, *more: type) -> Any:
     """Read a torch file that holds tensors, numbers, text, containers, numpy arrays or PIL images, and no more.
+
+    Images come as :class:`~elixir_plugin.io.pickled_images.PickledImage`.
 
     :param more: further classes it may hold, none of which does anything when an instance is made or filled.
     :raises InputError: for anything else, naming what the file asked for. Nothing it names is imported or run.
@@ -38,7 +40,7 @@ def read_torch(path: Path, *more: type) -> Any:
             asked_for=lambda error: _forbidden(path) or _asked_for(error),
             hint="a file that needs more can run code when opened: do not use it unless you made it yourself",
         ),
-        allowed(Image.Image, *more),
+        allowed(PickledImage, *more),
         open_file(path) as file,
     ):
         return torch.load(file, map_location="cpu", weights_only=True)
