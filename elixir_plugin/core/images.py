@@ -3,69 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, preview_list
+from .lazy import ImageBacking as ImageBacking
+from .lazy import Images as Images
+from .lazy import Index as Index
+from .lazy import LazyImages as LazyImages
 from .scale import in_unit_range
 
-Images = NDArray[Any]  # [n, H, W, C], uint8 or float32
-Index = NDArray[np.int64]
 CHUNK = 1024
-
-
-class ImageBacking(Protocol):
-    """What can stand behind an :class:`ImageSet`: an array, a memory map, or a lazy reader."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """``(N, H, W, C)``."""
-        ...
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """uint8, or float32 in [0, 1]."""
-        ...
-
-    def __getitem__(self, index: Any, /) -> Any: ...
-
-
-class LazyImages:
-    """Images read one by one when they are asked for, e.g. from files.
-
-    :param read: position -> image ``[H, W, C]``.
-    :param length: number of images.
-    :param shape: ``(H, W, C)`` that every image must have.
-    :param dtype: ``uint8`` or ``float32``.
-    :ivar hashes: what :meth:`ImageSet.content_hashes` found, kept because it takes decoding all images.
-    :ivar digests: the same of :meth:`ImageSet.fingerprint`: number of classes -> digest up to the labels.
-    """
-
-    hashes: NDArray[np.bytes_] | None = None
-
-    def __init__(self, read: Callable[[int], Images], length: int, shape: Sequence[int], dtype: Any = np.uint8) -> None:
-        self._read = read
-        self.shape: tuple[int, ...] = (length, *shape)
-        self.dtype: np.dtype[Any] = np.dtype(dtype)
-        self.digests: dict[int, Any] = {}
-
-    def __getitem__(self, index: slice | Index) -> Images:
-        positions = np.arange(len(self))[index]
-        out = np.empty((len(positions), *self.shape[1:]), self.dtype)
-        for row, position in enumerate(positions):
-            image = self._read(int(position))
-            if image.shape != self.shape[1:]:
-                raise InputError(
-                    "images of mixed size", where=f"image {position}", found=image.shape, allowed=self.shape[1:]
-                )
-            out[row] = image
-        return out
-
-    def __len__(self) -> int:
-        return self.shape[0]
 
 
 class ImageSet:
@@ -77,6 +28,7 @@ class ImageSet:
     :param names: optional ``[N]`` file names, for messages and result files.
     :param ids: optional ``[N]`` unique integers that follow a sample through :meth:`subset`; default ``0..N-1``.
     :param classes: optional ``[num_classes]`` distinct names of the classes, in the order of the labels.
+    :ivar mark: an object that this set shares with its sealed copies alone, to tell that they are the same.
     :raises InputError: when shapes, types, label range, ids or names of classes break these rules.
 
     >>> s = ImageSet(np.zeros((3, 8, 8, 3), np.uint8), [0, 1, 1], num_classes=2)
@@ -105,6 +57,7 @@ class ImageSet:
             raise InputError("one name per image", where="names", found=len(self.names), allowed=n)
         if self.ids.shape != (n,) or len(np.unique(self.ids)) != n:
             raise InputError("ids must be unique, one per image", where="ids", found=self.ids.shape, allowed=(n,))
+        self.mark = object()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -125,7 +78,8 @@ class ImageSet:
 
         :raises InputError: when float pixels are further outside, or not finite.
         """
-        out = np.array(self.images[index])
+        owned = type(self.images) is LazyImages  # what it hands out is new
+        out: Images = self.images[index] if owned else np.array(self.images[index])
         return in_unit_range(out, "images") if out.dtype == np.float32 else out
 
     def chunks(self, size: int = CHUNK) -> Iterator[tuple[slice, Images]]:
@@ -173,9 +127,11 @@ class ImageSet:
     def content_hashes(self) -> NDArray[np.bytes_]:
         """Return ``[N]`` 16-byte hashes of shape, type and pixels; equal images have equal hashes."""
         if isinstance(self.images, LazyImages):
-            if self.images.hashes is None:
-                self.images.hashes = frozen(self._hashed())
-            return self.images.hashes
+            found = self.images.found
+            if "hashes" not in found:
+                found["hashes"] = frozen(self._hashed())
+            hashes: NDArray[np.bytes_] = found["hashes"]
+            return hashes
         return self._hashed()
 
     def _hashed(self) -> NDArray[np.bytes_]:
@@ -189,7 +145,7 @@ class ImageSet:
 
     def fingerprint(self) -> str:
         """Return 12 hex digits over all pixels and labels, in order."""
-        known = self.images.digests if isinstance(self.images, LazyImages) else {}  # an array may change under us
+        known: dict[Any, Any] = self.images.found if isinstance(self.images, LazyImages) else {}  # arrays may change
         if self.num_classes not in known:
             known[self.num_classes] = self._pixel_digest()
         digest = known[self.num_classes].copy()
