@@ -46,6 +46,10 @@ class Hostile:
             self.kinds[name] = make(kind, self.folder / "kinds" / str(len(self.kinds)))
         return self.kinds[name]
 
+    def place(self, reader: Reader) -> Path:
+        """Return the folder in which *reader* reads."""
+        return self.folder / "at" / hashlib.sha256(reader.name.encode()).hexdigest()[:8]
+
     def run(self, pairs: Iterable[tuple[Reader, Kind]], limits: Limits | None = None) -> Iterator[Result]:
         """Yield the result of each pair; its name is that of the reader, a bar, and that of the kind."""
         jobs = [self._job(reader, kind) for reader, kind in pairs]
@@ -60,11 +64,11 @@ class Hostile:
 
     def _job(self, reader: Reader, kind: Kind) -> Job:
         room, source = self.room(reader.room), self.input(kind)
-        place = self.folder / "at" / hashlib.sha256(reader.name.encode()).hexdigest()[:8]
+        place = self.place(reader)
         writes = tuple(place / name for name in reader.writes)
         return Job(
             f"{reader.name} | {kind}",
-            partial(_read, reader, place),
+            partial(read_watched, reader, place),
             partial(_prepare, reader, room, source, place),
             kept=(source.parent, place / reader.slot if reader.writes else place),
             free=writes,
@@ -83,7 +87,8 @@ def _prepare(reader: Reader, room: Path, source: Path, place: Path) -> None:
     put(source, slot)
 
 
-def _read(reader: Reader, place: Path) -> None:
+def read_watched(reader: Reader, place: Path) -> None:
+    """Read, and look for what would be there if anything had been run."""
     reader.read(place)
     if MARK.exists():
         MARK.unlink()

@@ -6,6 +6,7 @@ one, and reads. Tests use the parts instead, so that a room is made once.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -34,7 +35,6 @@ class Reader:
     :param read: is called with the folder.
     :param writes: places in the folder that the reader may write to.
     :param kin: families of kinds that are close to what it reads.
-    :param leads: whether other code opens the file by its name: an option of ours that names the code of the user.
     """
 
     name: str
@@ -63,8 +63,6 @@ def put(path: Path, slot: Path) -> None:
 
 
 def _linked(source: str | Path, target: str | Path) -> None:
-    import os
-
     os.link(source, target, follow_symlinks=False)
 
 
@@ -85,6 +83,11 @@ def adapter(name: str, place: str, folder: Path, **options: Any) -> object:
 
     given = {key: value(folder) if callable(value) else value for key, value in options.items()}
     return get_adapter(name)(given).read(folder / place, 0)
+
+
+def _case(call: partial[object]) -> Callable[[Path], object]:
+    """Return a reader of the case that *call* reads."""
+    return lambda folder: call(folder=folder)
 
 
 def at(place: str) -> Callable[[Path], str]:
@@ -244,41 +247,51 @@ def _models() -> list[Reader]:
     )
 
 
+_FOLDERS = partial(
+    adapter,
+    "image_folder",
+    "set",
+    model=at("model"),
+    classes=at("classes.txt"),
+    clean=at("set/clean"),
+    test=at("set/test"),
+)
+_WEIGHTS = partial(adapter, "image_folder", "set", model=at("model.pt"), architecture="fast_resnet")
+_ARRAYS = partial(adapter, "arrays", "case.npz", model=at("model"))
+_TENSORS = partial(
+    adapter,
+    "backdoor_toolbox",
+    _SET,
+    architecture="fast_resnet",
+    trigger=at("triggers/trigger.png"),
+    model=at(f"{_SET}/full_base_aug_seed=2333.pt"),
+    clean=at("clean_set/cifar10/clean_split"),
+    test=at("clean_set/cifar10/test_split"),
+)
+_FILES = partial(adapter, "backdoor_toolbox", _BLEND, model="none")
+_BENCH = partial(
+    adapter, "backdoorbench", _RECORD, architecture="small_resnet", data=at("data/cifar10"), index=at("index.txt")
+)
+CALLS = (_FOLDERS, _WEIGHTS, _ARRAYS, _TENSORS, _FILES, _BENCH)  # what hands files to adapters
+
+
 def _adapters() -> list[Reader]:
-    folders = partial(
-        adapter,
-        "image_folder",
-        "set",
-        model=at("model"),
-        classes=at("classes.txt"),
-        clean=at("set/clean"),
-        test=at("set/test"),
-    )
-    weights = partial(adapter, "image_folder", "set", model=at("model.pt"), architecture="fast_resnet")
-    arrays = partial(adapter, "arrays", "case.npz", model=at("model"))
-    part = {"clean": at("clean_set/cifar10/clean_split"), "test": at("clean_set/cifar10/test_split")}
-    first = partial(adapter, "backdoor_toolbox", _SET, architecture="fast_resnet", trigger=at("triggers/trigger.png"),
-                    model=at(f"{_SET}/full_base_aug_seed=2333.pt"), **part)  # fmt: skip
-    second = partial(adapter, "backdoor_toolbox", _BLEND, model="none")
-    record = partial(
-        adapter, "backdoorbench", _RECORD, architecture="small_resnet", data=at("data/cifar10"), index=at("index.txt")
-    )
     return [
-        *_many("image_folder", rooms.image_folder, lambda folder: folders(folder=folder),
+        *_many("image_folder", rooms.image_folder, _case(_FOLDERS),
                {".": _TREES, "set": _TREES, "set/train": _TREES, "set/train/cat": _TREES, "set/clean": _TREES,
                 "set/test": _TREES, "set/train/cat/1.png": _IMAGES, "set/test/dog/5.png": _IMAGES, "classes.txt": _DOCUMENTS,
                 "model/model.json": _DOCUMENTS}),
-        *_many("image_folder of weights", rooms.image_folder, lambda folder: weights(folder=folder), {"model.pt": _DATA}),
-        *_many("arrays", rooms.arrays, lambda folder: arrays(folder=folder), {"case.npz": _DATA, "model": _TREES}),
-        *_many("backdoor_toolbox", rooms.toolbox, lambda folder: first(folder=folder),
+        *_many("image_folder of weights", rooms.image_folder, _case(_WEIGHTS), {"model.pt": _DATA}),
+        *_many("arrays", rooms.arrays, _case(_ARRAYS), {"case.npz": _DATA, "model": _TREES}),
+        *_many("backdoor_toolbox", rooms.toolbox, _case(_TENSORS),
                {_SET: _TREES, f"{_SET}/labels": _DATA, f"{_SET}/imgs": _DATA, f"{_SET}/poison_indices": _DATA,
                 f"{_SET}/cover_indices": _DATA, f"{_SET}/full_base_aug_seed=2333.pt": _DATA,
                 "triggers/trigger.png": _IMAGES, "triggers/mask_trigger.png": _IMAGES,
                 "clean_set/cifar10/clean_split": _TREES, "clean_set/cifar10/clean_split/clean_labels": _DATA,
                 "clean_set/cifar10/test_split": _TREES, "clean_set/cifar10/test_split/data": _TREES}),
-        *_many("backdoor_toolbox of files", rooms.toolbox, lambda folder: second(folder=folder),
+        *_many("backdoor_toolbox of files", rooms.toolbox, _case(_FILES),
                {f"{_BLEND}/data": _TREES, f"{_BLEND}/data/3.png": _IMAGES}),
-        *_many("backdoorbench", rooms.record, lambda folder: record(folder=folder),
+        *_many("backdoorbench", rooms.record, _case(_BENCH),
                {_RECORD: _TREES, f"{_RECORD}/attack_result.pt": _DATA, f"{_RECORD}/bd_train_dataset": _TREES,
                 f"{_RECORD}/bd_train_dataset/1/1.png": _IMAGES, "data/cifar10": _TREES, f"{_CIFAR}/data_batch_1": _DATA,
                 f"{_CIFAR}/test_batch": _DATA, "index.txt": _DOCUMENTS}),

@@ -149,10 +149,11 @@ def denoiser(folder: Path) -> None:
     UNetDenoiser(build_unet(plan, 8, 3), Schedule("cosine", 1000), variance="fixed_large", card=card).save(
         folder / "own"
     )
-    guided = GuidedUNet(GuidedPlan(3, 3, 32, 32, (32,), 1, (False,), False, False, None), Heads(1, 1, None, True))
+    guided = GuidedUNet(GuidedPlan(3, 3, 32, 32, (32,), 1, (False,), False, False, None), Heads(1, 1, None, False))
     torch.save(guided.state_dict(), folder / "guided.pt")
     flags = {"image_size": 8, "num_channels": 32, "num_res_blocks": 1, "channel_mult": [1], "num_heads": 1}
     flags |= {"attention_resolutions": "1", "diffusion_steps": 100, "noise_schedule": "linear", "learn_sigma": False}
+    flags |= {"use_new_attention_order": False, "rescale_timesteps": False, "num_heads_upsample": -1}
     (folder / "guided.json").write_text(json.dumps(flags))
 
 
