@@ -7,9 +7,9 @@ of torchvision's ``ImageFolder`` for everything else.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
@@ -19,6 +19,7 @@ import numpy as np
 
 from ...core.images import Images, ImageSet, checked_labels
 from ...errors import InputError
+from ...io.documents import read_table
 from ...io.files import inside
 from ...io.reading import read_plain_pickle
 from ..common.class_folders import Listing, list_images
@@ -211,24 +212,15 @@ def _gtsrb_set(tables: Sequence[Path], num_classes: int, shape: Shape) -> ImageS
     paths: list[Path] = []
     labels: list[int] = []
     for table in tables:
-        for number, row in enumerate(_csv_rows(table), start=2):
-            try:
-                labels.append(int(row[7]))
-            except (IndexError, ValueError):
+        for number, row in enumerate(itertools.islice(read_table(table, ";"), 1, None), start=2):
+            if len(row) < 8 or re.fullmatch("[0-9]{1,9}", row[7]) is None:
                 raise InputError(
                     "not a GTSRB table", where=f"{table}:{number}", found=row, allowed="8 columns, the last a class id"
-                ) from None
+                )
+            labels.append(int(row[7]))
             paths.append(inside(table.parent, row[0]))
     read = file_reader(paths, 3, resize=shape[:2])
     return ImageSet(eager_or_lazy(read, len(paths), shape, EAGER_BYTES), np.array(labels, np.int64), num_classes)
-
-
-def _csv_rows(table: Path) -> list[list[str]]:
-    try:
-        with table.open(newline="", encoding="utf-8") as file:
-            return list(csv.reader(file, delimiter=";"))[1:]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError("table cannot be read", where=table, found=str(error)) from None
 
 
 def _read_folders(dataset: str, folder: Path, num_classes: int, shape: Shape) -> CleanData:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
-
-import yaml
 
 from ...core.draws import Draw
 from ...core.settings import Settings, load_yaml
 from ...defense import Defense, get_defense
 from ...errors import ElixirError, SettingsError, nearest
+from ...io.yaml_text import parse_yaml
 from ...runs.run import identity_of
 from ...runs.spec import RunSpec
 from ...training.loop import Recipe
@@ -179,19 +179,13 @@ def _parser(cls: type[Defense], root: Path) -> argparse.ArgumentParser:
     group.add_argument("--preset", choices=sorted(cls.Settings.presets) or None)
     for name, each in cls.Settings.model_fields.items():
         if name not in SHARED:
-            group.add_argument(f"--{name}", type=_yaml, help=(each.description or "").replace("%", "%%"))
+            value = partial(parse_yaml, where=f"--{name}", what="value is not YAML")
+            group.add_argument(f"--{name}", type=value, help=(each.description or "").replace("%", "%%"))
     return parser
 
 
 def _switch(text: str) -> bool:
     return text in ("True", "true", "1")
-
-
-def _yaml(text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise argparse.ArgumentTypeError(f"not YAML: {text}") from error
 
 
 def _known_keys(cls: type[Defense], content: Mapping[str, Any], path: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +11,8 @@ import numpy as np
 from ...core.context import derive_seed
 from ...core.draws import Draw, per_class_words, stratified_rows
 from ...core.images import ImageSet, Index
-from ...errors import InputError
+from ...errors import InputError, preview_list
+from ...io.opening import read_text
 from .data import CleanData
 
 RESERVING = ("clean_ratio", "clean_from", "clean_draw", "index")  # the options that decide on it
@@ -67,9 +69,14 @@ def _drawn(labels: Index, count: int, how: Draw, seed: int) -> Index:
 def _read_index(file: Path, length: int) -> Index:
     """Read positions from a text file, as the toolkit's ``--index`` has them."""
     try:
-        rows = np.unique(np.array([int(word) for word in file.read_text(encoding="utf-8").split()], np.int64))
-    except (OSError, ValueError, OverflowError) as error:
-        raise InputError("list of positions cannot be read", where=file, found=str(error)) from None
+        words = read_text(file).split()
+    except FileNotFoundError:
+        raise InputError("file not found", where=file) from None
+    if odd := [word for word in words if re.fullmatch("-?[0-9]{1,18}", word) is None]:
+        raise InputError(
+            "list of positions cannot be read", where=file, found=preview_list(odd), allowed="whole numbers"
+        )
+    rows = np.unique(np.array(words, np.int64))
     if not len(rows) or rows[0] < 0 or rows[-1] >= length:
         found = f"{rows[0]}..{rows[-1]}" if len(rows) else "none"
         raise InputError("position out of range", where=file, found=found, allowed=f"0..{length - 1}, at least one")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from ...core.classifier.classifier import Classifier
 from ...errors import InputError, preview_list
+from ...io.documents import parse_json
+from ...io.opening import read_text
 from ...io.text import escape_name
 from .class_folders import ClassFolders, named
 
@@ -88,16 +90,14 @@ def read_class_names(file: Path) -> tuple[str, ...]:
     :raises InputError: when the file cannot be read, or holds fewer than two names, a name twice, or no folder name.
     """
     try:
-        text = file.read_text(encoding="utf-8-sig")
-        as_json = text.lstrip()[:1] in ("[", "{")
-        names = json.loads(text) if as_json else [line.strip() for line in text.splitlines() if line.strip()]
+        text = read_text(file, encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError("file not found", where=file) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError("names of classes cannot be read", where=file, found=str(error)) from None
+    as_json = text.lstrip()[:1] in ("[", "{")
+    names = parse_json(text, where=file) if as_json else [line.strip() for line in text.splitlines() if line.strip()]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError("not a list of class names", where=file, allowed="one name per line, or a JSON list of text")
-    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     odd = [name for name in names if "/" in name or "\0" in name or name in ("", ".", "..")]
     if twice or odd or len(names) < 2:
         found = f"twice: {preview_list(twice)}" if twice else repr(odd[0]) if odd else f"{len(names)} names"

@@ -11,11 +11,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from typing_extensions import Self
 
 from ..errors import SettingsError, nearest, shown
+from ..io.yaml_text import parse_yaml, read_yaml
 
 VALUE = 80  # characters of a refused value that a message shows
 FAULTS = 3  # refused items of one list that a message names
@@ -215,15 +215,11 @@ def fingerprint(value: Any) -> str:
 def load_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds one mapping.
 
-    :raises SettingsError: when the file is missing, is not YAML, or holds something else.
+    :raises SettingsError: when the file is missing, refused by :func:`~elixir_plugin.io.yaml_text.parse_yaml`, or holds
+        something else.
     """
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SettingsError("file not found", where=path) from None
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or an impossible date
-        raise SettingsError("file is not readable YAML", where=path, found=str(error).splitlines()[0]) from None
-    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+    value = read_yaml(path)
+    if not isinstance(value, dict):
         raise SettingsError(
             "the file must hold one mapping", where=path, found=type(value).__name__, allowed="key: value"
         )
@@ -242,10 +238,7 @@ def parse_assignments(items: Iterable[str], *, where: str = "--set") -> dict[str
         parts = key.strip().split(".")
         if not equals or not all(parts):
             raise SettingsError("not an assignment", where=where, found=item, allowed="key=value")
-        try:
-            value = yaml.safe_load(text) if text else ""
-        except (ValueError, yaml.YAMLError):  # ValueError: an impossible date
-            raise SettingsError("value is not YAML", where=f"{where} {key}", found=text) from None
+        value = parse_yaml(text, where=f"{where} {key}", what="value is not YAML") if text else ""
         target = result
         for part in parts[:-1]:
             target = target.setdefault(part, {})

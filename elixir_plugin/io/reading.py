@@ -5,7 +5,6 @@ Pickles are read through an allow-list that holds plain containers, numbers, ten
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 from collections.abc import Callable, Iterator
@@ -17,9 +16,12 @@ import torch
 from safetensors.torch import load_file
 
 from ..errors import InputError
-from .opening import open_file, read_text, refuse_irregular
+from .documents import read_json
+from .opening import open_file, refuse_irregular
 from .pickled_images import PickledImage
 from .pickles import NUMPY, PlainUnpickler, allowed
+
+__all__ = ["STOPPED", "read_json", "read_plain_pickle", "read_tensors", "read_torch"]
 
 STOPPED = "a copy or download may have stopped halfway: fetch the file again"
 _POINTER = b"version https://git-lfs"  # begins what a clone without Git LFS holds instead of a large file
@@ -118,21 +120,6 @@ def _refuse_pointer(path: Path) -> None:
             )
         if not head:
             raise InputError("file cannot be read: it is empty", where=path, hint=STOPPED)
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    :raises InputError: when it is missing or not JSON.
-    """
-    try:
-        return json.loads(read_text(path))
-    except InputError:
-        raise
-    except FileNotFoundError:
-        raise InputError("file not found", where=path) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError("file is not JSON", where=path, found=_first_sentence(error)) from None
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

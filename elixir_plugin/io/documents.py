@@ -1,0 +1,167 @@
+"""The parsers of JSON and of tables, each within stated budgets and with one clear error; YAML: ``yaml_text.py``.
+
+A document of some bytes can stand for any number of values (a YAML alias repeats what it names), for more levels than
+a program can follow, or for numbers that take minutes to print. And both formats let a file say one thing twice, where
+the last one wins without a word. All of that is refused here, so that the readers only have to ask whether a document
+says what they need.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import ElixirError, InputError
+from .opening import TEXT_LIMIT, read_text
+
+DEPTH = 64  # levels of lists and mappings in each other
+VALUES = 5_000_000  # in a JSON file or a table; some hundred megabytes
+SMALLEST, LARGEST = -(2**63), 2**64 - 1  # whole numbers: what arrays can hold
+# U+DC80..U+DCFF stand for bytes of file names that are not UTF-8, see os.fsdecode, and become those bytes again
+_UNWRITABLE = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
+_ESCAPED_UNWRITABLE = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
+_COSTLY = ",:[{"  # there are no more values in JSON text than these characters, and one
+
+
+def read_json(path: Path, limit: int = TEXT_LIMIT) -> Any:
+    """Read a JSON file in UTF-8.
+
+    :param limit: bytes it may have.
+    :raises InputError: when it is missing, no regular file, too large, or refused by :func:`parse_json`.
+    """
+    try:
+        text = read_text(path, limit, "utf-8-sig")
+    except FileNotFoundError:
+        raise InputError("file not found", where=path) from None
+    return parse_json(text, where=path)
+
+
+def parse_json(text: str, *, where: object) -> Any:
+    """Return what JSON text stands for.
+
+    Its whole numbers fit into 64 bits, the others are finite; its text holds no NUL, and surrogates only where they
+    stand for bytes of a file name that is not UTF-8.
+
+    :param where: how to call it in a message.
+    :raises InputError: for other numbers or text, a key that is given twice, more than :data:`DEPTH` levels or
+        :data:`VALUES` values, and what is not JSON.
+    """
+    if sum(map(text.count, _COSTLY)) >= VALUES:
+        raise too_many(where, VALUES, InputError)
+
+    def fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+            raise given_twice(where, twice, InputError)
+        return found
+
+    def whole(digits: str) -> int:
+        return checked_whole(digits, where)
+
+    def real(digits: str) -> float:
+        return _finite(float(digits), digits, where)
+
+    try:
+        value = json.loads(text, object_pairs_hook=fields, parse_int=whole, parse_float=real, parse_constant=real)
+    except RecursionError:
+        raise too_deep(where, InputError) from None
+    except ValueError as error:
+        raise InputError("file is not JSON", where=where, found=str(error)) from None
+    with_text = _ESCAPED_UNWRITABLE.search(text) is not None
+    level = [value]
+    for _ in range(DEPTH + 1):
+        if with_text:
+            for each in level:
+                for part in each if isinstance(each, dict) else (each,):
+                    if isinstance(part, str):
+                        checked_text(part, where)
+        level = [item for each in level if isinstance(each, dict | list) for item in _items(each)]
+        if not level:
+            return value
+    raise too_deep(where, InputError)
+
+
+def _items(container: dict[str, Any] | list[Any]) -> Any:
+    return container.values() if isinstance(container, dict) else container
+
+
+def read_table(path: Path, delimiter: str = ",") -> Iterator[list[str]]:
+    """Yield the rows of a table in CSV, all fields as text.
+
+    :raises InputError: when it is missing, no regular file, too large, no text, or no table: a quote that is never
+        closed, NUL, a field of more than 131,072 characters (the limit of :mod:`csv`), more than :data:`VALUES` fields.
+    """
+    try:
+        text = read_text(path, encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError("file not found", where=path) from None
+    if "\0" in text:
+        raise InputError("table cannot be read", where=path, found="NUL characters", allowed="text in CSV")
+    if text.count(delimiter) + text.count("\n") >= VALUES:
+        raise too_many(path, VALUES, InputError)
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        yield from rows
+    except csv.Error as error:
+        raise InputError(
+            "table cannot be read", where=f"{path}:{rows.line_num}", found=str(error), allowed="text in CSV"
+        ) from None
+
+
+def checked_text(text: str, where: object, error: type[ElixirError] = InputError) -> str:
+    """Return *text* where it can be handed to the system, as the name of a file can.
+
+    :raises ElixirError: of class *error*, for NUL, and for surrogates that stand for no byte of a file name.
+    """
+    if _UNWRITABLE.search(text):
+        raise error("text that cannot be written", where=where, found=repr(text), allowed="Unicode without NUL")
+    return text
+
+
+def checked_whole(digits: str, where: object, error: type[ElixirError] = InputError) -> int:
+    """Return the whole number that decimal *digits*, perhaps after a sign, stand for.
+
+    :raises ElixirError: of class *error*, when it does not fit into 64 bits.
+    """
+    if len(digits) > 100:  # to read or print very many takes time that grows with their square
+        raise not_64_bits(f"a number of {len(digits):,} digits", where, error)
+    value = int(digits)
+    if not SMALLEST <= value <= LARGEST:
+        raise not_64_bits(digits, where, error)
+    return value
+
+
+def not_64_bits(found: str, where: object, error: type[ElixirError]) -> ElixirError:
+    """Return the error for a whole number that arrays cannot hold."""
+    return error("whole number out of range", where=where, found=found, allowed="what fits into 64 bits")
+
+
+def _finite(value: float, digits: str, where: object) -> float:
+    if not math.isfinite(value):
+        raise InputError("number is not finite", where=where, found=digits, allowed="finite numbers")
+    return value
+
+
+def given_twice(where: object, key: str, error: type[ElixirError]) -> ElixirError:
+    """Return the error for a *key* that a mapping has twice: one of its values would be lost."""
+    return error("key is given twice", where=where, found=repr(key), hint="keep the one that is meant")
+
+
+def too_deep(where: object, error: type[ElixirError]) -> ElixirError:
+    """Return the error for lists and mappings in each other, beyond :data:`DEPTH` levels."""
+    found = f"more than {DEPTH} levels of lists and mappings"
+    return error("document is nested too deeply", where=where, found=found, allowed=f"{DEPTH} levels")
+
+
+def too_many(where: object, most: int, error: type[ElixirError]) -> ElixirError:
+    """Return the error for a document of more than *most* values."""
+    found = f"more than {most:,} values"
+    return error("document holds too much", where=where, found=found, allowed=f"{most:,} values")
