@@ -52,6 +52,11 @@ def spelled(value: Any, spell: Spelling = in_python) -> Any:
     return MARK.sub(lambda found: spell(found[1], found[2]), value) if isinstance(value, str) else value
 
 
+def escape_control(text: str) -> str:
+    """Return *text* with control characters made visible, so that no input can drive the terminal."""
+    return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
+
+
 class _Marked:
     """Text that may hold marks; reads as it is spelled for Python."""
 
@@ -108,7 +113,7 @@ class ElixirError(Exception):
         marked = {name: getattr(self, f"marked_{name}") for name in ("where", "allowed", "hint")}
         where, allowed, hint = (spelled(value, spell) for value in marked.values())
         rows = {"what": self.what, "where": where, "found": self.found, "allowed": allowed, "next": hint}
-        texts = {name: shown(value, MOST[name]) for name, value in rows.items() if value is not None}
+        texts = {name: _visible(value, MOST[name]) for name, value in rows.items() if value is not None}
         for name, least in LEAST.items():
             excess = sum(map(len, texts.values())) - MESSAGE
             if name in texts and excess > 0:
@@ -185,6 +190,11 @@ def shown(value: object, most: int = 200) -> str:
         return text
     head = max(1, (most - 3) * 3 // 4)
     return f"{text[:head].rstrip()} … {text[-max(1, most - 3 - head) :].lstrip()}"
+
+
+def _visible(value: object, most: int) -> str:
+    """Return *value* as part of a message: what comes from a file can neither drive a terminal nor add lines to it."""
+    return escape_control(shown(value, most)).replace("\n", "\\n")
 
 
 def _shown_items(value: list[Any] | tuple[Any, ...] | set[Any] | frozenset[Any] | dict[Any, Any], most: int) -> str:

@@ -79,11 +79,9 @@ def read_bytes(path: Path, limit: int = TEXT_LIMIT) -> bytes:
     """
     with open_file(path) as file:
         try:
-            content = file.read(limit + 1)
+            content = file.read(limit + 1) or b""  # None where reading would wait, as some files of the kernel do
         except OSError as error:
             raise _cannot_open(path, error) from None
-    if content is None:  # what looks like a file, and would make its reader wait: some of the kernel's do
-        raise InputError("file cannot be read", where=path, found="nothing to read yet", allowed="a file on a disk")
     if len(content) > limit:
         raise InputError(
             "file is too large", where=path, found=f"more than {limit:,} bytes", allowed=f"{limit:,} bytes"

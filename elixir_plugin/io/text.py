@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from ..errors import Spelling, in_python
+from ..errors import Spelling, escape_control, in_python
+
+__all__ = ["escape_cell", "escape_control", "escape_name", "with_flags"]
 
 FLAGS = {"setting": "--set", "retrain": "--retrain-set", "option": "--option", "to_option": "--to-option"}
 FORMULA = ("=", "+", "-", "@")  # what begins a formula to a spreadsheet
 NAMED = {"source": "--from"}  # arguments whose flag has another name
-
-
-def escape_control(text: str) -> str:
-    """Return *text* with control characters made visible, so that no input can drive the terminal."""
-    return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
 
 
 def escape_name(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Hostile data files and documents of every common format: the first set, to which others add their own."""
+"""Hostile data files: pickles, torch files, arrays, safetensors, archives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from canary import MODULE, Reduced, code, command
-from images import deflated_zeros, noise
+from image_bytes import deflated_zeros, noise
 
 Build = Callable[[Path], None]
 ZEROS = bytes(16 << 20)
@@ -191,7 +191,9 @@ def _data() -> dict[str, Callable[[], bytes]]:
         "torch of a missing storage": lambda: saved(torch.zeros(4)).replace(b"/data/0", b"/data/9"),
         "torch of a repeated number": lambda: saved(torch.zeros(1).expand(1 << 40)),
         "torch of a sparse tensor": lambda: saved(quietly(torch.Tensor.to_sparse, torch.zeros(2, 2))),
-        "torch of a huge sparse tensor": lambda: saved(quietly(torch.sparse_coo_tensor, torch.zeros(2, 1, dtype=torch.long), torch.ones(1), (1 << 30, 1 << 30))),
+        "torch of a huge sparse tensor": lambda: saved(
+            quietly(torch.sparse_coo_tensor, torch.zeros(2, 1, dtype=torch.long), torch.ones(1), (1 << 30, 1 << 30))
+        ),
         "torch of a meta tensor": lambda: saved(torch.zeros(1 << 40, device="meta")),
         "torch of a complex tensor": lambda: saved({"a": torch.zeros(2, dtype=torch.complex64)}),
         "torch of nan": lambda: saved({"a": torch.full((2,), float("nan"))}),
@@ -203,7 +205,9 @@ def _data() -> dict[str, Callable[[], bytes]]:
         "torch of text": lambda: saved("x" * 100_000),
         "torch of control characters": lambda: saved({"\x1b[2J\x07": torch.zeros(1)}),
         "torch of many keys": lambda: saved({f"k{number}": 0 for number in range(100_000)}),
-        "torch of keys that are no text": lambda: saved({1: torch.zeros(1), None: torch.zeros(1), (1, 2): torch.zeros(1)}),
+        "torch of keys that are no text": lambda: saved(
+            {1: torch.zeros(1), None: torch.zeros(1), (1, 2): torch.zeros(1)}
+        ),
         "torch in the old format": lambda: saved([1, 2], _use_new_zipfile_serialization=False),
         "torch in the old format cut": lambda: saved([1, 2], _use_new_zipfile_serialization=False)[:60],
         "torch cut": lambda: saved(torch.zeros(1000))[:2000],
@@ -216,11 +220,18 @@ def _data() -> dict[str, Callable[[], bytes]]:
         "safetensors of negative offsets": lambda: safetensors(tensor([6], begin=-24), bytes(24)),
         "safetensors of a strange type": lambda: safetensors(tensor([6], "F99"), bytes(24)),
         "safetensors of deep json": lambda: safetensors(b"[" * 50_000),
-        "safetensors of one name twice": lambda: safetensors(b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b"x"),
+        "safetensors of one name twice": lambda: safetensors(
+            b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}',
+            b"x",
+        ),
         "safetensors of nothing": lambda: safetensors({}),
         "safetensors of control characters": lambda: safetensors({"\x1b[2J": tensor([6])["a"]}, bytes(24)),
-        "safetensors of many names": lambda: safetensors({f"k{number}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for number in range(50_000)}),
-        "safetensors of metadata": lambda: safetensors({"__metadata__": {"facts": "[" * 100_000}, **tensor([6])}, bytes(24)),
+        "safetensors of many names": lambda: safetensors(
+            {f"k{number}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for number in range(50_000)}
+        ),
+        "safetensors of metadata": lambda: safetensors(
+            {"__metadata__": {"facts": "[" * 100_000}, **tensor([6])}, bytes(24)
+        ),
         "safetensors cut": lambda: safetensors(tensor([6]), bytes(20)),
         "safetensors of 8 bytes": lambda: bytes(8),
         "noise": lambda: noise(3000, 9),
@@ -228,7 +239,7 @@ def _data() -> dict[str, Callable[[], bytes]]:
         "onnx": lambda: b"\x08\x07\x12\x07pytorch" + noise(500, 1),
         "protocol buffer": lambda: b"\x0a\xff\xff\xff\xff\x0f" + noise(100, 2),
         "msgpack": lambda: b"\xdf\xff\xff\xff\xff",
-    }  # fmt: skip
+    }
     return found
 
 
@@ -270,121 +281,4 @@ def slow_key(depth: int = 40) -> bytes:
     return made + b"K\x01s."
 
 
-def aliases(depth: int = 12) -> str:
-    """Return YAML whose aliases stand for 9^depth items."""
-    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
-    for number in range(1, depth):
-        lines.append(f"a{number}: &a{number} [{', '.join([f'*a{number - 1}'] * 9)}]")
-    return "\n".join(lines) + "\n"
-
-
-DOCUMENTS: dict[str, Callable[[], str | bytes]] = {
-    "yaml of python code": lambda: f"!!python/object/apply:os.system [{command()!r}]\n",
-    "yaml of a python module": lambda: f"a: !!python/module:{MODULE}\n",
-    "yaml of a python name": lambda: "a: !!python/name:os.system\n",
-    "yaml of a python object": lambda: f"!!python/object/new:exec [{code()!r}]\n",
-    "yaml of a strange tag": lambda: "a: !x y\n",
-    "yaml of aliases": aliases,
-    "yaml of aliases as keys": lambda: "a: &a [1, 2]\n*a : 3\n",
-    "yaml of a merge of aliases": lambda: "a: &a {x: 1}\nb: &b {<<: [*a, *a], y: *a}\nc: {<<: [*b, *b]}\n",
-    "yaml in itself": lambda: "a: &a [*a]\n",
-    "yaml mapping in itself": lambda: "&a\nb: *a\n",
-    "yaml of deep lists": lambda: "a: " + "[" * 20_000,
-    "yaml of deep mappings": lambda: "".join(" " * number + "a:\n" for number in range(2000)),
-    "yaml of deep braces": lambda: "{a: " * 5000 + "1" + "}" * 5000,
-    "yaml of two documents": lambda: "a: 1\n---\nb: 2\n",
-    "yaml of nothing": lambda: "# nothing\n",
-    "yaml of a list": lambda: "- a\n- b\n",
-    "yaml of keys that are no text": lambda: "1: a\nnull: b\n2020-01-01: c\n",
-    "yaml of one key twice": lambda: "seed: 1\nseed: 2\n",
-    "yaml of an impossible date": lambda: "a: 2020-99-99\n",
-    "yaml of a huge integer": lambda: "seed: " + "9" * 100_000 + "\n",
-    "yaml of a huge hexadecimal": lambda: "seed: 0x" + "f" * 100_000 + "\n",
-    "yaml of base 60": lambda: "seed: " + ":".join(["59"] * 20_000) + "\n",
-    "yaml of infinities": lambda: "seed: .inf\na: .nan\n",
-    "yaml of a huge exponent": lambda: "seed: 1e999999999\n",
-    "yaml of tabs": lambda: "a:\n\t- b\n",
-    "yaml of nul": lambda: b"a: \x00\n",
-    "yaml of control characters": lambda: 'a: "\\e[2J\\a"\n"\\e[31m": 1\n',
-    "yaml of surrogates": lambda: 'a: "\\ud800"\n',
-    "yaml of utf-16": lambda: "a: 1\n".encode("utf-16"),
-    "yaml of latin-1": lambda: "a: é\n".encode("latin-1"),
-    "yaml of a long line": lambda: "a: " + "x" * (4 << 20) + "\n",
-    "yaml of a long key": lambda: "? " + "x" * 2000 + "\n: 1\n",
-    "yaml of many keys": lambda: "".join(f"k{number}: 1\n" for number in range(20_000)),
-    "yaml of binary": lambda: "a: !!binary " + "A" * 400 + "\n",
-    "yaml of a set": lambda: "a: !!set {x, y}\n",
-    "yaml of pairs": lambda: "a: !!omap [x: 1, y: 2]\n",
-    "yaml of a timestamp": lambda: "seed: 2020-01-01T00:00:00+99:99\n",
-    "json of deep lists": lambda: "[" * 200_000,
-    "json of deep objects": lambda: '{"a":' * 100_000,
-    "json of closed deep lists": lambda: "[" * 100_000 + "]" * 100_000,
-    "json of lists in lists": lambda: '{"a": ' + "[" * 900 + "]" * 900 + "}",
-    "json of a huge integer": lambda: '{"a": ' + "9" * 100_000 + "}",
-    "json of 4,000 digits": lambda: '{"seed": ' + "9" * 4000 + ', "num_classes": ' + "9" * 4000 + "}",
-    "json of a huge exponent": lambda: '{"a": 1e99999, "num_classes": 1e400}',
-    "json of nan": lambda: '{"a": NaN, "b": [Infinity, -Infinity]}',
-    "json of one key twice": lambda: '{"a": 1, "a": 2}',
-    "json of nul": lambda: '{"a": "\\u0000", "\\u0000": 1}',
-    "json of surrogates": lambda: '{"a": "\\ud800", "\\udfff": 1}',
-    "json of control characters": lambda: '{"\\u001b[2J": "\\u0007"}',
-    "json of utf-16": lambda: '{"a": 1}'.encode("utf-16"),
-    "json with a mark of order": lambda: b'\xef\xbb\xbf{"a": 1}',
-    "json of no utf-8": lambda: b'{"a": "\xff\xfe"}',
-    "json of a list": lambda: "[1, 2, 3]",
-    "json of a number": lambda: "1",
-    "json of null": lambda: "null",
-    "json of text": lambda: '"x"',
-    "json of an empty object": lambda: "{}",
-    "json of an empty list": lambda: "[]",
-    "json of a long text": lambda: '{"a": "' + "x" * (4 << 20) + '"}',
-    "json of a long key": lambda: '{"' + "x" * 100_000 + '": 1}',
-    "json of many keys": lambda: json.dumps({f"k{number}": number for number in range(50_000)}),
-    "json of many values": lambda: json.dumps(list(range(200_000))),
-    "json with a comma too much": lambda: '{"a": 1,}',
-    "json of two values": lambda: "{} {}",
-    "json cut": lambda: '{"a": [1, 2',
-    "json of prototypes": lambda: '{"__proto__": {"x": 1}, "__class__": "os.system"}',
-    "json of a class to load": lambda: json.dumps({"_class_name": f"{MODULE}.X", "_target_": "os.system", "auto_map": {"AutoModel": f"{MODULE}.X"}}),
-    "json that asks for 30 gigabytes": lambda: json.dumps({"architecture": "preactresnet18", "num_classes": 1_000_000, "channels": 1024, "mean": [0.0], "std": [1.0], "input_size": None}),
-    "json of a strange architecture": lambda: json.dumps({"architecture": f"{MODULE}:make", "num_classes": 2, "channels": 3, "mean": [0.0], "std": [1.0], "input_size": None}),
-    "lines of json": lambda: '{"event": "started"}\n{"event": \n[1]\n"x"\n' * 10,
-    "lines of json that are no events": lambda: "1\nnull\n[]\n{}\n",
-    "lines of nothing": lambda: "\n" * 1_000_000,
-    "a line without end": lambda: "x" * (8 << 20),
-    "csv of other columns": lambda: "a;b\n1;2\n",
-    "csv of paths": lambda: "Filename;W;H;a;b;c;d;ClassId\n../../../etc/passwd;1;1;0;0;1;1;0\n/etc/passwd;1;1;0;0;1;1;0\n",
-    "csv of formulas": lambda: "Filename;W;H;a;b;c;d;ClassId\n=cmd|x;1;1;0;0;1;1;0\n",
-    "csv of an open quote": lambda: 'Filename;W\n"' + "x" * 300_000,
-    "csv of huge numbers": lambda: "Filename;W;H;a;b;c;d;ClassId\n0.png;1;1;0;0;1;1;" + "9" * 5000 + "\n",
-    "csv of nul": lambda: b"Filename;W;H;a;b;c;d;ClassId\n\0.png;1;1;0;0;1;1;0\n",
-    "csv of many rows": lambda: "Filename;W;H;a;b;c;d;ClassId\n" + "0.png;1;1;0;0;1;1;3\n" * 20_000,
-    "text of huge numbers": lambda: "9" * 100_000 + "\n",
-    "text of negative numbers": lambda: "-1\n-2\n",
-    "text of numbers above": lambda: "0\n99999999999999999999\n",
-    "text of other digits": lambda: "\u0661\n\u0662\n",
-    "text of names twice": lambda: "cat\ncat\n",
-    "text of paths": lambda: "../..\n/etc\n",
-    "text of control characters": lambda: "a\x1b[2J\nb\x07\n",
-    "text of bidirectional marks": lambda: "\u202ecat\ndog\u2066\n",
-    "text of many lines": lambda: "".join(f"{number}\n" for number in range(100_000)),
-    "text of no utf-8": lambda: b"\xff\xfe\xfd\n",
-    "text of nul": lambda: b"cat\0\ndog\n",
-    "text of line breaks": lambda: "cat\u2028dog\x0bemu\x85fox\n",
-    "xml of entities": lambda: '<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;&b;">]><a>&c;</a>',
-    "toml": lambda: "[a]\nb = 1\n",
-    "ini of an interpolation": lambda: "[a]\nb = %(b)s\n",
-    "template": lambda: "{{ ''.__class__.__mro__ }}\n{% include '/etc/passwd' %}\n",
-}  # fmt: skip
-
-
-def _text(make: Callable[[], str | bytes]) -> Build:
-    def build(path: Path) -> None:
-        made = make()
-        path.write_bytes(made if isinstance(made, bytes) else made.encode("utf-8", "surrogatepass"))
-
-    return build
-
-
 DATA: dict[str, Build] = {name: content(make) for name, make in _data().items()}
-TEXT: dict[str, Build] = {name: _text(make) for name, make in DOCUMENTS.items()}

@@ -1,7 +1,7 @@
 """All figures of SECURITY.md from one command: ``python tests/hostile/figures.py --write``.
 
-What is done is kept in ``build/hostile``: started again, it goes on where it stopped. It says what failed and how to try
-that again, and ends with exit code 1 if anything did.
+What is done is kept in ``build/hostile``: started again, it goes on where it stopped. It says what failed and how to
+try that again, and ends with exit code 1 if anything did.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-import torch
-from fuzz import fuzz, targets
-from hostile import Hostile, pairs
-from kinds import all_kinds
-from readers import READERS
+import torch  # noqa: E402
+from fuzz import fuzz, targets  # noqa: E402
+from hostile import Hostile, pairs  # noqa: E402
+from kinds import all_kinds  # noqa: E402
+from readers import READERS  # noqa: E402
 
 SECURITY = ROOT / "SECURITY.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
@@ -114,7 +114,7 @@ class Figures:
         return sum(tried - passed for _, tried, passed in self.rows())
 
 
-# --- what is tried: each yields (item, how to try it from where it stopped) ---------------------------------------------
+# --- what is tried, each from where it stopped -----------------------------------------------------------------------
 
 
 def hostile_kinds(figures: Figures, budget: Budget, folder: Path) -> None:

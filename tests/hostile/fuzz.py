@@ -20,7 +20,8 @@ from sandbox import Job, Limits, Result, run_jobs
 
 def targets(hostile: Hostile) -> dict[str, Reader]:
     """Return the readers whose slot is a file."""
-    return {name: each for name, each in READERS.items() if (hostile.room(each.room) / each.slot).is_file()}
+    settled = {name: hostile.settled(each) for name, each in READERS.items()}
+    return {name: each for name, each in settled.items() if (hostile.room(each.room) / each.slot).is_file()}
 
 
 def fuzz(hostile: Hostile, reader: Reader, seeds: Sequence[int], limits: Limits | None = None) -> Iterator[Result]:
@@ -29,14 +30,14 @@ def fuzz(hostile: Hostile, reader: Reader, seeds: Sequence[int], limits: Limits 
 
 
 def job(hostile: Hostile, reader: Reader, seed: int, keep: Sequence[int] | None = None) -> Job:
-    room = hostile.room(reader.room)
+    room, reader = hostile.room(reader.room), hostile.settled(reader)
     valid = (room / reader.slot).read_bytes()
     place = hostile.place(reader)
     source = hostile.folder / "mutated" / place.name / "input"
     prepare = partial(_written, reader, room, source, place, valid, seed, keep)
-    kept = place / reader.slot if reader.writes else place
-    free = tuple(place / name for name in reader.writes)
-    return Job(f"{reader.name} {seed}", partial(read_watched, reader, place), prepare, (kept,), free)
+    kept = () if reader.adds else (place / reader.slot if reader.writes else place,)
+    free = (place,) if reader.adds else tuple(place / name for name in reader.writes)
+    return Job(f"{reader.name} {seed}", partial(read_watched, reader, place), prepare, kept, free)
 
 
 def _written(

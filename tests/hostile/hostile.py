@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -62,15 +63,25 @@ class Hostile:
         if MARK.exists():
             yield Result("any reader", "ran", f"{MARK} is there")
 
+    def settled(self, reader: Reader) -> Reader:
+        """Return *reader* with its slot spelled out, where that has a name that only the room knows."""
+        if "*" not in reader.slot:
+            return reader
+        room = self.room(reader.room)
+        (place,) = room.glob(reader.slot)
+        return replace(reader, slot=place.relative_to(room).as_posix())
+
     def _job(self, reader: Reader, kind: Kind) -> Job:
         room, source = self.room(reader.room), self.input(kind)
+        reader = self.settled(reader)
         place = self.place(reader)
-        writes = tuple(place / name for name in reader.writes)
+        writes = (place,) if reader.adds else tuple(place / name for name in reader.writes)
+        whole = place / reader.slot if reader.writes else place
         return Job(
             f"{reader.name} | {kind}",
             partial(read_watched, reader, place),
             partial(_prepare, reader, room, source, place),
-            kept=(source.parent, place / reader.slot if reader.writes else place),
+            kept=() if reader.adds else (source.parent, whole),
             free=writes,
         )
 
@@ -78,7 +89,7 @@ class Hostile:
 def _prepare(reader: Reader, room: Path, source: Path, place: Path) -> None:
     """Put the hostile input into a room, a fresh one where the last reading may have changed it."""
     slot = place / reader.slot
-    if reader.writes or slot == place or not place.is_dir() or place.is_symlink():
+    if reader.writes or reader.adds or slot == place or not place.is_dir() or place.is_symlink():
         clear(place)
         if slot != place:
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ Build = Callable[[Path], None]
 FAMILIES = {  # family -> (module, name of its table), earlier ones first
     "images": [("images", "KINDS")],
     "data_files": [("data_files", "KINDS"), ("basics", "DATA")],
-    "documents": [("documents", "KINDS"), ("basics", "TEXT")],
+    "documents": [("documents", "KINDS"), ("texts", "TEXT")],
     "special": [("special", "KINDS")],
     "trees": [("trees", "KINDS")],
 }

@@ -6,6 +6,7 @@ A seed decides everything: which part of the file, which changes, and how many.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import pickletools
 import random
@@ -38,9 +39,9 @@ NUMBERS = (
     2**64 - 1,
 )
 VALUES: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2, 0.5, -0.0, 1e308, float("nan"), float("inf"), 2**31, 2**40, 2**64, -(2**63), 10**300,
-    "", "x", "0", "null", "a" * 5000, "\x00", "\x1b[2J", "\u202e", "\ud800", "../../x", "/etc/passwd", "cuda", "nan",
-    [], {}, [[]], [None], [0] * 3000, {"": None}, {"a": {"b": {}}}, [[[[[[[[[[]]]]]]]]]], ["x", 1, None],
+    None, True, False, 0, -1, 1, 2, 0.5, -0.0, 1e308, float("nan"), float("inf"), 2**31, 2**40, 2**64, 10**300,
+    -(2**63), "", "x", "0", "null", "a" * 5000, "\x00", "\x1b[2J", "\u202e", "\ud800", "../../x", "/etc/passwd", "cuda",
+    "nan", [], {}, [[]], [None], [0] * 3000, {"": None}, {"a": {"b": {}}}, [[[[[[[[[[]]]]]]]]]], ["x", 1, None],
 )  # fmt: skip
 WORDS = (
     b"&a ",
@@ -184,7 +185,7 @@ def of_yaml(content: bytes, draws: Draws) -> bytes:
 def of_pickle(content: bytes, draws: Draws) -> bytes:
     """Drop, repeat, move or replace operations of a pickle, or change the number that one is given."""
     places = [place for _, _, place in pickletools.genops(content)] + [len(content)]
-    parts = [content[start:end] for start, end in zip(places, places[1:], strict=False)]
+    parts = [content[start:end] for start, end in itertools.pairwise(places)]
     place = draws.randrange(len(parts))
     match draws.randrange(6):
         case 0:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,10 +16,25 @@ from pathlib import Path
 from typing import Any
 
 import rooms
-
-for _name in ("adapters", "."):  # for fake_records, and for what all tests share
-    if (_place := str(Path(__file__).resolve().parents[1] / _name)) not in sys.path:
-        sys.path.append(_place)
+from calls import (
+    adapter,
+    append,
+    at,
+    card,
+    case_of,
+    compared,
+    denoiser,
+    exported,
+    flags,
+    inspected,
+    load_weights,
+    native,
+    of,
+    pipeline,
+    resumed,
+    save,
+    stored,
+)
 
 Room = Callable[[Path], None]
 SINGLE: Room = rooms.single
@@ -35,6 +49,7 @@ class Reader:
     :param read: is called with the folder.
     :param writes: places in the folder that the reader may write to.
     :param kin: families of kinds that are close to what it reads.
+    :param adds: whether it is to replace the file by a longer one.
     """
 
     name: str
@@ -43,6 +58,7 @@ class Reader:
     read: Callable[[Path], object]
     writes: tuple[str, ...] = ()
     kin: tuple[str, ...] = ()
+    adds: bool = False
 
     def __call__(self, path: Path) -> object:
         """Read *path* in a room of its own."""
@@ -74,120 +90,6 @@ def clear(slot: Path) -> None:
         slot.unlink(missing_ok=True)
 
 
-# --- what is called --------------------------------------------------------------------------------------------------
-
-
-def adapter(name: str, place: str, folder: Path, **options: Any) -> object:
-    """Read a case; names of files among *options* are relative to *folder*."""
-    from elixir_plugin import get_adapter
-
-    given = {key: value(folder) if callable(value) else value for key, value in options.items()}
-    return get_adapter(name)(given).read(folder / place, 0)
-
-
-def _case(call: partial[object]) -> Callable[[Path], object]:
-    """Return a reader of the case that *call* reads."""
-    return lambda folder: call(folder=folder)
-
-
-def at(place: str) -> Callable[[Path], str]:
-    return lambda folder: str(folder / place)
-
-
-def of(module: str, name: str, place: str, *more: Any, **options: Any) -> Callable[[Path], object]:
-    """Return what calls ``module.name`` with the path of *place*."""
-
-    def call(folder: Path) -> object:
-        from importlib import import_module
-        from operator import attrgetter
-
-        return attrgetter(name)(import_module(f"elixir_plugin.{module}"))(folder / place, *more, **options)
-
-    return call
-
-
-def load_weights(folder: Path, place: str = "model.pt") -> object:
-    from elixir_plugin.core.classifier.checkpoints import load_weights as load
-
-    return load(folder / place, lambda classes: rooms.network(), None, name="fast_resnet")
-
-
-def flags(folder: Path) -> object:
-    from elixir_plugin.adapters.backdoorbench.flags import read_request
-
-    from elixir_plugin.defense import get_defense
-
-    return read_request(get_defense("d3"), folder, ["--result_file", "fake"])
-
-
-def resumed(folder: Path) -> object:
-    """Run again what the run folder says, as ``elixir-plugin run RUN/run.yaml`` does."""
-    from elixir_plugin.runs.run import run_defense
-    from elixir_plugin.runs.spec import RunSpec
-
-    spec = RunSpec.from_yaml(folder / "run" / "run.yaml")
-    return run_defense(spec.model_copy(update={"out": str(folder / "run")}), quiet=True)
-
-
-def card(folder: Path) -> object:
-    from elixir_plugin.runs.cards import card_from_runs
-
-    return card_from_runs([folder / "run"])
-
-
-def exported(folder: Path) -> object:
-    from elixir_plugin.runs.export import load
-
-    return load(str(folder / "run"))
-
-
-def native(folder: Path) -> object:
-    from elixir_plugin.runs.native import written_by_another
-    from elixir_plugin.runs.spec import RunSpec
-
-    spec = RunSpec.build({"defense": "d3", "source": {"adapter": "testbed", "path": "badnets"}})
-    return written_by_another(folder / "native", spec)
-
-
-def compared(folder: Path) -> object:
-    """Look for what an earlier session of a comparison left."""
-    from elixir_plugin.runs.compare import run as compare
-    from elixir_plugin.runs.spec import RunSpec
-
-    spec = RunSpec.build({"defense": "d3", "source": {"adapter": "testbed", "path": "badnets"}})
-    return compare._known(compare.Cell("a", "d3", 0, spec.model_copy(update={"out": str(folder / "run")}), ""), folder)
-
-
-def inspected(folder: Path) -> object:
-    from elixir_plugin.adapters.backdoorbench import BackdoorBench
-
-    from elixir_plugin.runs.checkout import inspect
-
-    return inspect(folder, BackdoorBench().placement(folder, ["d3"]))
-
-
-def denoiser(folder: Path, place: str) -> object:
-    from elixir_plugin.diffusion.denoisers.denoiser import find_denoiser
-
-    return find_denoiser(str(folder / place), image_size=8, channels=3)
-
-
-def pipeline(folder: Path) -> object:
-    from elixir_plugin.diffusion.generators.pipeline_files import only_safe, refuse_other_pipeline
-
-    refuse_other_pipeline(folder, ("StableDiffusionImg2ImgPipeline",))
-    return only_safe(folder)
-
-
-def stored(folder: Path) -> object:
-    from elixir_plugin.diffusion.store.chunks import ChunkStore
-
-    store = ChunkStore(folder / "store", length=6, shape=(2,), dtype="float32", identity={"of": "test"}, chunk=2)
-    return store.array()
-
-
-# --- the table -------------------------------------------------------------------------------------------------------
-
 _IMAGES, _DATA, _DOCUMENTS, _TREES = "images", "data_files", "documents", "trees"
 _SET, _BLEND = (
     f"poisoned_train_set/cifar10/{name}"
@@ -212,8 +114,18 @@ def _io() -> list[Reader]:
         make("io.read_torch", slot="data.pt", read=of(reading, "read_torch", "data.pt"), kin=(_DATA,)),
         make("io.read_plain_pickle", slot="data.pkl", read=of(reading, "read_plain_pickle", "data.pkl"), kin=(_DATA,)),
         make("io.read_json", slot="data.json", read=of(reading, "read_json", "data.json"), kin=(_DOCUMENTS,)),
-        make("io.read_tensors", slot="data.safetensors", read=of(reading, "read_tensors", "data.safetensors"), kin=(_DATA,)),
-        make("settings.load_yaml", slot="data.yaml", read=of("core.settings", "load_yaml", "data.yaml"), kin=(_DOCUMENTS,)),
+        make(
+            "io.read_tensors",
+            slot="data.safetensors",
+            read=of(reading, "read_tensors", "data.safetensors"),
+            kin=(_DATA,),
+        ),
+        make(
+            "settings.load_yaml",
+            slot="data.yaml",
+            read=of("core.settings", "load_yaml", "data.yaml"),
+            kin=(_DOCUMENTS,),
+        ),
         make("run file", slot="run.yaml", read=of("runs.spec", "RunSpec.from_yaml", "run.yaml"), kin=(_DOCUMENTS,)),
         make(
             "compare file",
@@ -222,7 +134,12 @@ def _io() -> list[Reader]:
             kin=(_DOCUMENTS,),
         ),
         make("class names", slot="classes.txt", read=of(classes, "read_class_names", "classes.txt"), kin=(_DOCUMENTS,)),
-        make("class names json", slot="classes.json", read=of(classes, "read_class_names", "classes.json"), kin=(_DOCUMENTS,)),
+        make(
+            "class names json",
+            slot="classes.json",
+            read=of(classes, "read_class_names", "classes.json"),
+            kin=(_DOCUMENTS,),
+        ),
         make(
             "list of positions",
             slot="index.txt",
@@ -230,9 +147,19 @@ def _io() -> list[Reader]:
             kin=(_DOCUMENTS,),
         ),
         make("weights .pt", slot="model.pt", read=load_weights, kin=(_DATA,)),
-        make("weights .safetensors", slot="model.safetensors", read=partial(load_weights, place="model.safetensors"), kin=(_DATA,)),
-        make("weights in a checkpoint", slot="checkpoint.pth", read=partial(load_weights, place="checkpoint.pth"), kin=(_DATA,)),
-    ]  # fmt: skip
+        make(
+            "weights .safetensors",
+            slot="model.safetensors",
+            read=partial(load_weights, place="model.safetensors"),
+            kin=(_DATA,),
+        ),
+        make(
+            "weights in a checkpoint",
+            slot="checkpoint.pth",
+            read=partial(load_weights, place="checkpoint.pth"),
+            kin=(_DATA,),
+        ),
+    ]
 
 
 def _many(name: str, room: Room, read: Callable[[Path], object], slots: dict[str, str], **more: Any) -> list[Reader]:
@@ -277,21 +204,21 @@ CALLS = (_FOLDERS, _WEIGHTS, _ARRAYS, _TENSORS, _FILES, _BENCH)  # what hands fi
 
 def _adapters() -> list[Reader]:
     return [
-        *_many("image_folder", rooms.image_folder, _case(_FOLDERS),
+        *_many("image_folder", rooms.image_folder, case_of(_FOLDERS),
                {".": _TREES, "set": _TREES, "set/train": _TREES, "set/train/cat": _TREES, "set/clean": _TREES,
                 "set/test": _TREES, "set/train/cat/1.png": _IMAGES, "set/test/dog/5.png": _IMAGES, "classes.txt": _DOCUMENTS,
                 "model/model.json": _DOCUMENTS}),
-        *_many("image_folder of weights", rooms.image_folder, _case(_WEIGHTS), {"model.pt": _DATA}),
-        *_many("arrays", rooms.arrays, _case(_ARRAYS), {"case.npz": _DATA, "model": _TREES}),
-        *_many("backdoor_toolbox", rooms.toolbox, _case(_TENSORS),
+        *_many("image_folder of weights", rooms.image_folder, case_of(_WEIGHTS), {"model.pt": _DATA}),
+        *_many("arrays", rooms.arrays, case_of(_ARRAYS), {"case.npz": _DATA, "model": _TREES}),
+        *_many("backdoor_toolbox", rooms.toolbox, case_of(_TENSORS),
                {_SET: _TREES, f"{_SET}/labels": _DATA, f"{_SET}/imgs": _DATA, f"{_SET}/poison_indices": _DATA,
                 f"{_SET}/cover_indices": _DATA, f"{_SET}/full_base_aug_seed=2333.pt": _DATA,
                 "triggers/trigger.png": _IMAGES, "triggers/mask_trigger.png": _IMAGES,
                 "clean_set/cifar10/clean_split": _TREES, "clean_set/cifar10/clean_split/clean_labels": _DATA,
                 "clean_set/cifar10/test_split": _TREES, "clean_set/cifar10/test_split/data": _TREES}),
-        *_many("backdoor_toolbox of files", rooms.toolbox, _case(_FILES),
+        *_many("backdoor_toolbox of files", rooms.toolbox, case_of(_FILES),
                {f"{_BLEND}/data": _TREES, f"{_BLEND}/data/3.png": _IMAGES}),
-        *_many("backdoorbench", rooms.record, _case(_BENCH),
+        *_many("backdoorbench", rooms.record, case_of(_BENCH),
                {_RECORD: _TREES, f"{_RECORD}/attack_result.pt": _DATA, f"{_RECORD}/bd_train_dataset": _TREES,
                 f"{_RECORD}/bd_train_dataset/1/1.png": _IMAGES, "data/cifar10": _TREES, f"{_CIFAR}/data_batch_1": _DATA,
                 f"{_CIFAR}/test_batch": _DATA, "index.txt": _DOCUMENTS}),
@@ -306,7 +233,9 @@ def _diffusion() -> list[Reader]:
     return [
         *_many("denoiser", rooms.denoiser, partial(denoiser, place="own"),
                {"own": _TREES, "own/unet/config.json": _DOCUMENTS, "own/scheduler/scheduler_config.json": _DOCUMENTS,
-                "own/card.json": _DOCUMENTS, unet: _DATA, f"{unet}.index.json": _DOCUMENTS}),
+                "own/card.json": _DOCUMENTS, unet: _DATA}),
+        *_many("denoiser in parts", rooms.sharded, partial(denoiser, place="own"),
+               {f"{unet}.index.json": _DOCUMENTS, unet.replace("model.", "model-00002-of-00002."): _DATA}),
         *_many("denoiser in a file", rooms.denoiser, partial(denoiser, place="guided.pt"),
                {"guided.pt": _DATA, "guided.json": _DOCUMENTS}),
         *_many("pictures for a denoiser", rooms.class_folders, of("diffusion.fit.data", "read_pictures", ""),
@@ -337,6 +266,8 @@ def _runs() -> list[Reader]:
         *_many("comparison", rooms.run, compared, {"run/report.json": _DOCUMENTS}),
         *_many("written files", rooms.run, native, {"native/.elixir_plugin_written.json": _DOCUMENTS}),
         *_many("checkout", rooms.checkout, inspected, {".": _TREES, ".elixir_plugin.json": _DOCUMENTS}),
+        *_many("card to be replaced", rooms.results, save, {"d3-*.json": _DOCUMENTS}),
+        *_many("table to be longer", rooms.results, append, {"detection_info.csv": _DOCUMENTS}, adds=True),
         *_many("cards", rooms.cards, of("runs.cards", "load_cards", ""), {".": _TREES, "card.json": _DOCUMENTS}),
     ]
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import yaml
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from elixir_plugin.core.classifier.classifier import Classifier, build_module
 
@@ -157,6 +157,22 @@ def denoiser(folder: Path) -> None:
     (folder / "guided.json").write_text(json.dumps(flags))
 
 
+def sharded(folder: Path) -> None:
+    """The same denoiser, its weights in two files with an index."""
+    denoiser(folder)
+    place = folder / "own" / "unet"
+    whole = place / "diffusion_pytorch_model.safetensors"
+    weights = load_file(whole)
+    whole.unlink()
+    places = {}
+    for number, part in enumerate((sorted(weights)[::2], sorted(weights)[1::2]), 1):
+        name = f"diffusion_pytorch_model-{number:05d}-of-00002.safetensors"
+        save_file({each: weights[each] for each in part}, place / name)
+        places |= dict.fromkeys(part, name)
+    index = {"metadata": {}, "weight_map": places}
+    (place / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+
+
 def pipeline(folder: Path) -> None:
     """The index of a pipeline for images, and the names of its weights; enough for what looks at it before it loads."""
     index = {
@@ -209,6 +225,15 @@ def cards(folder: Path) -> None:
     folder.mkdir(parents=True)
     file = sorted(BUILT_IN.glob("*.json"))[0]
     (folder / "card.json").write_bytes(file.read_bytes())
+
+
+def results(folder: Path) -> None:
+    """A card, and a table of detections, where another one is to be written."""
+    from calls import append, save
+
+    folder.mkdir(parents=True)
+    save(folder)
+    append(folder)
 
 
 def chunks(folder: Path) -> None:

@@ -25,15 +25,15 @@ from typing import Any
 from elixir_plugin.errors import ElixirError
 
 LONGEST = 1500  # characters of a message
-STARTS = frozenset(
-    "subprocess.Popen os.exec os.posix_spawn os.spawn os.system os.fork os.forkpty os.startfile pty.spawn socket.connect "
-    "socket.bind socket.sendto socket.getaddrinfo socket.gethostbyname urllib.Request webbrowser.open "
-    "pickle.find_class".split()
-)
-CHANGES = frozenset(
-    "os.remove os.rename os.mkdir os.rmdir os.link os.symlink os.chmod os.chown os.truncate os.utime os.setxattr "
-    "shutil.rmtree shutil.move".split()
-)
+STARTS = {  # events of what starts a program, connects, or takes a name from a pickle
+    "subprocess.Popen", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "os.fork", "os.forkpty", "os.startfile",
+    "pty.spawn", "socket.connect", "socket.bind", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname",
+    "urllib.Request", "webbrowser.open", "pickle.find_class",
+}  # fmt: skip
+CHANGES = {
+    "os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.chmod", "os.chown", "os.truncate",
+    "os.utime", "os.setxattr", "shutil.rmtree", "shutil.move",
+}  # fmt: skip
 STRANGE = ("elixir_canary", "antigravity", "pty", "webbrowser", "turtle", "idlelib", "nt")  # no reader needs them
 NO_MEMORY = re.compile(r"MemoryError|allocate|not enough memory|out of memory", re.IGNORECASE)
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -21,16 +22,29 @@ from elixir_plugin.plugins import plugins
 CODE = [Path(next(iter(package.__path__))) for package in (elixir_plugin, elixir_plugin.adapters)]
 OPENS = {  # what opens a file for reading, in the project and below it
     "open_file", "open_regular", "read_bytes", "read_text", "is_there", "refuse_irregular", "read_json", "read_torch",
-    "read_tensors", "read_plain_pickle", "read_image", "image_header", "image_shape", "load_yaml", "safe_open", "load_file",
-    "open_image", "fromfile", "memmap", "from_pretrained",
+    "read_tensors", "read_plain_pickle", "read_image", "image_header", "image_shape", "load_yaml", "safe_open",
+    "load_file", "open_image", "fromfile", "memmap", "from_pretrained",
 }  # fmt: skip
 LEFT_OUT = {  # why no hostile file reaches it: file, function
     # files of our own, in the installed package
     ("adapters/common/templates.py", "filled"),
     ("report/page.py", "_styles"),
-    # the user's own data in memory or the user's own toolkit, see SECURITY.md
-    ("adapters/backdoorbox/behaviour.py", "_own_model"),
+    # what the user's own checkout or library hands over, see SECURITY.md
+    ("adapters/backdoorbox/behaviour.py", "_measure"),
     ("adapters/backdoor_toolbox/network.py", "misfit"),
+    ("diffusion/generators/pipeline_files.py", "load_pipeline"),
+    # called where reading has failed
+    ("io/reading.py", "_refuse_pointer"),
+    # what a killed run kept in its work folder, under names made of hashes, and what a comparison shares
+    ("defenses/confusion_training/data.py", "load_or_make"),
+    ("defenses/image_variations/variations.py", "_counted"),
+    ("defenses/image_variations/variations.py", "_generator_in"),
+    ("diffusion/fit/train.py", "_fit_once"),
+    ("diffusion/purify.py", "_chunk_size"),
+    ("evaluation/retraining.py", "undefended"),
+    # files that the call has just written, or compares with what it is about to write
+    ("runs/native.py", "_digest"),
+    ("testing/adapters.py", "tree"),
 }
 
 
@@ -51,11 +65,13 @@ def called(hostile: Hostile) -> set[tuple[str, str]]:
 
     for room, read in dict.fromkeys((each.room, each.read) for each in READERS.values()):
         place = hostile.room(room)
+        threading.setprofile(note)
         sys.setprofile(note)
         try:
             read(place)
         finally:
             sys.setprofile(None)
+            threading.setprofile(None)
     return {(short(name), function) for name, function in found}
 
 

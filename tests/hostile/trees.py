@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import rooms
-from images import plain
+from image_bytes import plain
 
 Build = Callable[[Path], None]
 SOUND = plain("PNG")
