@@ -206,8 +206,8 @@ def _adapters() -> list[Reader]:
     return [
         *_many("image_folder", rooms.image_folder, case_of(_FOLDERS),
                {".": _TREES, "set": _TREES, "set/train": _TREES, "set/train/cat": _TREES, "set/clean": _TREES,
-                "set/test": _TREES, "set/train/cat/1.png": _IMAGES, "set/test/dog/5.png": _IMAGES, "classes.txt": _DOCUMENTS,
-                "model/model.json": _DOCUMENTS}),
+                "set/test": _TREES, "set/train/cat/1.png": _IMAGES, "set/test/dog/5.png": _IMAGES,
+                "classes.txt": _DOCUMENTS, "model/model.json": _DOCUMENTS}),
         *_many("image_folder of weights", rooms.image_folder, case_of(_WEIGHTS), {"model.pt": _DATA}),
         *_many("arrays", rooms.arrays, case_of(_ARRAYS), {"case.npz": _DATA, "model": _TREES}),
         *_many("backdoor_toolbox", rooms.toolbox, case_of(_TENSORS),

@@ -157,6 +157,7 @@ def _child(jobs: Sequence[Job], folder: Path, limits: Limits, out: int) -> None:
     os.environ.update(TMPDIR=str(folder / "tmp"), HF_HUB_OFFLINE="1", PYTHONDONTWRITEBYTECODE="1")
     tempfile.tempdir = str(folder / "tmp")
     sys.dont_write_bytecode = True
+    warnings.simplefilter("ignore")  # of libraries, on files they read all the same; the filters of tests raise them
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (_used("VmSize") + limits.memory, resource.RLIM_INFINITY))
     watch = Watch(folder / "tmp")
