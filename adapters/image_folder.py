@@ -19,6 +19,7 @@ from ..core.metrics import Evaluation
 from ..core.outcome import Outcome
 from ..errors import InputError
 from ..io.files import atomic_folder, write_json
+from ..io.folders import is_folder
 from ..io.images import Header, image_header
 from ..io.text import escape_control, escape_name
 from .common.class_folders import ClassFolders, Listing, arranged, class_folders, left_out, visible_folders
@@ -173,6 +174,9 @@ class ImageFolder(Adapter):
     def _folders(self, path: Path, notes: list[str]) -> dict[str, ClassFolders]:
         """Find the class folders of each set, and note what is left out."""
         given = {"clean": self.options.clean, "test": self.options.test}
+        for each in (path, *given.values()):
+            if each is not None:
+                is_folder(each)  # what cannot be looked at is refused; what is not there, where it is read
         taken = [each.resolve() for each in (*given.values(), self.options.model) if each is not None]
         skip = [each.name for each in taken if each.parent == path.resolve()]  # neither classes nor splits
         follow = self.options.follow_symlinks

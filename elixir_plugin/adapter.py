@@ -123,10 +123,14 @@ class Adapter(ABC):
 def existing(path: Path, what: str, hint: str | None = None) -> Path:
     """Return *path* if it is there.
 
-    :raises InputError: when it is not.
+    :raises InputError: when it is not, or when that cannot be said.
     """
-    if not path.exists():
-        raise InputError(f"{what} not found", where=path, hint=hint)
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{what} not found", where=path, hint=hint) from None
+    except (OSError, ValueError) as error:  # no usable path, or a folder that may not be entered
+        raise InputError(f"{what} cannot be read", where=path, found=str(error), hint=hint) from None
     return path
 
 

@@ -25,6 +25,7 @@ from ...core.settings import Settings
 from ...errors import InputError
 from ...io.files import write_torch
 from ...io.images import read_image
+from ...io.opening import is_there
 from ...io.reading import read_torch
 from ...plugins import plugins
 from ..common.models import assumed_normalisation, unlike_host
@@ -230,7 +231,7 @@ class BackdoorToolbox(Adapter):
             pixels += np.float32(alpha) * (trigger - pixels)
         else:
             mask = self.options.trigger.with_name(f"mask_{self.options.trigger.name}")  # as the toolkit looks for it
-            shown = read_image(mask) if mask.is_file() else trigger
+            shown = read_image(mask) if is_there(mask) else trigger
             pixels = np.where((shown > 0).any(2, keepdims=True), trigger, pixels)
         made = to_bytes(pixels) if train.images.dtype == np.uint8 else pixels
         samples = others.replace(images=made, labels=np.full(len(others), targets[0]))

@@ -13,7 +13,9 @@ from ...core.case import Truth
 from ...core.images import ImageBacking, Images, ImageSet, Index, checked_labels
 from ...core.scale import in_unit_range
 from ...errors import InputError
+from ...io.folders import Walk, is_folder
 from ...io.images import image_shape
+from ...io.opening import is_there
 from ...io.reading import read_torch
 from ..common.images import eager_or_lazy, file_reader
 from ..common.untrusted import numbers
@@ -44,12 +46,13 @@ def read_labels(file: Path) -> Index:
 def read_set(folder: Path, labels: Index, num_classes: int, file: Path) -> ImageSet:
     """Read one folder in either layout; which one is told by what is there, never by names of parent folders."""
     labels = checked_labels(labels, len(labels), num_classes, str(file))
-    if (folder / "imgs").is_file():
+    if is_there(folder / "imgs"):
         images: ImageBacking = _read_tensor(folder / "imgs")
         names = None
         _refuse_other_length(images.shape[0], len(labels), folder / "imgs", file)
-    elif (folder / "data").is_dir():
-        stems = {path.stem for path in (folder / "data").iterdir() if path.suffix == ".png" and path.stem.isdigit()}
+    elif is_folder(folder / "data"):
+        found = (Path(entry.name) for entry in Walk(folder / "data").entries(""))
+        stems = {path.stem for path in found if path.suffix == ".png" and path.stem.isdecimal()}
         _refuse_other_length(len(stems), len(labels), folder / "data", file)
         names = [f"data/{position}.png" for position in range(len(labels))]
         paths = [folder / name for name in names]

@@ -21,6 +21,8 @@ from ...core.images import Images, ImageSet, checked_labels
 from ...errors import InputError
 from ...io.documents import read_table
 from ...io.files import inside
+from ...io.folders import is_folder
+from ...io.opening import is_there
 from ...io.reading import read_plain_pickle
 from ..common.class_folders import Listing, list_images
 from ..common.images import eager_or_lazy, file_reader
@@ -99,7 +101,7 @@ def find_data(record: Path, data_path: str, option: Path | None) -> Path:
     :raises InputError: naming every place that was looked at.
     """
     if option is not None:
-        if not option.is_dir():
+        if not is_folder(option):
             raise InputError("clean data not found", where="option data", found=option, allowed="an existing folder")
         return option
     recorded = PureWindowsPath(data_path)  # splits at / and at \
@@ -107,7 +109,7 @@ def find_data(record: Path, data_path: str, option: Path | None) -> Path:
     tail = list(plain)[1::-1]
     looked = [parent.joinpath(*tail) for parent in record.resolve().parents] if tail else []
     for folder in looked:
-        if folder.is_dir():
+        if is_folder(folder):
             return folder
     raise InputError(
         "clean data not found",
@@ -148,9 +150,9 @@ def _read_cifar(dataset: str, folder: Path, shape: Shape) -> CleanData:
         raise InputError(
             "record contradicts its data set", where="img_size", found=shape, allowed=f"(32, 32, 3) for {dataset}"
         )
-    root = folder / files.folder if (folder / files.folder).is_dir() else folder
+    root = folder / files.folder if is_folder(folder / files.folder) else folder
     expected = files.train | files.test
-    if missing := [name for name in expected if not (root / name).is_file()]:
+    if missing := [name for name in expected if not is_there(root / name)]:
         raise InputError(
             "clean data incomplete",
             where=root,
@@ -197,7 +199,7 @@ def _read_gtsrb(folder: Path, shape: Shape) -> CleanData:
     num_classes = DATASETS["gtsrb"].num_classes
     tables = [folder / "Train" / f"{label:05d}" / f"GT-{label:05d}.csv" for label in range(num_classes)]
     test = [folder / "Test" / "GT-final_test.csv"]
-    if missing := [table for table in tables + test if not table.is_file()]:
+    if missing := [table for table in tables + test if not is_there(table)]:
         raise InputError(
             "clean data incomplete",
             where=folder,
@@ -225,12 +227,12 @@ def _gtsrb_set(tables: Sequence[Path], num_classes: int, shape: Shape) -> ImageS
 
 def _read_folders(dataset: str, folder: Path, num_classes: int, shape: Shape) -> CleanData:
     nested = folder / "tiny-imagenet-200"
-    root = nested if dataset == "tiny" and nested.is_dir() else folder
+    root = nested if dataset == "tiny" and is_folder(nested) else folder
     # the test part of these two comes without labels, so BackdoorBench scores on val
     names = ("val", "test") if dataset in ("tiny", "imagenet") else ("test", "val")
-    test = next((root / name for name in names if (root / name).is_dir()), root / "test")
+    test = next((root / name for name in names if is_folder(root / name)), root / "test")
     for part in (root / "train", test):
-        if not part.is_dir():
+        if not is_folder(part):
             raise InputError(
                 "clean data incomplete",
                 where=root,

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from ...core.case import Truth
 from ...core.images import Images, ImageSet, Index, checked_labels
 from ...errors import InputError
+from ...io.folders import is_folder
 from ...io.image_files import refuse_pixels
+from ...io.opening import is_there
 from ...io.pickled_images import PickledImage
 from ...io.reading import read_torch
 from ..common.images import file_reader
@@ -72,8 +74,8 @@ def read_record(path: Path) -> Record:
     :param path: the record folder or the ``attack_result.pt`` in it.
     :raises InputError: when it is missing, hostile, or no attack result.
     """
-    file = path / FILE if path.is_dir() or path.name != FILE else path
-    if not file.is_file():
+    file = path / FILE if is_folder(path) or path.name != FILE else path
+    if not is_there(file):
         below = sorted(found.parent.name for found in path.glob(f"*/{FILE}"))
         hint = "give the folder that an attack script of BackdoorBench filled, e.g. record/badnet_0_1"
         raise InputError(

@@ -20,6 +20,7 @@ from ...core.pixels import to_bytes
 from ...errors import InputError
 from ...evaluation.metrics import confusion
 from ...io.files import atomic_file, atomic_folder, write_torch
+from ...io.text import escape_cell
 from ..common.images import different, inexact, save_png
 from .record import FILE, Held
 
@@ -123,7 +124,7 @@ def append_detection(file: Path, case: Case, outcome: Outcome) -> None:
     tn, fp, fn, tp = confusion(outcome.flagged, case.truth, cover_is_poison=True)
     targets = np.unique(case.train.labels[outcome.flagged]).tolist()
     row = [
-        Path(case.origin.path).name,
+        escape_cell(Path(case.origin.path).name),
         tn,
         fp,
         fn,

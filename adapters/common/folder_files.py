@@ -17,6 +17,7 @@ from ...core.images import ImageSet
 from ...core.pixels import to_bytes
 from ...errors import InputError
 from ...io.files import NAME_BYTES, atomic_file, write_csv
+from ...io.folders import PATH_BYTES, is_file_name
 from ...io.images import JUNK
 from ...io.text import escape_cell
 from .class_names import folded, in_order, look_alikes
@@ -112,7 +113,8 @@ def _file_names(images: ImageSet, classes: Sequence[str]) -> list[str]:
     """Return the samples' own names where reading them back gives the same order, else numbers."""
     own = [f"{_stem(name)}.png" for name in images.names or ()]
     at_home = all(name.startswith(f"{classes[label]}/") for name, label in zip(own, images.labels, strict=False))
-    plain = not any(part.startswith(".") for name in own for part in PurePosixPath(name).parts)
+    plain = all(is_file_name(part) and part[0] != "." for name in own for part in name.split("/"))
+    plain &= all(4 * len(name) <= PATH_BYTES or len(os.fsencode(name)) <= PATH_BYTES for name in own if plain)
     if own and at_home and plain and len(set(own)) == len(own) and own == sorted(own, key=_reading_order):
         return own
     digits = len(str(max(0, len(images) - 1)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from .lazy import LazyImages as LazyImages
 from .scale import in_unit_range
 
 CHUNK = 1024
+CHUNK_BYTES = 1 << 30  # of a chunk, unless one image has more
 
 
 class ImageSet:
@@ -83,7 +85,12 @@ class ImageSet:
         return in_unit_range(out, "images") if out.dtype == np.float32 else out
 
     def chunks(self, size: int = CHUNK) -> Iterator[tuple[slice, Images]]:
-        """Yield ``(slice, images)`` in order; works the same for sets larger than memory."""
+        """Yield ``(slice, images)`` in order; works the same for sets larger than memory.
+
+        :param size: images per chunk at most; fewer where they would take more than :data:`CHUNK_BYTES`.
+        """
+        each = math.prod(self.image_shape) * np.dtype(self.images.dtype).itemsize
+        size = max(1, min(size, CHUNK_BYTES // max(1, each)))
         for start in range(0, len(self), size):
             part = slice(start, min(start + size, len(self)))
             yield part, self.read(part)

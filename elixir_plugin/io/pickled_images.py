@@ -82,5 +82,5 @@ def _is_palette(palette: Any) -> bool:
 
 def _broken(where: object, found: str) -> InputError:
     return InputError(
-        "broken image", where=where, found=found, allowed="an image as Pillow pickles it, with its pixels"
+        "image cannot be read", where=where, found=found, allowed="an image as Pillow pickles it, with its pixels"
     )
