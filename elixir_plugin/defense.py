@@ -227,8 +227,9 @@ class Defense(ABC):
 
     @abstractmethod
     def defend(self, case: Case, context: Context) -> Outcome:
-        """Do the work. *case* is what :meth:`Case.visible` gives: no truth, no test data, no names; ``ids`` count from 0.
+        """Do the work.
 
+        *case* is what :meth:`Case.visible` gives: no truth, no test data, no names of samples; ``ids`` count from 0.
         Parts of it must not be modified. Whatever the outcome says of samples, it says by their position.
         """
 

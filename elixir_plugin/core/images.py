@@ -11,12 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, preview_list
-from .lazy import ImageBacking as ImageBacking
-from .lazy import Images as Images
-from .lazy import Index as Index
-from .lazy import LazyImages as LazyImages
+from .lazy import ImageBacking, Images, Index, LazyImages
 from .scale import in_unit_range
 
+__all__ = [
+    "CHUNK",
+    "ImageBacking",
+    "ImageSet",
+    "Images",
+    "Index",
+    "LazyImages",
+    "checked_classes",
+    "checked_labels",
+    "frozen",
+]
 CHUNK = 1024
 CHUNK_BYTES = 1 << 30  # of a chunk, unless one image has more
 

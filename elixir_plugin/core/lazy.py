@@ -106,4 +106,11 @@ def _one_by_one(
 
 
 def _copied(backing: ImageBacking, index: slice | Index) -> Images:
-    return np.array(backing[index])
+    return plain_copy(backing[index])
+
+
+def plain_copy(array: NDArray[Any]) -> NDArray[Any]:
+    """Return the same numbers as an array of numpy's own, in memory of its own, of a type without metadata."""
+    copy = np.empty(array.shape, np.dtype(array.dtype.str))
+    copy[...] = array
+    return copy

@@ -21,7 +21,7 @@ import numpy as np
 
 from .classifier.classifier import Classifier
 from .images import ImageSet
-from .lazy import ImageBacking, LazyImages
+from .lazy import ImageBacking, LazyImages, plain_copy
 
 
 def sealed_set(images: ImageSet) -> ImageSet:
@@ -29,13 +29,16 @@ def sealed_set(images: ImageSet) -> ImageSet:
 
     An array that is part of a larger one is copied; whatever is not in memory is read when it is used, as before.
     """
-    sealed = ImageSet(_sealed(images.images), images.labels, images.num_classes, classes=images.classes)
+    pixels, labels = _sealed(images.images), plain_copy(images.labels)
+    sealed = ImageSet(pixels, labels, images.num_classes, classes=images.classes)
     sealed.mark = images.mark
     return sealed
 
 
 def unsealed_set(images: ImageSet, sealed: ImageSet, given: ImageSet) -> ImageSet:
     """Return *images*, made by a defense from *sealed*, with the names and ids of *given*, which was sealed."""
+    if images is sealed:
+        return given
     pixels = given.images if images.images is sealed.images else images.images
     return ImageSet(pixels, images.labels, images.num_classes, given.names, given.ids, classes=images.classes)
 
@@ -55,7 +58,7 @@ def sealed_model(model: Classifier) -> Classifier:
 def _sealed(images: ImageBacking) -> ImageBacking:
     if not isinstance(images, np.ndarray) or _on_disk(images):
         return LazyImages.over(images)
-    return images if _alone(images) else np.array(images, np.dtype(images.dtype.str))
+    return images if _alone(images) else plain_copy(images)
 
 
 def _on_disk(array: Any) -> bool:

@@ -14,6 +14,7 @@ import types
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,10 @@ import torch
 
 LEAVES = (str, bytes, int, float, complex, bool, type(None), type(Ellipsis), types.ModuleType, types.CodeType,
           types.FrameType, torch.dtype, torch.device, np.dtype, datetime.date, pathlib.PurePath)  # fmt: skip
-ITERATORS = (map, filter, zip, enumerate, reversed, itertools.chain, itertools.islice, itertools.starmap,
-             itertools.cycle, itertools.repeat, type(iter([])), type(iter(())), type(iter(int, 0)),
+ITERATORS: tuple[Any, ...] = (map, filter, zip, enumerate, reversed, itertools.chain, itertools.islice,
+             itertools.starmap, itertools.cycle, itertools.repeat, type(iter([])), type(iter(())), type(iter(int, 0)),
              operator.itemgetter, operator.attrgetter, operator.methodcaller)  # fmt: skip  # their __reduce__ tells all
-HELD = ("__self__", "__func__", "__wrapped__", "__closure__", "__defaults__", "__kwdefaults__", "__dict__",
+HELD = ("__self__", "__func__", "__wrapped__", "__closure__", "__defaults__", "__kwdefaults__",
         "func", "args", "keywords", "fget", "fset", "fdel", "cell_contents")  # fmt: skip
 FRAMES = ("gi_frame", "cr_frame", "ag_frame")  # of a generator or coroutine that waits
 ARRAYS = ("base", "filename", "_mmap")
@@ -61,21 +62,10 @@ def _parts(found: Any) -> Iterator[tuple[str, Any]]:
         if "<locals>" in found.__qualname__:  # made by the code that made the object
             yield from ((f".{key}", value) for key, value in vars(found).items())
         return
-    if isinstance(found, Mapping | types.MappingProxyType):
-        for key, value in list(found.items()):
-            yield "{key}", key
-            yield f"[{key!r}]"[:60], value
-    elif isinstance(found, list | tuple | set | frozenset | deque):
-        yield from ((f"[{number}]", value) for number, value in enumerate(list(found)))
+    yield from _items(found)
     yield from _attributes(found)
-    if isinstance(found, np.ndarray):
-        yield from ((f".{key}", getattr(found, key)) for key in ARRAYS if hasattr(found, key))
-        yield ".dtype.metadata", found.dtype.metadata and dict(found.dtype.metadata)
-        if found.dtype.hasobject:
-            yield from ((f".flat[{number}]", value) for number, value in enumerate(found.flat))
-    elif isinstance(found, torch.Tensor):
-        yield from ((f".{key}", getattr(found, key)) for key in TENSORS if found.is_leaf or key != "grad")
-    elif isinstance(found, memoryview):
+    yield from _of_numbers(found)
+    if isinstance(found, memoryview):
         yield ".obj", found.obj
     elif isinstance(found, weakref.ReferenceType):
         yield "()", found()
@@ -86,21 +76,37 @@ def _parts(found: Any) -> Iterator[tuple[str, Any]]:
             yield f".{key}.f_locals", dict(frame.f_locals)
 
 
+def _items(found: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(found, Mapping):
+        for key, value in list(found.items()):
+            yield "{key}", key
+            yield f"[{key!r}]"[:60], value
+    elif isinstance(found, list | tuple | set | frozenset | deque):
+        yield from ((f"[{number}]", value) for number, value in enumerate(list(found)))
+
+
+def _of_numbers(found: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(found, np.ndarray):
+        yield from ((f".{key}", getattr(found, key)) for key in ARRAYS if hasattr(found, key))
+        yield ".dtype.metadata", found.dtype.metadata and dict(found.dtype.metadata)
+        if found.dtype.hasobject:
+            yield from ((f".flat[{number}]", value) for number, value in enumerate(found.flat))
+    elif isinstance(found, torch.Tensor):
+        yield from ((f".{key}", getattr(found, key)) for key in TENSORS if found.is_leaf or key != "grad")
+
+
 def _attributes(found: Any) -> Iterator[tuple[str, Any]]:
     """Yield what is kept in the object: not what a property would compute."""
     kept = getattr(found, "__dict__", None)
     if isinstance(kept, Mapping):
         yield from ((f".{key}", value) for key, value in list(kept.items()))
-    slots = [name for cls in type(found).__mro__ for name in _slots(cls)]
-    plain = [*slots, *(HELD if type(found).__module__ in ("builtins", "functools", "types") else ("__wrapped__",))]
-    for key in plain:
-        try:
+    held = HELD if type(found).__module__ in ("builtins", "functools") else ("__wrapped__",)
+    for key in (*(name for cls in type(found).__mro__ for name in _slots(cls)), *held):
+        value = None
+        with suppress(Exception):  # an empty slot, an empty cell
             value = getattr(found, key)
-        except Exception:  # an empty slot, an empty cell
-            continue
-        if key != "__dict__":
-            yield f".{key}", value
-    yield from () if isinstance(found, types.BuiltinFunctionType) else ((".__class__", type(found)),)
+        yield f".{key}", value
+    yield ".__class__", type(found)
 
 
 def _slots(cls: type) -> tuple[str, ...]:

@@ -70,9 +70,8 @@ class _Secrets:
         mixed = self.poison is not None and self.poison.any() and not self.poison.all()
         self.mask = self.poison if mixed else None
         original = None if case.truth is None else case.truth.original_labels
-        shown = None if case.train is None else case.train.labels
-        self.original = None if original is None or np.array_equal(original, shown) else original
-        self.shown = shown
+        self.shown = np.empty(0, np.int64) if case.train is None else case.train.labels
+        self.original = None if original is None or np.array_equal(original, self.shown) else original
 
     def _hold(self, what: str, value: Any) -> None:
         if value is None:
@@ -166,7 +165,7 @@ def _as_array(found: Any) -> NDArray[Any]:
 
 def _whole(plain: torch.Tensor) -> NDArray[Any]:
     whole = torch.empty(0, dtype=torch.uint8)
-    whole.set_(plain.untyped_storage())  # type: ignore[no-untyped-call]
+    whole.set_(plain.untyped_storage())
     return np.asarray(whole.numpy())
 
 

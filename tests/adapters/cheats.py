@@ -1,4 +1,4 @@
-"""Defenses that look for the poison where it does not belong: each gives a score per sample, or None for "not found"."""
+"""Defenses that look for the poison where it does not belong: each gives a score per sample, or None: not found."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Cheat = Callable[[Case, Context], Scores | None]
 def shared_numbers(case: Case, context: Context) -> Scores | None:
     """A sample that is in both sets under one id, with other pixels, was changed."""
     train, clean = case.train, case.clean
-    if train is None or clean is None or train.image_shape != clean.image_shape:
+    if train is None or clean is None:
         return None
     place = {int(number): row for row, number in enumerate(clean.ids)}
     scores = np.zeros(len(train))
@@ -27,7 +27,7 @@ def shared_numbers(case: Case, context: Context) -> Scores | None:
         if number in place:
             one, other = (part.read(np.array([at]))[0] for part, at in ((train, row), (clean, place[number])))
             scores[row] = 1 if (one != other).any() else -1
-    return scores
+    return scores if (scores < 0).any() else None  # nothing is the same: the numbers are not those of one set
 
 
 def numbers_that_jump(case: Case, context: Context) -> Scores | None:
@@ -42,10 +42,11 @@ def numbers_of_the_source(case: Case, context: Context) -> Scores | None:
 
     train = case.train
     source = load_digits()
-    if train is None or train.image_shape != (8, 8, 1) or train.ids.max() >= len(source.images):
+    if train is None or train.image_shape[:2] != (8, 8) or train.ids.max() >= len(source.images):
         return None
     plain = np.rint(source.images[train.ids] * (255 / 16))
-    return np.abs(train.read(slice(None))[..., 0] - plain).max((1, 2)) - 1.0
+    changes = np.abs(train.read(slice(None))[..., 0] - plain).max((1, 2))
+    return changes if np.median(changes) <= 1 else None
 
 
 def names(case: Case, context: Context) -> Scores | None:

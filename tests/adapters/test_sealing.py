@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from cheats import CHEATS, Cheat, Cheater, area, handed, other_images
-from fake_records import POISON, TARGET, make_workspace, stamped
+from fake_records import POISON, make_workspace, stamped
 from PIL import Image
 from test_backdoorbox import LABELS, PIXELS, Benign, Poisoned
 from test_backdoorbox import POISON as MARKED
@@ -111,9 +111,9 @@ def lazy_toolbox(path: Path, patch: Patch) -> Case:
 
 
 def record(path: Path, patch: Patch, **options: Any) -> Case:
-    """The reserved clean set holds originals of all suspect samples: the numbers of the two sets are those of one."""
+    """The reserved clean set holds originals of suspect samples: the numbers of the two sets are those of one."""
     space = make_workspace(path / "bench")
-    chosen = {"architecture": "small_resnet", "clean_ratio": 1.0, **options}
+    chosen = {"architecture": "small_resnet", "clean_ratio": 0.5, **options}
     return get_adapter("backdoorbench")(chosen).read(space.record)
 
 
@@ -148,7 +148,7 @@ def box(path: Path, patch: Patch) -> Case:
     model = Classifier.build("small_resnet", 4, seed=1).module.eval()
     pixels, labels = PIXELS, LABELS
     test = Benign(pixels=pixels[::-1].copy(), labels=labels[::-1])
-    clean = Benign(pixels=pixels[:12], labels=labels[:12])
+    clean = Benign(pixels=pixels[::-2].copy(), labels=labels[::-2])
     return adapter.read_case(Poisoned(_to_tensor()), test=test, test_poisoned=None, clean=clean, model=model)
 
 
@@ -158,7 +158,7 @@ def _to_tensor() -> Any:
     return T.Compose([T.ToTensor()])
 
 
-def testbed(path: Path, patch: Patch) -> Case:
+def digits(path: Path, patch: Patch) -> Case:
     return get_adapter("testbed")({"model": False, "size": 8, "poison": {"rate": 0.1}}).read(Path("badnets"), seed=1)
 
 
@@ -174,7 +174,7 @@ def art_frames(path: Path, patch: Patch) -> Case:
 
 MAKES: tuple[Make, ...] = (
     views, mapped, mapped_sets, of_a_tensor, archive, folder, lazy_folder, toolbox, toolbox_tensors, lazy_toolbox,
-    record, record_from_test, record_inside, lazy_record, box, testbed, art_frames,
+    record, record_from_test, record_inside, lazy_record, box, digits, art_frames,
 )  # fmt: skip
 each_case = pytest.mark.parametrize("make", MAKES, ids=lambda make: make.__name__)
 
@@ -200,8 +200,6 @@ def test_no_cheat_beats_chance(make: Make, tmp_path: Path, monkeypatch: Patch) -
     assert case.truth is not None
     seen = handed(case)
     found = {cheat.__name__: round(gained(cheat, seen, case.truth.poison), 2) for cheat in CHEATS}
-    if make is record or make is lazy_record:  # all ids of one set are in the other: by chance, all pixels differ
-        assert found.pop("shared_numbers") < 0.25
     assert {name: gain for name, gain in found.items() if gain > 0.2} == {}
 
 
@@ -268,12 +266,12 @@ def test_the_record_without_a_seal_gives_the_poison_away(tmp_path: Path) -> None
     case = record(tmp_path, pytest.MonkeyPatch())
     assert case.truth is not None and np.flatnonzero(case.truth.poison).tolist() == list(POISON)
     scores = CHEATS[0](case, Context())
-    assert scores is not None and area(scores, case.truth.poison) == 1.0
-    assert TARGET == 0 and any("truth" in each for each in leaks(case, case))
+    assert scores is not None and area(scores, case.truth.poison) > 0.8
+    assert any("truth" in each for each in leaks(case, case))
 
 
 def test_the_testbed_without_a_seal_gives_the_poison_away(tmp_path: Path) -> None:
-    case = testbed(tmp_path, pytest.MonkeyPatch())
+    case = digits(tmp_path, pytest.MonkeyPatch())
     assert case.truth is not None
     scores = CHEATS[2](case, Context())
     assert scores is not None and area(scores, case.truth.poison) > 0.95
