@@ -18,7 +18,7 @@ from ..core.images import ImageSet
 from ..core.metrics import Evaluation
 from ..core.outcome import Outcome
 from ..errors import InputError
-from ..io.files import atomic_folder, write_json
+from ..io.files import atomic_files, atomic_folder, write_json
 from ..io.folders import is_folder
 from ..io.images import Header, image_header
 from ..io.text import escape_control, escape_name
@@ -132,17 +132,21 @@ class ImageFolder(Adapter):
           a name that another sample has already. Float pixels are rounded to 8 bits.
         - ``suspects.csv``: score, flag and whether the sample is kept, for every suspect sample.
 
+        All of it is written beside its place first, and moved there when it is complete.
+
         Samples that were left out because they cannot be read have a row with the reason in both tables. Names are
         written as :func:`~elixir_plugin.io.text.escape_cell` makes them safe.
         """
-        written = []
         lost = [Unreadable(**each) for each in case.origin.facts.get("unreadable", ())]
-        if outcome.model is not None:
-            written.append(save_model(outcome.model, folder))
-        if case.train is not None and outcome.train is not None:
-            classes = case.origin.facts.get("classes") or [str(label) for label in range(case.num_classes)]
-            written += write_changes(case.train, outcome.train, list(classes), folder, lost)
-        return [*written, *write_suspects(case.train, outcome, folder, lost)]
+        with atomic_files(folder) as part:
+            written = []
+            if outcome.model is not None:
+                written.append(save_model(outcome.model, part))
+            if case.train is not None and outcome.train is not None:
+                classes = case.origin.facts.get("classes") or [str(label) for label in range(case.num_classes)]
+                written += write_changes(case.train, outcome.train, list(classes), part, lost)
+            written += write_suspects(case.train, outcome, part, lost)
+        return [folder / path.relative_to(part) for path in written]
 
     def export(self, case: Case, folder: Path) -> Source:
         """Write ``train/<class>/<file>.png``, ``clean`` and ``test`` likewise, and the model as a saved Classifier.

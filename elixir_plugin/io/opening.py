@@ -23,7 +23,7 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-_WAITS = getattr(os, "O_NONBLOCK", 0)  # Windows has neither the flag nor FIFOs among its files
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # Windows has neither the flag nor FIFOs among its files
 
 
 def open_file(path: Path) -> BinaryIO:
@@ -33,7 +33,7 @@ def open_file(path: Path) -> BinaryIO:
     :raises InputError: for anything but a regular file, and for one that cannot be opened.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | _WAITS | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+        handle = os.open(path, os.O_RDONLY | _NO_WAIT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
@@ -44,6 +44,24 @@ def open_file(path: Path) -> BinaryIO:
     except BaseException:
         os.close(handle)
         raise
+
+
+def without_waiting(path: str, flags: int) -> int:
+    """Open what is written to, as the ``opener`` of :func:`open`; a FIFO, whose reader may never come, is refused.
+
+    :raises InputError: for a FIFO or a socket.
+    """
+    try:
+        handle = os.open(path, flags | _NO_WAIT | getattr(os, "O_CLOEXEC", 0), 0o666)
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.EOPNOTSUPP):
+            raise _cannot_open(Path(path), error) from None
+        raise
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+        os.close(handle)
+        _refuse_irregular(Path(path), mode)
+    return handle
 
 
 def is_there(path: Path) -> bool:

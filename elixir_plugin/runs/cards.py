@@ -14,10 +14,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ..core.settings import Settings, fingerprint, load_yaml
+from ..core.settings import Settings, fingerprint
 from ..errors import InputError, RunError, SettingsError
 from ..io.files import write_json
 from ..io.reading import read_json
+from ..report.facts import read_report
+from .folder import is_finished
+from .spec import RunSpec
 
 BUILT_IN = Path(__file__).parent.parent / "results"
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -131,7 +134,7 @@ def card_from_runs(
         "case": case or f"{source['adapter']}:{Path(source['path']).name}",
         "seeds": seeds,
         "versions": {"elixir_plugin": reports[0]["elixir_plugin"], **versions[0]},
-        "device": ", ".join(sorted({each["device"] for each in environments})),
+        "device": ", ".join(sorted({each.get("device") or "not recorded" for each in environments})),
         "before": _means(reports),
         "measured": {metric: _spread(found) for metric in METRICS if (found := _after(reports, metric))},
         "reported": [each.dump() for each in reported],
@@ -201,15 +204,12 @@ def _text(share: float | None) -> str:
 
 def _report(folder: Path) -> dict[str, Any]:
     """Return the report of a finished run, with the parts that a card needs."""
-    if not (folder / "report.json").is_file():
+    if not is_finished(folder):
         state = "a run that is not finished" if (folder / "run.yaml").is_file() else "no run"
         raise InputError("no finished run", where=folder, found=state, allowed="a folder with report.json")
-    report = read_json(folder / "report.json")
-    if not isinstance(report, dict) or not {"run", "metrics", "environment", "identity", "elixir_plugin"} <= set(
-        report
-    ):
-        raise InputError("not the report of a run", where=folder / "report.json")
-    return {**report, "run": {**load_yaml(folder / "run.yaml"), **report["run"]}}
+    report = read_report(folder)
+    run = {**RunSpec.from_yaml(folder / "run.yaml").dump(), **report["run"]}
+    return {**report, "run": RunSpec.build(run, where=f"{folder / 'report.json'}: run").dump()}
 
 
 def _after(reports: Sequence[Mapping[str, Any]], metric: Metric) -> list[float]:

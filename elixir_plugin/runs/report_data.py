@@ -19,6 +19,7 @@ from ..core.metrics import Evaluation
 from ..core.outcome import Outcome
 from ..defense import Defense
 from ..io.files import to_json_types
+from ..report.facts import SCHEMA
 from .report_panels import collect
 from .spec import RunSpec
 
@@ -33,7 +34,6 @@ PACKAGES = (
     "pydantic",
     "pluggy",
 )
-SCHEMA = 1  # of report.json; a reader of this version takes no other
 LONGEST = 5000  # values of a list in the report; longer ones are in the outcome alone
 
 

@@ -18,6 +18,7 @@ that belongs to another run, or to a run that saw other input, is refused.
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -34,7 +35,6 @@ from ..adapter import Adapter, get_adapter
 from ..core.case import Case, describe
 from ..core.context import Context, resolve_device
 from ..core.metrics import Evaluation
-from ..core.outcome import Outcome
 from ..defense import Defense, check_agreement, get_defense
 from ..errors import SettingsError
 from ..evaluation.measure import execute
@@ -42,12 +42,22 @@ from ..evaluation.retraining import Retraining
 from ..io.distributed import barrier, local_device, rank_and_world, together
 from ..io.files import to_json_types, write_json
 from ..io.images import write_grid
-from ..io.reading import read_json
 from ..plugins import plugins
+from ..report.facts import read_report
 from ..report.single import write_pages
 from ..report.text import result_lines
-from .folder import choose_folder, clear, folder_for_case, note, opened, stage_finished, write_target
-from .native import refuse_mixture, write_native, written_by_another
+from .folder import (
+    choose_folder,
+    clear,
+    folder_for_case,
+    is_finished,
+    note,
+    opened,
+    stage_finished,
+    stored_outcome,
+    write_target,
+)
+from .native import is_out_of_date, refuse_mixture, write_native
 from .report_data import make_report
 from .spec import RunSpec
 
@@ -226,7 +236,7 @@ def _run(
     case = adapter.read(Path(spec.source.path), spec.seed)
     described = _described(case)
     folder = folder_for_case(folder, spec, described, beside=rewrite)
-    if (folder / "report.json").exists():
+    if is_finished(folder):
         return RunResult({}, folder, already_done=True) if rank else _already_done(folder, spec, case, adapter, rewrite)
     defense.refuse(case)
     target = write_target(spec, adapter, case)
@@ -302,14 +312,14 @@ def _lead(job: _Job, described: dict[str, Any]) -> RunResult:
 def _already_done(folder: Path, spec: RunSpec, case: Case, adapter: Adapter, rewrite: bool) -> RunResult:
     """Return a run that is finished and saw the same input; write native files that are missing."""
     clear(folder)
-    report = read_json(folder / "report.json")
+    report = read_report(folder)
     target = write_target(spec, adapter, case)
     written = [Path(name) for name in report["written"]]
     here = any(path.is_relative_to(target or "") for path in written)
-    complete = here and all(path.exists() for path in written)
-    if target is not None and (rewrite or not complete or written_by_another(target, spec)):
+    complete = here and all(os.path.exists(path) for path in written)  # noqa: PTH110  (a path may be no path at all)
+    if target is not None and (rewrite or not complete or is_out_of_date(target, spec)):
         refuse_mixture(target, spec, adapter, case, known=written)
-        outcome = Outcome.load(folder / "outcome", case.model)
+        outcome = stored_outcome(folder, case)
         evaluation = TypeAdapter(Evaluation).validate_python(report["metrics"])
         written = write_native(adapter, spec, target, case=case, outcome=outcome, evaluation=evaluation)
         report = {**report, "written": [str(path) for path in written]}

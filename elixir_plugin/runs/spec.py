@@ -10,6 +10,9 @@ from pydantic import Field
 from ..adapter import Source, get_adapter
 from ..core.settings import Settings, fingerprint, load_yaml
 from ..defense import get_defense
+from ..io.checked import refuse_newer
+
+SCHEMA = 1  # of the run.yaml in a run folder; those of earlier versions have none
 
 
 class RunSpec(Settings):
@@ -32,7 +35,9 @@ class RunSpec(Settings):
     def from_yaml(cls, path: Path) -> RunSpec:
         """Read a run file. ``source`` may be written short, as ``ADAPTER:PATH``."""
         values = load_yaml(path)
-        values.pop("identity", None)  # noted in the run.yaml of a run folder
+        refuse_newer(values, SCHEMA, path)
+        for noted in ("identity", "schema"):  # in the run.yaml of a run folder
+            values.pop(noted, None)
         if isinstance(values.get("source"), str):
             values["source"] = Source.parse(values["source"], where=f"{path}: source").dump()
         return cls.build(values, where=str(path))

@@ -222,7 +222,7 @@ def test_detections_are_counted_as_the_toolkit_counts_them(workspace: Workspace)
         adapter.write(case, Outcome(flagged=flagged), Evaluation(), adapter.result_folder(case, "x"), "x")
     adapter.write(case, Outcome(flagged=~flagged & flagged), Evaluation(), workspace.root / "out", "x")
     table = (workspace.record / "detection" / "x_pretrain" / "detection_info.csv").read_text().splitlines()
-    assert table == ["record,TN,FP,FN,TP,TPR,FPR,target", f"fake,36,1,2,1,{1 / 3},{1 / 37},0"] * 2
+    assert table == ["record,TN,FP,FN,TP,TPR,FPR,target", f"fake,36,1,2,1,{1 / 3},{1 / 37},0"]  # the same is added once
     nothing = (workspace.root / "out" / "detection_info.csv").read_text().splitlines()
     assert nothing[1] == "fake,37,0,3,0,0.0,0.0,None"
 

@@ -232,7 +232,7 @@ class TestResuming:
     def test_start_that_was_cut_short(self, tmp_path: Path) -> None:
         folder = tmp_path / "store"
         make(folder)
-        (folder / "manifest.json").rename(folder / ".manifest.json.x1.part")
+        (folder / "manifest.json").rename(folder / ".manifest.json.x1_abcde.part")
         (folder / "data.npy").write_bytes(b"half")
         store = make(folder)
         fill(store)

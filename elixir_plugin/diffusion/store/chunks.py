@@ -39,8 +39,9 @@ from numpy.typing import NDArray
 
 from ...core.context import Context
 from ...errors import RunError
-from ...io.files import atomic_file, remove_leftovers, writing
-from ...io.locks import NO_SUPPORT, locked
+from ...io.files import atomic_file, is_leftover, remove_leftovers, writing
+from ...io.holding import NO_SUPPORT
+from ...io.locks import locked
 from .manifest import START_OVER, Geometry, make_manifest, refuse_other
 
 MANIFEST, DATA, MARKS, LOCK = "manifest.json", "data.npy", "marks", ".lock"
@@ -240,7 +241,7 @@ def _refuse_other_files(folder: Path) -> None:
     with writing(folder):
         names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     mine = (DATA, MARKS, LOCK, MANIFEST)  # the last one when another process makes it at this moment
-    own = {name for name in names if name in mine or (name[:1] == "." and name.endswith(".part"))}
+    own = {name for name in names if name in mine or is_leftover(name)}
     if names - own or (names and LOCK not in names):  # without a lock, a data.npy is not ours
         found = sorted(names - own or names)[0]
         raise RunError("folder holds something else", where=folder, found=found, hint="choose another folder")
