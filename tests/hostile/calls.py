@@ -80,11 +80,10 @@ def exported(folder: Path) -> object:
 
 
 def native(folder: Path) -> object:
-    from elixir_plugin.runs.native import written_by_another
-    from elixir_plugin.runs.spec import RunSpec
+    """Look whether what a run wrote for the toolkit is as it left it."""
+    from elixir_plugin.runs.native import _edited, _read
 
-    spec = RunSpec.build({"defense": "d3", "source": {"adapter": "testbed", "path": "badnets"}})
-    return written_by_another(folder / "native", spec)
+    return [_edited(folder / "native", entry) for entry in _read(folder / "native").values()]
 
 
 def compared(folder: Path) -> object:

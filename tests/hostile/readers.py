@@ -264,7 +264,12 @@ def _runs() -> list[Reader]:
         *_many("events", rooms.run, of("runs.events", "read_events", "run"), events),
         *_many("costs of attempts", rooms.run, of("runs.events", "previous_attempts", "run"), events),
         *_many("comparison", rooms.run, compared, {"run/report.json": _DOCUMENTS}),
-        *_many("written files", rooms.run, native, {"native/.elixir_plugin_written.json": _DOCUMENTS}),
+        *_many(
+            "written files",
+            rooms.run,
+            native,
+            {"native/.elixir_plugin_written.json": _DOCUMENTS, "native/model/model.json": _DOCUMENTS},
+        ),
         *_many("checkout", rooms.checkout, inspected, {".": _TREES, ".elixir_plugin.json": _DOCUMENTS}),
         *_many("card to be replaced", rooms.results, save, {"d3-*.json": _DOCUMENTS}),
         *_many("table to be longer", rooms.results, append, {"detection_info.csv": _DOCUMENTS}, adds=True),

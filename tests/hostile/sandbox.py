@@ -52,7 +52,7 @@ class Limits:
     memory: int = 3 << 30
     resident: int = 3 << 29
     cpu: float = 6
-    wall: float = 20
+    wall: float = 60
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def test_a_result_that_differs_is_noticed(tmp_path: Path) -> None:
 
     run = Interrupted(Scenario("careless", prepare, careless), tmp_path)
     assert run.events == 2
-    assert run.attempt("killed", 1) == "careless, killed before event 1 of 2: then it differs in result"
+    assert run.attempt("killed", 1) == "careless, killed before event 1 of 2: then it differs in begun, result"
     assert "OSError" in (run.attempt("disk full", 2) or "")
 
 
