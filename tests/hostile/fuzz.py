@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hostile import Hostile, _prepare, read_watched
 from mutations import count_of, form_of, mutated
-from readers import READERS, Reader
+from readers import READERS, Reader, put
 from sandbox import Job, Limits, Result, run_jobs
 
 
@@ -34,19 +34,18 @@ def job(hostile: Hostile, reader: Reader, seed: int, keep: Sequence[int] | None 
     valid = (room / reader.slot).read_bytes()
     place = hostile.place(reader)
     source = hostile.folder / "mutated" / place.name / "input"
-    prepare = partial(_written, reader, room, source, place, valid, seed, keep)
+    make_input = partial(_written, source, valid, form_of(valid, reader.slot), seed, keep)
+    prepare = partial(_prepare, reader, room, make_input, place)
     kept = () if reader.adds else (place / reader.slot if reader.writes else place,)
     free = (place,) if reader.adds else tuple(place / name for name in reader.writes)
     return Job(f"{reader.name} {seed}", partial(read_watched, reader, place), prepare, kept, free)
 
 
-def _written(
-    reader: Reader, room: Path, source: Path, place: Path, valid: bytes, seed: int, keep: Sequence[int] | None
-) -> None:
+def _written(source: Path, valid: bytes, form: str, seed: int, keep: Sequence[int] | None, slot: Path) -> None:
     source.parent.mkdir(parents=True, exist_ok=True)
     source.unlink(missing_ok=True)
-    source.write_bytes(mutated(valid, form_of(valid, reader.slot), seed, keep))
-    _prepare(reader, room, source, place)
+    source.write_bytes(mutated(valid, form, seed, keep))
+    put(source, slot)
 
 
 def minimal(hostile: Hostile, reader: Reader, seed: int) -> tuple[tuple[int, ...], Result]:

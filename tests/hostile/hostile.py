@@ -40,8 +40,10 @@ class Hostile:
             self.rooms[make_room] = place
         return self.rooms[make_room]
 
-    def input(self, kind: Kind) -> Path:
-        """Return where *kind* is."""
+    def input(self, kind: Kind) -> Path | None:
+        """Return where *kind* is; None where it is made anew in its place: a folder, or what is linked by its place."""
+        if kind.family in WHOLE:
+            return None
         name = str(kind)
         if name not in self.kinds:
             self.kinds[name] = make(kind, self.folder / "kinds" / str(len(self.kinds)))
@@ -56,7 +58,10 @@ class Hostile:
         jobs = [self._job(reader, kind) for reader, kind in pairs]
         MARK.unlink(missing_ok=True)
         before = {name: digest(path) for name, path in self.kinds.items()}
-        yield from run_jobs(jobs, self.folder / "child", limits)
+        try:
+            yield from run_jobs(jobs, self.folder / "child", limits)
+        finally:
+            clear(self.folder / "at")
         for name, path in self.kinds.items():
             if digest(path) != before[name]:
                 yield Result(f"any reader | {name}", "changed", "its content is another one")
@@ -80,22 +85,31 @@ class Hostile:
         return Job(
             f"{reader.name} | {kind}",
             partial(read_watched, reader, place),
-            partial(_prepare, reader, room, source, place),
-            kept=() if reader.adds else (source.parent, whole),
+            partial(_prepare, reader, room, partial(_made, kind, source), place),
+            kept=() if reader.adds else (whole,) if source is None else (source.parent, whole),
             free=writes,
         )
 
 
-def _prepare(reader: Reader, room: Path, source: Path, place: Path) -> None:
+def _made(kind: Kind, source: Path | None, slot: Path) -> None:
+    """Put *kind* at *slot*."""
+    if source is not None:
+        put(source, slot)
+        return
+    clear(slot)
+    clear(slot.with_name(f"{slot.name}.links"))  # what one kind has beside it
+    kind.build(slot)
+
+
+def _prepare(reader: Reader, room: Path, make_input: Callable[[Path], object], place: Path) -> None:
     """Put the hostile input into a room, a fresh one where the last reading may have changed it."""
     slot = place / reader.slot
+    place.parent.mkdir(parents=True, exist_ok=True)
     if reader.writes or reader.adds or slot == place or not place.is_dir() or place.is_symlink():
         clear(place)
         if slot != place:
-            place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copytree(room, place, symlinks=True)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    put(source, slot)
+    make_input(slot)
 
 
 def read_watched(reader: Reader, place: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -83,11 +84,15 @@ def _linked(source: str | Path, target: str | Path) -> None:
 
 
 def clear(slot: Path) -> None:
-    """Remove what is at *slot*."""
-    if slot.is_dir() and not slot.is_symlink():
-        shutil.rmtree(slot)
-    else:
+    """Remove what is at *slot*, also folders that are too many in each other for Python, or closed."""
+    if slot.is_symlink() or not slot.is_dir():
         slot.unlink(missing_ok=True)
+        return
+    try:
+        shutil.rmtree(slot)
+    except (OSError, RecursionError):
+        subprocess.run(["chmod", "-R", "u+rwX", slot], check=False, capture_output=True)
+        subprocess.run(["rm", "-rf", slot], check=True)
 
 
 _IMAGES, _DATA, _DOCUMENTS, _TREES = "images", "data_files", "documents", "trees"

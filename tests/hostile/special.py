@@ -42,7 +42,7 @@ def loop(path: Path) -> None:
 
 def long_chain(path: Path) -> None:
     """A chain of links that is longer than any system follows."""
-    folder = path.parent / f"{path.name}.links"
+    folder = path.with_name(f"{path.name}.links")
     folder.mkdir()
     for number in range(60):
         (folder / str(number)).symlink_to(folder / str(number + 1))
