@@ -13,6 +13,7 @@ from pydantic import Field
 from ..adapter import Adapter, Source
 from ..api.arrays import array_images, integer_labels, is_one_hot
 from ..core.case import Case, Origin, TriggeredSet, Truth
+from ..core.classes import MOST, shown_classes
 from ..core.classifier.classifier import Classifier
 from ..core.images import ImageSet, Index, checked_labels
 from ..core.metrics import Evaluation
@@ -42,7 +43,7 @@ class ArraysOptions(ModelOptions):
     added: ClassVar[Mapping[str, Any]] = {**ModelOptions.added}
 
     layout: Literal["auto", "nhwc", "nchw"] = "auto"
-    num_classes: int | None = Field(None, ge=2)
+    num_classes: int | None = Field(None, ge=2, le=MOST)
     kind: Literal["dirty-label", "clean-label", "indiscriminate"] | None = None
 
 
@@ -231,8 +232,7 @@ def _count_classes(labels: Mapping[str, NDArray[Any]], model: Classifier | None,
         return model.num_classes
     if (width := _width(labels, where)) is not None:
         return width
-    highest = [int(array.max()) for array in labels.values() if array.size and array.dtype.kind in "iu"]
-    count = max(highest, default=0) + 1
+    count = max(1, shown_classes((array for array in labels.values() if array.dtype.kind in "iu"), where))
     notes.append(f"number of classes taken from the highest label: {count} (option num_classes)")
     return count
 

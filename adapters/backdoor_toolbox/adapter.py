@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -15,8 +16,9 @@ from pydantic import Field
 
 from ...adapter import Adapter, Placement, Source, existing
 from ...core.case import Case, Origin, TriggeredSet, Truth
+from ...core.classes import MOST, shown_classes
 from ...core.classifier.classifier import Classifier, build_module
-from ...core.classifier.weights import load_by_name
+from ...core.classifier.weights import build_by_name
 from ...core.images import ImageSet
 from ...core.metrics import Evaluation
 from ...core.outcome import Outcome
@@ -56,7 +58,7 @@ class BackdoorToolboxOptions(Settings):
 
     clean: Path | None = None
     test: Path | None = None
-    num_classes: int | None = Field(None, ge=2)
+    num_classes: int | None = Field(None, ge=2, le=MOST)
     seed: int = Field(SEED, ge=0)
     model: Literal["none"] | Path | None = None
     architecture: str = ARCHITECTURE
@@ -86,7 +88,7 @@ class BackdoorToolbox(Adapter):
         labels = read_labels(folder / "labels")
         classes = self.options.num_classes or (known.num_classes if known else None)
         if classes is None:
-            classes = max(2, int(labels.max(initial=0)) + 1)
+            classes = max(2, shown_classes([labels], str(folder / "labels")))
             notes.append(f"number of classes taken from the highest label: {classes} (option num_classes)")
         train = read_set(folder, labels, classes, folder / "labels")
         sets = {name: self._clean_part(folder, name, classes, notes) for name in ("clean", "test")}
@@ -188,9 +190,9 @@ class BackdoorToolbox(Adapter):
         if file == "none" or (self.options.model is None and not Path(file).exists()):
             return None
         architecture = self.options.architecture
-        module = build_module(architecture, num_classes, channels)
+        make = partial(build_module, architecture, num_classes, channels)
         try:
-            load_by_name(module, read_torch(Path(file)), where=str(file))
+            module = build_by_name(make, read_torch(Path(file)), where=str(file))
         except InputError as error:
             known = ", ".join(sorted(plugins().offers()["architecture"]))
             raise InputError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 
 from ...core.classifier.classifier import build_module, evaluating
-from ...core.classifier.weights import load_by_name
+from ...core.classifier.weights import build_by_name
 from ...errors import InputError
 from ...hookspecs import Entry, hookimpl
 from ...io.reading import read_torch
@@ -60,9 +61,8 @@ def network_of(args: Any) -> str | None:
 
 def misfit(file: Path, architecture: str, num_classes: int) -> InputError | None:
     """Return why the weights in *file* do not belong to *architecture*, or None when they do."""
-    module = build_module(architecture, num_classes)
     try:
-        load_by_name(module, read_torch(file), where=str(file))
+        build_by_name(partial(build_module, architecture, num_classes), read_torch(file), where=str(file))
     except InputError as error:
         return error
     return None

@@ -6,6 +6,7 @@ Facts about the format were taken from the toolkit's behaviour; none of its code
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,7 +16,7 @@ from pydantic import Field
 from ...adapter import Adapter, Placement, Source
 from ...core.case import Case, Origin, TriggeredSet
 from ...core.classifier.classifier import Classifier, build_module
-from ...core.classifier.weights import WRAPPERS, load_by_name
+from ...core.classifier.weights import WRAPPERS, build_by_name
 from ...core.draws import Draw
 from ...core.images import ImageBacking, ImageSet, Index, LazyImages
 from ...core.metrics import Evaluation
@@ -183,9 +184,9 @@ class BackdoorBench(Adapter):
 
     def _model(self, record: Record, notes: list[str]) -> tuple[Classifier, dict[str, Any]]:
         architecture = self.options.architecture or _architecture(record)
-        module = build_module(architecture, record.num_classes, record.shape[2])
         weights, prefix = _without_prefix(record.weights)
-        load_by_name(module, weights, where=f"{record.file}: model")
+        make = partial(build_module, architecture, record.num_classes, record.shape[2])
+        module = build_by_name(make, weights, where=f"{record.file}: model")
         known = DATASETS.get(record.dataset)
         mean = self.options.mean or (known.mean if known else (0.0,))
         std = self.options.std or (known.std if known else (1.0,))

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.case import Truth
+from ...core.classes import checked_count
 from ...core.images import Images, ImageSet, Index, checked_labels
 from ...errors import InputError
 from ...io.folders import is_folder
@@ -101,7 +102,7 @@ def read_record(path: Path) -> Record:
     if len(shape) != 3 or min(shape) < 1:
         raise InputError("broken record", where=f"{file}: img_size", found=shape, allowed="(height, width, channels)")
     refuse_pixels(shape[1], shape[0], f"{file}: img_size")
-    num_classes = as_int(content["num_classes"], file, "num_classes")
+    num_classes = checked_count(as_int(content["num_classes"], file, "num_classes"), f"{file}: num_classes")
     train = content["bd_train"]
     if isinstance(train, dict) and "x" in train and train["x"] is None:  # how v1 says "none"
         train = None

@@ -29,6 +29,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+from ...api.convert import least_classes
 from ...core.case import Case, Origin, TriggeredSet
 from ...core.images import ImageSet
 from ...core.scale import scale_notes
@@ -71,8 +72,7 @@ def read_case(
     given = {"train": train, "test": test, "test_poisoned": test_poisoned, "clean": clean}
     given = {name: dataset for name, dataset in given.items() if dataset is not None}
     raw = {name: read_plain(each, color=color, seed=seed, where=name) for name, each in given.items()}
-    named = [*map(classes_of, given.values()), *(each.least_classes() for each in raw.values())]
-    classes = num_classes or max(named, default=0)
+    classes = num_classes or least_classes(raw.values(), max(map(classes_of, given.values()), default=0))
     sets: dict[str, ImageSet] = {name: each.image_set(classes, name) for name, each in raw.items()}
     classifier = None
     if model is not None:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import nn
 
+from ...api.convert import least_classes
 from ...core.case import Case
 from ...core.classifier.classifier import Classifier
 from ...core.classifier.weights import load_by_name
@@ -86,8 +87,7 @@ class Behaviour:
         if self.model is not None:
             refuse_other_inputs(given, self.color)
         raw = {name: read_plain(each, color=self.color, seed=self.seed, where=name) for name, each in given.items()}
-        named = [classes_of(each) for each in given.values()]
-        classes = max([*named, *(each.least_classes() for each in raw.values())], default=0)
+        classes = least_classes(raw.values(), max(map(classes_of, given.values()), default=0))
         self._notes = [note for each in raw.values() for note in each.notes]
         return {name: each.image_set(classes, name) for name, each in raw.items()}
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from ...core.classes import checked_count
 from ...core.classifier.classifier import Classifier
 from ...errors import InputError, preview_list
 from ...io.documents import parse_json
@@ -100,6 +101,7 @@ def read_class_names(file: Path) -> tuple[str, ...]:
     names = parse_json(text, where=file) if as_json else [line.strip() for line in text.splitlines() if line.strip()]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError("not a list of class names", where=file, allowed="one name per line, or a JSON list of text")
+    checked_count(len(names), str(file))
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     odd = [name for name in names if "/" in name or "\0" in name or name in ("", ".", "..")]
     if twice or odd or len(names) < 2:
@@ -156,7 +158,8 @@ def _refuse_other_classes(folders: ClassFolders, suspect: ClassFolders) -> None:
 
 def _refuse_unnamed(folders: ClassFolders, classes: Sequence[str], file: Path, notes: list[str]) -> None:
     """Refuse class folders that the list of classes does not name; such folders without an image are only noted."""
-    odd = [name for name in folders.files if name not in classes]
+    known = set(classes)
+    odd = [name for name in folders.files if name not in known]
     if filled := [name for name in odd if folders.files[name]]:
         raise InputError(
             "class folders that are not in the list of classes",

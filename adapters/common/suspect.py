@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Annotated, Any, ClassVar
@@ -21,12 +22,13 @@ from ...core.classifier.copies import copied
 from ...core.classifier.fresh import drawing
 from ...core.classifier.intake import examined
 from ...core.classifier.matching import Make
-from ...core.classifier.weights import read_facts
+from ...core.classifier.weights import build_by_name, read_facts
 from ...core.images import Images
 from ...core.settings import Settings
 from ...errors import InputError, SettingsError, nearest
 from ...io.folders import is_folder
 from ...io.opening import is_there
+from ...io.reading import read_tensors
 
 CLASSES = ("num_classes", "n_classes", "nb_classes", "classes", "num_labels")  # how factories call these
 CHANNELS = ("channels", "in_channels", "in_chans", "num_channels")
@@ -136,7 +138,8 @@ def _saved(options: ModelOptions, folder: Path, channels: int) -> Classifier:
             allowed=facts.architecture,
         )
     with drawing(0):
-        module = maker(options.architecture, channels)(facts.num_classes)
+        make = partial(maker(options.architecture, channels), facts.num_classes)
+        module = build_by_name(make, read_tensors(folder / "model.safetensors"), where=str(folder))
     model = Classifier.load(folder, module)
     model.architecture = _known(options.architecture)
     return model

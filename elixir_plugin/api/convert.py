@@ -7,7 +7,7 @@ is never read.
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterator, Mapping, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from ..core.classes import shown_classes
 from ..core.classifier.classifier import to_batch
 from ..core.images import Images, ImageSet
 from ..core.scale import refuse_zeros_and_ones
@@ -44,11 +45,11 @@ class RawDataset:
     notes: tuple[str, ...] = ()
 
     def least_classes(self) -> int:
-        """Return the width of one-hot labels, else the number of names, or the highest label plus one if it is more."""
-        if is_one_hot(self.labels):
-            return int(self.labels.shape[1])
-        highest = int(self.labels.max()) + 1 if self.labels.size and self.labels.dtype.kind in "iu" else 0
-        return max(highest, len(self.classes or ()))
+        """Return the width of one-hot labels, else the number of names, or the highest label plus one if it is more.
+
+        :raises InputError: when that is no number of classes, see :func:`~elixir_plugin.core.classes.shown_classes`.
+        """
+        return least_classes([self])
 
     def image_set(self, num_classes: int, where: str) -> ImageSet:
         """Return the checked image set; it has names of classes where there are as many distinct ones as classes."""
@@ -56,6 +57,21 @@ class RawDataset:
         labels = integer_labels(self.labels, num_classes, f"{where}: labels")
         named = self.classes is not None and len(set(self.classes)) == len(self.classes) == num_classes
         return ImageSet(self.images, labels, num_classes, classes=self.classes if named else None)
+
+
+def least_classes(parts: Iterable[RawDataset], named: int = 0) -> int:
+    """Return what one-hot labels and names say, at least *named*, or the highest label plus one if it is more.
+
+    :raises InputError: when that is no number of classes, see :func:`~elixir_plugin.core.classes.shown_classes`.
+    """
+    labels = []
+    for part in parts:
+        one_hot = is_one_hot(part.labels)
+        named = max(named, part.labels.shape[1] if one_hot else len(part.classes or ()))
+        if not one_hot and part.labels.size and part.labels.dtype.kind in "iu":
+            labels.append(part.labels)
+    beyond = any(int(array.max()) >= named for array in labels)
+    return shown_classes(labels) if beyond else named
 
 
 def to_raw(

@@ -30,7 +30,7 @@ from ..defense import Defense, get_defense
 from ..errors import InputError, SettingsError
 from ..plugins import plugins
 from .arrays import Layout, Normalisation
-from .convert import to_raw
+from .convert import least_classes, to_raw
 from .items import Key
 from .models import as_classifier
 
@@ -179,7 +179,7 @@ def make_case(
             shown = next((each.read(slice(0, 2)) for each in sets.values()), None)
         classifier = as_classifier(model, images=shown, num_classes=classes, mean=mean, std=std)
         classes = classifier.num_classes
-    classes = classes or max((each.least_classes() for each in raw.values()), default=0)
+    classes = classes or least_classes(raw.values())
     sets |= {name: each.image_set(classes, name) for name, each in raw.items()}
     notes = (*(note for each in raw.values() for note in each.notes), *scale_notes(sets))
     return Case(train=sets.get("train"), clean=sets.get("clean"), model=classifier, notes=notes)

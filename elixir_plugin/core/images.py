@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, preview_list
+from .classes import checked_count
 from .lazy import ImageBacking, Images, Index, LazyImages
 from .scale import in_unit_range
 
@@ -58,7 +59,7 @@ class ImageSet:
     ) -> None:
         self.images = _checked_images(images)
         n = images.shape[0]
-        self.num_classes = int(num_classes)
+        self.num_classes = checked_count(num_classes)
         self.labels: Index = checked_labels(labels, n, self.num_classes)
         self.names = None if names is None else tuple(names)
         self.classes = checked_classes(classes, self.num_classes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ...errors import InputError, SettingsError, nearest
 from ...io.files import write_json, write_tensors
 from ...io.reading import read_tensors
 from ...plugins import plugins
+from ..classes import checked_count
 from ..images import ImageSet, checked_classes
 from .copies import copied
 from .fresh import drawing, reset
@@ -25,7 +27,7 @@ from .head import find_head
 from .modes import evaluating as evaluating  # noqa: PLC0414  (its former home)
 from .normalisation import PerChannel, per_channel, refuse_other_scale
 from .outputs import Form, as_logits, main_rows
-from .weights import load_by_name, read_facts, unwrap
+from .weights import build_by_name, load_by_name, read_facts, unwrap
 
 
 class Classifier(nn.Module):
@@ -69,7 +71,7 @@ class Classifier(nn.Module):
         mean, std = per_channel(mean, channels, where="mean"), per_channel(std, channels, where="std")
         refuse_other_scale(mean, std)
         self.module = unwrap(module)
-        self.num_classes = num_classes
+        self.num_classes = checked_count(num_classes)
         self.channels = channels
         self.architecture = architecture
         self.input_size = input_size
@@ -211,8 +213,10 @@ class Classifier(nn.Module):
                     hint="name what builds the module, e.g. {option:architecture=nets.py:make_net}, or pass it: "
                     "Classifier.load(folder, module)",
                 )
-            module = build_module(facts.architecture, facts.num_classes, facts.channels)
-        load_by_name(module, read_tensors(folder / "model.safetensors"), where=str(folder))
+            make = partial(build_module, facts.architecture, facts.num_classes, facts.channels)
+            module = build_by_name(make, read_tensors(folder / "model.safetensors"), where=str(folder))
+        else:
+            load_by_name(module, read_tensors(folder / "model.safetensors"), where=str(folder))
         return cls(module, **facts.model_dump()).eval()
 
 

@@ -6,10 +6,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from .weights import misfits
+from .weights import misfits, outline
 
 AVERAGED = re.compile(r"(^|[._/-])(ema|swa|averaged?|avg)([._/-]|$)", re.IGNORECASE)
 PROFILED = ("total_ops", "total_params")  # what the profiler thop leaves in modules
@@ -109,5 +108,4 @@ def without_numbers(make: Make, classes: int) -> dict[str, Tensor]:
 
     :raises RuntimeError, NotImplementedError: when the module takes numbers to build.
     """
-    with torch.device("meta"):
-        return make(classes).state_dict()
+    return outline(lambda: make(classes)).state_dict()

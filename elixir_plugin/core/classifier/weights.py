@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from typing_extensions import Self
 
 from ...errors import InputError, preview_list
 from ...io.pickles import is_dense
 from ...io.reading import read_json
+from ..classes import MOST
 from .outputs import Form
 
 WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel, DDP and torch.compile put before every name
@@ -29,9 +33,45 @@ def unwrap(module: nn.Module) -> nn.Module:
         module = inner
 
 
-def load_by_name(
-    module: nn.Module, state: Any, *, where: str, hint: str = "name the architecture the weights were trained with"
-) -> None:
+NAMED = "name the architecture the weights were trained with"
+
+
+def build_by_name(make: Callable[[], nn.Module], state: Any, *, where: str, hint: str = NAMED) -> nn.Module:
+    """Return the module that *make* builds, filled as :func:`load_by_name` does.
+
+    A file may name a network of any size, so it is compared with the weights before it gets memory. One that cannot be
+    built without its numbers is built at once.
+
+    :raises InputError: as :func:`load_by_name`.
+    """
+    with suppress(NotImplementedError, RuntimeError):
+        _matched(outline(make), state, where, hint)
+    module = make()
+    load_by_name(module, state, where=where, hint=hint)
+    return module
+
+
+class _LayersOnMeta(TorchFunctionMode):
+    """Gives no memory to what layers leave empty for their weights; other numbers are there to compute sizes with."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **{**(kwargs or {}), **({"device": "meta"} if func is torch.empty else {})})
+
+
+def outline(make: Callable[[], nn.Module]) -> nn.Module:
+    """Return the module that *make* builds, with weights that have names and shapes and take no memory.
+
+    :raises RuntimeError, NotImplementedError: when it takes its weights' numbers to build.
+    """
+    try:
+        with torch.device("meta"):
+            return make()
+    except (NotImplementedError, RuntimeError):
+        with _LayersOnMeta():
+            return make()
+
+
+def load_by_name(module: nn.Module, state: Any, *, where: str, hint: str = NAMED) -> None:
     """Load a state dict from elsewhere into *module*, matching by name only.
 
     Wrapper prefixes are stripped. A name that is missing, left over, of another shape or not dense refuses the whole
@@ -40,6 +80,12 @@ def load_by_name(
     :param hint: what a reader can do about weights that do not fit.
     :raises InputError: listing what did not match. *module* is then unchanged.
     """
+    wanted, given = module.state_dict(), _matched(module, state, where, hint)
+    module.load_state_dict({name: given.get(name, value) for name, value in wanted.items()})
+
+
+def _matched(module: nn.Module, state: Any, where: str, hint: str) -> dict[str, Tensor]:
+    """Return the weights in *state* under the names that *module* has for them; refuse them where they do not fit."""
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError("not a state dict", where=where, found=type(state).__name__, allowed="names -> tensors")
     wanted = module.state_dict()
@@ -55,7 +101,7 @@ def load_by_name(
             allowed=f"the {len(wanted)} names and shapes of {type(module).__name__}",
             hint=hint,
         )
-    module.load_state_dict({name: given.get(name, value) for name, value in wanted.items()})
+    return given
 
 
 def odd_weights(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
@@ -106,7 +152,7 @@ class ModelFacts(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     architecture: str | None
-    num_classes: int = Field(ge=1, le=1_000_000)
+    num_classes: int = Field(ge=1, le=MOST)
     channels: int = Field(ge=1, le=1024)
     mean: tuple[Number, ...]
     std: tuple[Annotated[Number, Field(gt=0)], ...]
