@@ -30,7 +30,7 @@ _BEGINNINGS = (
 )  # fmt: skip
 _OTHERS = (
     (b"%!PS", "a PostScript file"), (b"\xc5\xd0\xd3\xc6", "a PostScript file (EPS)"), (b"%PDF", "a PDF file"),
-    (b"\0\0\1\0", "an icon (ICO)"), (b"\0\0\2\0", "a cursor (CUR)"), (b"icns", "an icon (ICNS)"),
+    (b"\0\0\1\0", "an icon (ICO)"), (b"\0\0\2\0", "a TGA image, or a cursor"), (b"icns", "an icon (ICNS)"),
     (b"8BPS", "a Photoshop file"), (b"gimp xcf", "a GIMP file"), (b"\xd7\xcd\xc6\x9a", "a Windows metafile"),
     (b"\1\0\0\0", "a Windows metafile, or no image"), (b"\0\0\0\x0cjP  ", "a JPEG 2000 image"),
     (b"\xff\x4f\xff\x51", "a JPEG 2000 image"), (b"\0\0\0\x0cJXL ", "a JPEG XL image"),

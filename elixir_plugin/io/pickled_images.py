@@ -59,7 +59,7 @@ class PickledImage:
             or not isinstance(mode, str)
             or not isinstance(data, bytes | bytearray)
         ):
-            raise _broken(where, f"{type(mode).__name__}, {type(data).__name__}")
+            raise _broken(where, f"{width} × {height} pixels of {type(mode).__name__}, in {type(data).__name__}")
         if mode in _DEEP:
             raise too_deep(mode, where)
         row = (width + 7) // 8 if mode == "1" else width * _BYTES.get(mode, 0)

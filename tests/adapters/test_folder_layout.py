@@ -192,7 +192,7 @@ class TestJunk:
         assert "2 image files of formats that are not read" in read(tmp_path).notes[0]
 
     @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
-    def test_a_pipe_is_not_waited_for(self, tmp_path: Path, refused: Refused) -> None:
+    def test_a_pipe_is_not_waited_for(self, tmp_path: Path) -> None:
         os.mkfifo(tree(tmp_path, "a/0.png", "b/0.png") / "a" / "1.png")
         with pytest.raises(InputError, match="1 of 3 image files") as caught:
             read(tmp_path)
