@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, preview_list
 from .classes import checked_count
-from .lazy import ImageBacking, Images, Index, LazyImages
+from .lazy import ImageBacking, Images, Index, LazyImages, Rows
 from .scale import in_unit_range
 
 __all__ = [
@@ -66,7 +66,7 @@ class ImageSet:
         self.ids: Index = frozen(np.arange(n) if ids is None else np.array(ids, np.int64))
         if self.names is not None and len(self.names) != n:
             raise InputError("one name per image", where="names", found=len(self.names), allowed=n)
-        if self.ids.shape != (n,) or len(np.unique(self.ids)) != n:
+        if ids is not None and (self.ids.shape != (n,) or len(np.unique(self.ids)) != n):
             raise InputError("ids must be unique, one per image", where="ids", found=self.ids.shape, allowed=(n,))
         self.mark = object()
 
@@ -120,8 +120,7 @@ class ImageSet:
         if isinstance(self.images, np.ndarray) and not isinstance(self.images, np.memmap):
             images = self.images[rows]
         else:
-            backing = self.images
-            images = LazyImages(lambda i: backing[rows[i : i + 1]][0], len(rows), self.image_shape, backing.dtype)
+            images = LazyImages.over(Rows(self.images, rows))
         names = None if self.names is None else [self.names[i] for i in rows]
         return ImageSet(images, self.labels[rows], self.num_classes, names, self.ids[rows], classes=self.classes)
 

@@ -80,6 +80,19 @@ class LazyImages:
         return LazyImages.over(self)
 
 
+class Rows:
+    """Some of the images of *backing*, in the order of *rows*."""
+
+    def __init__(self, backing: ImageBacking, rows: Index) -> None:
+        self.backing, self.rows = backing, rows
+        self.shape: tuple[int, ...] = (len(rows), *backing.shape[1:])
+        self.dtype: np.dtype[Any] = backing.dtype
+
+    def __getitem__(self, index: slice | Index) -> Images:
+        images: Images = self.backing[self.rows[index]]
+        return images
+
+
 def concealed(function: F) -> F:
     """Return *function* behind an object that has no attribute which leads to it.
 

@@ -135,7 +135,7 @@ def mutations(figures: Figures, budget: Budget, folder: Path) -> None:
         for name, reader in targets(hostile).items():
             while (first := figures.item("mutations", name)["tried"]) < budget.mutations:
                 seeds = range(first, min(first + CHUNK, budget.mutations))
-                results = list(fuzz(hostile, reader, seeds))
+                results = list(fuzz(hostile, [reader], seeds))
                 faults = [
                     f"{each}\n    python tests/hostile/fuzz.py {name!r} {each.name.split()[-1]}"
                     for each in results

@@ -24,9 +24,12 @@ def targets(hostile: Hostile) -> dict[str, Reader]:
     return {name: each for name, each in settled.items() if (hostile.room(each.room) / each.slot).is_file()}
 
 
-def fuzz(hostile: Hostile, reader: Reader, seeds: Sequence[int], limits: Limits | None = None) -> Iterator[Result]:
-    """Yield the result for every seed; its name says how to try it again."""
-    yield from run_jobs([job(hostile, reader, seed) for seed in seeds], hostile.folder / "child", limits)
+def fuzz(
+    hostile: Hostile, readers: Sequence[Reader], seeds: Sequence[int], limits: Limits | None = None
+) -> Iterator[Result]:
+    """Yield the result of every reader and seed; its name says both."""
+    jobs = [job(hostile, reader, seed) for reader in readers for seed in seeds]
+    yield from run_jobs(jobs, hostile.folder / "child", limits)
 
 
 def job(hostile: Hostile, reader: Reader, seed: int, keep: Sequence[int] | None = None) -> Job:

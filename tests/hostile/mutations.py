@@ -248,7 +248,9 @@ def of_zip(content: bytes, draws: Draws) -> bytes:
         out, "w", draws.choice((zipfile.ZIP_STORED, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
     ) as archive:
         for each, value in members.items():
-            archive.writestr(each, value)
+            info = zipfile.ZipInfo(each)  # made at a fixed time
+            info.compress_type = archive.compression
+            archive.writestr(info, value)
     return out.getvalue()
 
 
