@@ -32,6 +32,7 @@ SHORT: dict[str, dict[str, Any]] = {  # settings that make a run on eight images
         "confusion_lr": (0.01,),
         "lam": (10,),
         "shifted_from": 2,
+        "held_out": 0.5,
     },
     "eclipse": {
         "fit": {"size": "tiny", "length": 1000, "t_train_max": 40, "iterations": 3, "batch_size": 4},
