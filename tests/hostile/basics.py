@@ -121,14 +121,17 @@ def _calls() -> dict[str, bytes]:
     }
 
 
+CALLS = _calls()  # what would run when it is unpickled
+
+
 def _data() -> dict[str, Callable[[], bytes]]:
     found: dict[str, Callable[[], bytes]] = {}
-    for name, value in _calls().items():
+    for name, value in CALLS.items():
         found[f"pickle of {name}"] = lambda value=value: value
         found[f"torch zip of {name}"] = lambda value=value: torch_zip(value)
         found[f"npz of {name}"] = lambda value=value: zipped({"x_train.npy": npy("()", "|O", value)})
     found |= {
-        "npy of objects": lambda: npy("(1,)", "|O", _calls()["os.system"]),
+        "npy of objects": lambda: npy("(1,)", "|O", CALLS["os.system"]),
         "npy of a huge shape": lambda: npy("(1000000000000,)"),
         "npy of a shape of names": lambda: npy(code()),
         "npy of a deep head": lambda: npy("(" * 5000 + ")" * 5000),
@@ -157,7 +160,7 @@ def _data() -> dict[str, Callable[[], bytes]]:
         "tar of a path": lambda: tarred("../../x", b"x"),
         "tar of a link": lambda: tarred("x", b"", tarfile.SYMTYPE, "/etc/passwd"),
         "tar of a device": lambda: tarred("x", b"", tarfile.CHRTYPE),
-        "old tar of torch": lambda: tarred("storages", _calls()["os.system"]),
+        "old tar of torch": lambda: tarred("storages", CALLS["os.system"]),
         "torchscript": lambda: zipped({"a/constants.pkl": b"\x80\x02N.", "a/code/__torch__.py": code().encode()}),
         "pickle of a huge memo": lambda: b"\x80\x02K\x01r\xff\xff\xff\x0f.",
         "pickle of a huge memo read": lambda: b"\x80\x02j\xff\xff\xff\x7f.",

@@ -13,9 +13,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import argparse
 import json
 import platform
+import shlex
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -207,14 +207,15 @@ SECTIONS: dict[str, Callable[[Figures, Budget, Path], None]] = {
 }
 
 
-def block(figures: Figures, name: str, seconds: float) -> str:
-    """Return what stands between the marks in SECURITY.md."""
+def block(figures: Figures, options: str) -> str:
+    """Return what stands between the marks in SECURITY.md.
+
+    :param options: of the command that made the figures.
+    """
     system = (
         f"Python {platform.python_version()}, torch {torch.__version__}, {platform.system()} on {platform.machine()}"
     )
-    how = (
-        f"`python tests/hostile/figures.py --budget {name} --write`, seeds from 0, {os.cpu_count()} CPU cores, {system}"
-    )
+    how = f"`python tests/hostile/figures.py {options}`, seeds from 0, {os.cpu_count()} CPU cores, {system}"
     return "\n".join([BEGIN, *figures.lines(), "", f"{how}.", END])
 
 
@@ -240,7 +241,7 @@ def main(arguments: list[str] | None = None) -> int:
     file = ROOT / "build" / "hostile" / f"{given.budget}.json"
     if given.anew:
         file.unlink(missing_ok=True)
-    figures, started = Figures(file), time.monotonic()
+    figures = Figures(file)
     with tempfile.TemporaryDirectory() as folder:
         for name, run in SECTIONS.items():
             if given.only is None or name in given.only:
@@ -248,7 +249,7 @@ def main(arguments: list[str] | None = None) -> int:
                 run(figures, chosen, Path(folder))
     print("\n".join(figures.lines()))
     if given.write:
-        write(block(figures, given.budget, time.monotonic() - started))
+        write(block(figures, shlex.join(sys.argv[1:] if arguments is None else arguments)))
     return 1 if figures.failed else 0
 
 

@@ -46,13 +46,13 @@ class Limits:
 
     :param memory: bytes of address space above what the child has when it starts.
     :param resident: bytes of memory in use above what is in use when the reading starts.
-    :param cpu, wall: seconds.
+    :param cpu, wall: seconds; many of the latter, for a machine may be busy, and what waits for ever waits longer.
     """
 
     memory: int = 3 << 30
     resident: int = 3 << 29
     cpu: float = 6
-    wall: float = 60
+    wall: float = 120
 
 
 @dataclass(frozen=True)

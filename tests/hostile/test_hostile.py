@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import re
 import sys
 from pathlib import Path
 
+import basics
 import pytest
 import rooms
 from hostile import Hostile, pairs
@@ -50,6 +52,15 @@ def test_each_kind_once_and_each_reader_on_some(tmp_path: Path) -> None:
     assert {str(kind) for _, kind in chosen} == set(all_kinds())
     assert {reader.name for reader, _ in chosen} >= {each.name for each in READERS.values() if each.room not in COSTLY}
     assert failures(Hostile(tmp_path), chosen) == []
+
+
+def test_what_would_run_is_refused_and_not_only_harmless(tmp_path: Path) -> None:
+    names = [name for name in all_kinds() if re.match(r"data_files: (pickle|torch zip|npz) of .*", name)]
+    calls = [name for name in names if name.rpartition(" of ")[2] in basics.CALLS]
+    chosen = ("io.read_torch", "io.read_plain_pickle", "arrays: case.npz", "weights .pt")
+    tried = [(READERS[reader], all_kinds()[name]) for reader in chosen for name in calls]
+    assert len(calls) == 3 * len(basics.CALLS) > 60
+    assert [str(each) for each in Hostile(tmp_path).run(tried) if each.state != "refused"] == []
 
 
 @pytest.fixture(scope="module")
