@@ -56,7 +56,7 @@ def test_each_kind_once_and_each_reader_on_some(tmp_path: Path) -> None:
 
 def test_what_would_run_is_refused_and_not_only_harmless(tmp_path: Path) -> None:
     names = [name for name in all_kinds() if re.match(r"data_files: (pickle|torch zip|npz) of .*", name)]
-    calls = [name for name in names if name.rpartition(" of ")[2] in basics.CALLS]
+    calls = [name for name in names if name.partition(" of ")[2] in basics.CALLS]
     chosen = ("io.read_torch", "io.read_plain_pickle", "arrays: case.npz", "weights .pt")
     tried = [(READERS[reader], all_kinds()[name]) for reader in chosen for name in calls]
     assert len(calls) == 3 * len(basics.CALLS) > 60
