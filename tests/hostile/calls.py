@@ -64,7 +64,8 @@ def resumed(folder: Path) -> object:
     from elixir_plugin.runs.spec import RunSpec
 
     spec = RunSpec.from_yaml(folder / "run" / "run.yaml")
-    return run_defense(spec.model_copy(update={"out": str(folder / "run")}), quiet=True)
+    places = {"out": str(folder / "run"), "write_to": str(folder / "native")}
+    return run_defense(spec.model_copy(update=places), quiet=True)
 
 
 def card(folder: Path) -> object:
