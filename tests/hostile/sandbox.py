@@ -247,7 +247,7 @@ class Watch:
         elif event == "open":
             bad = isinstance(args[2], int) and bool(args[2] & WRITING) and not self._own(args[0])
         elif event in CHANGES:
-            bad = not all(self._own(each) for each in args[:2] if isinstance(each, str | bytes | os.PathLike))
+            bad = not all(self._own(each, args[-1]) for each in args[:2] if isinstance(each, str | bytes | os.PathLike))
         else:
             bad = event in STARTS
         if bad:
@@ -256,13 +256,15 @@ class Watch:
             self.on = True
             raise PermissionError(f"{event} is not allowed here")
 
-    def _own(self, path: object) -> bool:
+    def _own(self, path: object, folder: object = -1) -> bool:
+        """Tell whether *path* may be written; it counts from *folder*, a descriptor, where that is one."""
         if not isinstance(path, str | bytes | os.PathLike):
             return True  # a descriptor
         name = os.fsdecode(path)
         if name == os.devnull:
             return True
-        real = os.path.realpath(name)
+        base = os.readlink(f"/proc/self/fd/{folder}") if isinstance(folder, int) and folder >= 0 else ""  # noqa: PTH115
+        real = os.path.realpath(os.path.join(base, name))  # noqa: PTH118
         return os.path.join(real, "").startswith(self.free)  # noqa: PTH118
 
 
