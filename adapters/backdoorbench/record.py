@@ -28,7 +28,6 @@ from ..common.untrusted import numbers
 from .checks import as_int, expect, positions, rebased, rows
 
 FILE = "attack_result.pt"
-MOST_PIXELS = 4096  # along an edge, as for every other reader
 KEYS = ("model_name", "num_classes", "model", "data_path", "img_size", "clean_data", "bd_train", "bd_test")
 Held = NDArray[np.bool_]
 
