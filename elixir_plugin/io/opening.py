@@ -131,7 +131,7 @@ def read_bytes(path: Path, limit: int = TEXT_LIMIT) -> bytes:
     with open_file(path) as file:
         try:
             size = os.fstat(file.fileno()).st_size
-            # which takes memory for all that is asked for; None where reading would wait, as some files of the kernel do
+            # takes memory for all that is asked for; None where reading would wait, as some files of the kernel do
             content = file.read(min(size, limit) + 1) or b""
             if size < len(content) <= limit:  # it has grown meanwhile
                 content += file.read(limit + 1 - len(content)) or b""
