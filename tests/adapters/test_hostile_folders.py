@@ -56,10 +56,15 @@ def nested(root: Path, depth: int, name: str = "d") -> Iterator[None]:
             os.chdir(name)
         put(Path("0.png"))
         yield
-        for _ in range(depth):  # no recursion of shutil's goes so deep
-            shutil.rmtree(name, ignore_errors=True)
-            os.chdir("..")
     finally:
+        os.chdir(root / "a")
+        made = 0
+        while made < depth and Path(name).is_dir():  # by hand: no recursion of shutil's goes so deep
+            os.chdir(name)
+            made += 1
+        for _ in range(made):
+            os.chdir("..")
+            shutil.rmtree(name)
         os.fchdir(here)
         os.close(here)
 
