@@ -179,7 +179,7 @@ def folder_gone() -> ElixirError | None:
 
 @contextmanager
 def clear_ends(where: object) -> Iterator[None]:
-    """Turn memory that ran out, and a working folder that was removed, into one clear error.
+    """Turn memory that ran out, and a working or temporary folder that is not there, into one clear error.
 
     :raises RunError: instead of what the libraries raise.
     """
@@ -194,6 +194,14 @@ def clear_ends(where: object) -> Iterator[None]:
             raise told from None
         if isinstance(error, OSError) and (gone := folder_gone()) is not None:
             raise gone from None
+        if isinstance(error, FileNotFoundError) and "No usable temporary directory" in str(error):  # says tempfile
+            raise RunError(
+                "no temporary folder can be written",
+                where="TMPDIR",
+                found=os.environ.get("TMPDIR", "not set"),
+                allowed="a folder that can be written, with free space",
+                hint="set TMPDIR to one, then run it again",
+            ) from None
         raise
 
 
