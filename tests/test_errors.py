@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from elixir_plugin import errors
 from elixir_plugin.core.settings import Settings
-from elixir_plugin.errors import ElixirError, InputError, SettingsError, escape_control, nearest, reason_of, shown
+from elixir_plugin.errors import ElixirError, InputError, SettingsError, nearest, reason_of, shown
+from elixir_plugin.io.text import escape_control
 
 ALL = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, ElixirError)]
 

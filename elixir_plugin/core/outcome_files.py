@@ -88,7 +88,7 @@ def read_parts(folder: Path, like: Classifier | None) -> dict[str, Any]:
             "noise_level": facts.noise_level,
             "model": model,
             "verdict": None if facts.verdict is None else facts.verdict.model_dump(),
-            "curves": facts.curves,
+            "curves": content["curves"],  # whole numbers stay what they are
             "tables": facts.tables,
             "timings": facts.timings,
             "notes": facts.notes,

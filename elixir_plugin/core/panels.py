@@ -74,6 +74,8 @@ class Series(_Part):
             return values
         y = list(values["y"])
         x = values.get("x")
+        if x is not None and not isinstance(x, list | tuple | np.ndarray):
+            return values
         x = list(range(len(y))) if x is None or not len(x) else list(x)
         if len(x) == len(y) > LONGEST and not values.get("labels"):
             rows = np.unique(np.linspace(0, len(y) - 1, LONGEST).round().astype(int))

@@ -91,8 +91,12 @@ class TrainingState:
         :raises RunError: when the file belongs to another run, or is damaged.
         """
         path = self._checkpoint.path
-        if not is_there(path):
-            return 0, {}
+        try:
+            if not is_there(path):
+                return 0, {}
+        except InputError as error:
+            error.hint = START_OVER
+            raise
         tensors, facts = read_state(path)
         if facts.get("identity") != self._identity:
             raise RunError(

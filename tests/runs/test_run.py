@@ -323,7 +323,7 @@ def test_force_runs_beside_what_is_there(watcher: Watcher) -> None:
     assert Scorer.runs == 3
 
 
-@pytest.mark.parametrize("failure", [RuntimeError("out of memory"), KeyboardInterrupt()])
+@pytest.mark.parametrize("failure", [RuntimeError("it broke"), KeyboardInterrupt()])
 def test_an_interrupted_run_leaves_no_result_and_goes_on(
     watcher: Watcher, monkeypatch: pytest.MonkeyPatch, failure: BaseException
 ) -> None:
@@ -393,7 +393,7 @@ def test_paths_among_the_options_of_the_input_do_not_depend_on_the_folder_one_is
 
 
 def test_seconds_include_those_of_the_goes_before(watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Scorer, "failure", RuntimeError("out of memory"))
+    monkeypatch.setattr(Scorer, "failure", RuntimeError("it broke"))
     with pytest.raises(RuntimeError):
         run_defense(spec())
     monkeypatch.setattr(Scorer, "failure", None)
@@ -569,10 +569,10 @@ def test_what_stopped_a_run_is_told_where_the_event_log_cannot_be_written(
     def broken(*_: Any) -> Outcome:
         Path("out/events.jsonl").unlink()
         Path("out/events.jsonl").mkdir()
-        raise RuntimeError("out of memory")
+        raise RuntimeError("it broke")
 
     monkeypatch.setattr(Scorer, "defend", broken)
-    with pytest.raises(RuntimeError, match="out of memory"):
+    with pytest.raises(RuntimeError, match="it broke"):
         run_defense(spec())
 
 
