@@ -95,15 +95,6 @@ def refuse_unusable(path: Path) -> None:
         raise _cannot_open(path, error, "not a usable path") from None
 
 
-def refuse_irregular(path: Path) -> None:
-    """Refuse what only looks like a file, for readers that open *path* by its name themselves.
-
-    :raises FileNotFoundError: when nothing is there.
-    :raises InputError: for anything but a regular file.
-    """
-    open_file(path).close()
-
-
 def refuse_holes(file: BinaryIO, path: Path) -> None:
     """Refuse a file that is nearly all holes: it takes memory by its size, and no room on the disk.
 

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rooms
 
 for _name in ("adapters", "."):  # for fake_records, and for what all tests share
@@ -139,7 +140,9 @@ def append(folder: Path) -> object:
 
 
 def stored(folder: Path) -> object:
+    from elixir_plugin.core.context import Context
     from elixir_plugin.diffusion.store.chunks import ChunkStore
 
     store = ChunkStore(folder / "store", length=6, shape=(2,), dtype="float32", identity={"of": "test"}, chunk=2)
+    store.fill(lambda part: np.zeros((part.stop - part.start, 2), np.float32), Context(quiet=True), description="test")
     return store.array()

@@ -223,6 +223,8 @@ def _adapters() -> list[Reader]:
                 "clean_set/cifar10/test_split": _TREES, "clean_set/cifar10/test_split/data": _TREES}),
         *_many("backdoor_toolbox of files", rooms.toolbox, case_of(_FILES),
                {f"{_BLEND}/data": _TREES, f"{_BLEND}/data/3.png": _IMAGES}),
+        *_many("grid of a warp", rooms.grid,
+               of("adapters.backdoor_toolbox.stamps", "read_grid", "noise_grid", (8, 8, 3)), {"noise_grid": _DATA}),
         *_many("backdoorbench", rooms.record, case_of(_BENCH),
                {_RECORD: _TREES, f"{_RECORD}/attack_result.pt": _DATA, f"{_RECORD}/bd_train_dataset": _TREES,
                 f"{_RECORD}/bd_train_dataset/1/1.png": _IMAGES, "data/cifar10": _TREES, f"{_CIFAR}/data_batch_1": _DATA,

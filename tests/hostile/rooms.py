@@ -108,6 +108,11 @@ def toolbox(folder: Path) -> None:
         Image.fromarray(pixels(1)[0]).save(folder / "triggers" / name)
 
 
+def grid(folder: Path) -> None:
+    """One of the files that a WaNet set of backdoor-toolbox has beside its labels."""
+    torch.save(torch.zeros(1, 8, 8, 2), folder / "noise_grid")
+
+
 def files(folder: Path, count: int) -> None:
     folder.mkdir(parents=True)
     for position, image in enumerate(pixels(count)):

@@ -21,7 +21,7 @@ from elixir_plugin.plugins import plugins
 
 CODE = [Path(next(iter(package.__path__))) for package in (elixir_plugin, elixir_plugin.adapters)]
 OPENS = {  # what opens a file for reading, in the project and below it
-    "open_file", "open_regular", "read_bytes", "read_text", "is_there", "refuse_irregular", "read_json", "read_torch",
+    "open_file", "open_regular", "read_bytes", "read_text", "is_there", "read_json", "read_torch",
     "read_tensors", "read_plain_pickle", "read_image", "image_header", "image_shape", "load_yaml", "safe_open",
     "load_file", "open_image", "fromfile", "memmap", "from_pretrained",
 }  # fmt: skip
@@ -39,9 +39,12 @@ LEFT_OUT = {  # why no hostile file reaches it: file, function
     ("defenses/confusion_training/data.py", "load_or_make"),
     ("defenses/image_variations/variations.py", "_counted"),
     ("defenses/image_variations/variations.py", "_generator_in"),
-    ("diffusion/fit/train.py", "_fit_once"),
+    ("diffusion/fit/train.py", "_seconds_in"),
     ("diffusion/purify.py", "_chunk_size"),
-    ("evaluation/retraining.py", "undefended"),
+    ("evaluation/retraining.py", "_known"),
+    ("training/checkpoint.py", "restore"),  # looks whether there is a file; read_state reads it
+    # only headers, which image_header reads
+    ("adapters/backdoor_toolbox/triggers.py", "_leave_other_sizes"),
     # files that the call has just written, or compares with what it is about to write
     ("runs/native.py", "_digest"),
     ("testing/adapters.py", "tree"),
@@ -98,7 +101,8 @@ def name_of(node: ast.AST) -> str | None:
 
 
 def test_valid_input_is_read_and_no_function_that_opens_files_is_left_out(called: set[tuple[str, str]]) -> None:
-    assert sorted(set(opening()) - called - LEFT_OUT) == []
+    left = sorted(set(opening()) - called - LEFT_OUT)
+    assert left == [], "\n".join(map(str, left))
 
 
 def test_every_adapter_that_reads_a_disk_is_there() -> None:
