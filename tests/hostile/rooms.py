@@ -110,6 +110,7 @@ def toolbox(folder: Path) -> None:
 
 def grid(folder: Path) -> None:
     """One of the files that a WaNet set of backdoor-toolbox has beside its labels."""
+    folder.mkdir(parents=True, exist_ok=True)
     torch.save(torch.zeros(1, 8, 8, 2), folder / "noise_grid")
 
 
