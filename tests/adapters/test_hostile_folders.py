@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -177,8 +178,9 @@ class TestFolders:
             lambda: read(given), lambda: read_pictures(given),
             lambda: get_adapter("backdoorbench")().read(given), lambda: get_adapter("backdoor_toolbox")().read(given),
         ]:  # fmt: skip
-            with pytest.raises(ElixirError, match=r"folder cannot be read|not a usable path") as caught:
+            with pytest.raises(ElixirError) as caught:
                 reading()
+            assert re.search(r"cannot be read|not found|not a usable path", str(caught.value))
             assert len(str(caught.value)) < 1100
 
     def test_loops(self, tmp_path: Path) -> None:
