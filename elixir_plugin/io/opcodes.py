@@ -221,19 +221,11 @@ class Accounts:
     def _refuse_place(self, index: int, pos: int) -> None:
         raise self._excess(f"place {index:,} in the memo, {pos:,} bytes into the file", "places used in turn")
 
-    def _get(self, pos: int) -> int:
-        return self._recall(self.data[pos + 1], pos + 2)
-
-    def _long_get(self, pos: int) -> int:
-        return self._recall(int.from_bytes(self.data[pos + 1 : pos + 5], "little"), pos + 5)
-
     def _line_get(self, pos: int) -> int:
         end = self._newline(pos)
-        return self._recall(int(self.data[pos + 1 : end][:LINE]), end + 1)
-
-    def _recall(self, index: int, end: int) -> int:
+        index = int(self.data[pos + 1 : end][:LINE])
         self._refer(self._memo[index], self._spans.get(index, 0), end)
-        return end
+        return end + 1
 
     def _refer(self, entry: Entry, span: int, pos: int) -> None:
         if isinstance(entry, Node):

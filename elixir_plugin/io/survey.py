@@ -85,6 +85,16 @@ class Survey(Calls):
                 if entry.__class__ is int:
                     spans[index] = pos - entry
                 pos += 1 + size
+            elif op in _GETS:
+                size = _GETS[op]
+                index = data[pos + 1] if size == 1 else int.from_bytes(data[pos + 1 : pos + 5], "little")
+                pos += 1 + size
+                entry = memo[index]
+                if entry.__class__ is int:  # at most SHORT bytes: by themselves, no number of them exceeds the budget
+                    self._referred += spans[index]
+                    stack.append(entry)
+                else:
+                    self._refer(entry, 0, pos)
             elif op == _STOP:
                 return pos + 1
             else:
@@ -298,6 +308,7 @@ class Survey(Calls):
 
 _MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 _STOP, _TUPLE1, _LONG1 = pickle.STOP[0], pickle.TUPLE1[0], pickle.LONG1[0]
+_GETS = {pickle.BINGET[0]: 1, pickle.LONG_BINGET[0]: 4}
 _PUTS = {pickle.BINPUT[0]: 1, pickle.LONG_BINPUT[0]: 4}
 _EMPTY = {pickle.EMPTY_LIST[0]: "list", pickle.EMPTY_DICT[0]: "dict", pickle.EMPTY_SET[0]: "set"}
 _HANDLERS: list[Callable[[Survey, int], int] | None] = [None] * 256
@@ -315,8 +326,6 @@ for _ops, _handler in (
     (pickle.STACK_GLOBAL, Survey._stack_global),
     (pickle.PUT, Survey._line_put),
     (pickle.MEMOIZE, Survey._memoize),
-    (pickle.BINGET, Survey._get),
-    (pickle.LONG_BINGET, Survey._long_get),
     (pickle.GET, Survey._line_get),
     (pickle.TUPLE, Survey._tuple),
     (pickle.TUPLE1 + pickle.TUPLE2 + pickle.TUPLE3, Survey._small_tuple),
