@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from elixir_plugin.diffusion.denoisers.denoiser import read_card
+from elixir_plugin.diffusion.denoisers.guided_settings import read_settings
+from elixir_plugin.diffusion.generators.pipeline_files import pipeline_of
 from elixir_plugin.errors import InputError, SettingsError
 from elixir_plugin.io.documents import DEPTH, parse_json, read_json, read_table
 from elixir_plugin.io.yaml_text import VALUES, parse_yaml, read_yaml
@@ -214,3 +218,18 @@ def test_tables_come_row_by_row(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes(b'\xef\xbb\xbfa;b\r\n"1;\r\n2";\xc3\xa9\r\n')
     assert list(read_table(path, ";")) == [["a", "b"], ["1;\n2", "é"]]
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "device"])
+def test_optional_documents_that_are_no_files_are_not_taken_for_absent(tmp_path: Path, kind: str) -> None:
+    for name, read in (
+        ("net.json", lambda: read_settings(tmp_path / "net.pt")),
+        ("card.json", lambda: read_card(tmp_path)),
+        ("model_index.json", lambda: pipeline_of(tmp_path)),
+    ):
+        path = tmp_path / name
+        make = {"fifo": os.mkfifo, "folder": Path.mkdir, "device": lambda path: path.symlink_to("/dev/zero")}[kind]
+        make(path)
+        with pytest.raises(InputError, match="not a regular file") as caught:
+            read()
+        assert str(path) in str(caught.value.where)

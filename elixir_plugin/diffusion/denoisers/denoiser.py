@@ -24,7 +24,7 @@ from ...core.images import ImageSet
 from ...core.pixels import as_float, as_uint8
 from ...errors import InputError, SettingsError
 from ...io.files import atomic_folder, to_json_types, write_json
-from ...io.opening import refuse_unusable
+from ...io.opening import is_there, refuse_unusable
 from ...io.reading import read_json
 from ...io.versions import installed
 from ...plugins import plugins
@@ -284,7 +284,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     :raises InputError: when it is not the card of a denoiser.
     """
     path = folder / "card.json"
-    if not path.is_file():
+    if not is_there(path):
         return {}
     card = read_json(path)
     images = card.get("images", {}) if isinstance(card, dict) else None

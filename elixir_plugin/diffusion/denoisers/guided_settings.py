@@ -19,6 +19,7 @@ from pydantic import BeforeValidator, Field
 
 from ...core.settings import Settings
 from ...errors import InputError, SettingsError, preview_list
+from ...io.opening import is_there
 from ...io.reading import read_json
 from ..schedule import Schedule
 from .base import Variance
@@ -162,7 +163,7 @@ def read_settings(path: Path) -> tuple[GuidedSettings, Path | None, bool]:
     :raises InputError: when the file is no JSON, states something unknown or out of range, or something is missing.
     """
     file, published = path.with_suffix(".json"), PUBLISHED.get(path.stem, {})
-    stated = read_json(file) if file.is_file() else {}
+    stated = read_json(file) if is_there(file) else {}
     if not isinstance(stated, dict):
         raise InputError("settings of a network are one mapping", where=file, found=type(stated).__name__)
     try:
@@ -183,7 +184,7 @@ def read_settings(path: Path) -> tuple[GuidedSettings, Path | None, bool]:
             allowed=f"{file.name} beside it, with what it was trained with, e.g. {json.dumps(EXAMPLE)}",
             hint=f"write these into {file}: the names are those of the training's flags",
         )
-    return settings, file if file.is_file() else None, bool(published)
+    return settings, file if is_there(file) else None, bool(published)
 
 
 def refuse_contradictions(settings: GuidedSettings, plan: GuidedPlan, path: Path, where: object) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError, SettingsError
+from ...io.opening import is_there
 from ...io.reading import read_json
 from ..denoisers.folders import AVERAGED
 from ..denoisers.hub import is_hub_name
@@ -94,7 +95,7 @@ def pipeline_class(name: str) -> Any:
 
 def pipeline_of(folder: Path) -> str | None:
     """Return which pipeline a diffusers folder says it is for; None when it is no such folder."""
-    if not (folder / INDEX).is_file():
+    if not is_there(folder / INDEX):
         return None
     index = read_json(folder / INDEX)
     name = index.get("_class_name") if isinstance(index, dict) else None
