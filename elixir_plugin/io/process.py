@@ -27,7 +27,9 @@ MEMORY = (
     "can't allocate memory",
     "not enough memory",
     "Cannot allocate memory",
-    "out of memory",  # of CUDA, in torch's allocator and outside of it
+    "CUDA out of memory",
+    "HIP out of memory",
+    "error: out of memory",  # of CUDA itself, outside of torch's allocator
     "_ALLOC_FAILED",  # of cuBLAS, cuDNN and their kin
     "_ALLOCATION_FAILED",
     "std::bad_alloc",
