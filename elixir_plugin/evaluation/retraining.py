@@ -12,7 +12,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -30,7 +30,7 @@ from ..errors import InputError
 from ..io.files import to_json_types, write_json
 from ..io.reading import read_json
 from ..training.fit import learn, untrained
-from ..training.loop import Recipe
+from ..training.loop import FAST, Recipe
 from .metrics import der, detection_metrics, model_metrics
 
 CONTROLS = {
@@ -46,6 +46,8 @@ UNDEFENDED = "control undefended"  # the stage of the control of that name
 
 class Retraining(Recipe):
     """How to train a classifier on a sanitised set."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"fast": {**FAST, "architecture": "fast_convnet"}}
 
     architecture: str | None = Field(None, description="default: that of the case's model, else small_resnet")
     epochs: int = Field(30, ge=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..io.files import atomic_folder
 from ..plugins import plugins
 from ..training.batches import Samples, ShuffledBatches
-from ..training.loop import Recipe, train
+from ..training.loop import Recipe, Schedule, train
 from .base import Poison
 from .digits import Splits, digits
 
@@ -28,7 +28,7 @@ class SuspectRecipe(Recipe):
     epochs: int = Field(30, ge=1)
     batch_size: int = Field(64, ge=2)
     lr: float = Field(0.05, gt=0)
-    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    schedule: Schedule = "cosine"
 
 
 class TestbedOptions(Settings):
