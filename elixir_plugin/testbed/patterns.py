@@ -47,6 +47,18 @@ def diagonal(size: int, channels: int) -> Patch:
     return _of_all_channels((rows + columns == size - 1) | (rows + columns == 2 * size - 2), channels)
 
 
+def shapes(height: int, width: int, channels: int) -> Patch:
+    """Return a drawing ``[H, W, C]``: a disc, a frame and slanted stripes in strong colours, at any size."""
+    y, x = (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width
+    y, x = y[:, None], x[None, :]
+    colours = np.array([[1.0, 0.9, 0.1], [0.1, 0.2, 0.9], [0.9, 0.1, 0.4], [0.1, 0.8, 0.3]], np.float32)
+    stripes = np.floor((x + y) * 4).astype(int) % 2
+    disc = (x - 0.5) ** 2 + (y - 0.45) ** 2 < 0.08
+    frame = np.minimum(np.minimum(x, 1 - x), np.minimum(y, 1 - y)) < 0.09
+    drawing = colours[np.where(frame, 3, np.where(disc, 2, stripes))]
+    return drawing if channels == 3 else drawing @ np.array([[0.299], [0.587], [0.114]], np.float32)  # luminance
+
+
 PATTERNS: Mapping[Pattern, Callable[[int, int], Patch]] = MappingProxyType(
     {"checkerboard": checkerboard, "white": white, "colour_blocks": colour_blocks, "diagonal": diagonal}
 )

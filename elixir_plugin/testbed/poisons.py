@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
@@ -19,8 +20,9 @@ from ..core import settings as config
 from ..core.context import derive_seed
 from ..core.images import ImageSet, Index
 from ..errors import SettingsError
+from ..io.images import read_image, resized
 from .base import Backdoor, BackdoorSettings, Pixels, Poison
-from .patterns import PATTERNS, PRESETS, Pattern
+from .patterns import PATTERNS, PRESETS, Pattern, shapes
 
 __all__ = ["Backdoor", "BackdoorSettings", "BadNets", "Blended", "Pixels", "Poison", "Sig", "TaCT", "Trojan"]
 
@@ -93,16 +95,21 @@ class BadNets(PatchBackdoor):
 class BlendedSettings(BackdoorSettings):
     """Settings of :class:`Blended`.
 
-    :param alpha: weight of the noise image.
-    :param pattern_seed: decides the noise image.
+    :param alpha: weight of the picture.
+    :param picture: ``noise``: uniform noise. ``shapes``: a built-in drawing. Else the path of an image file, which is
+        scaled to the size of the images.
+    :param pattern_seed: decides the noise.
     """
 
+    added: ClassVar[Mapping[str, Any]] = MappingProxyType({"picture": "noise"})
+
     alpha: float = Field(0.2, gt=0, le=1)
+    picture: str = Field("noise", min_length=1)
     pattern_seed: int = 0
 
 
 class Blended(Backdoor):
-    """One fixed image of uniform noise ``n``, blended in: ``(1 − α) x + α n``.
+    """One fixed picture ``n``, by default of uniform noise, blended in: ``(1 − α) x + α n``.
 
     Chen, Liu, Li, Lu and Song, "Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning", arXiv
     1712.05526: blended injection strategy with a random pattern, α = 0.2. Training and test samples have the same α.
@@ -117,9 +124,17 @@ class Blended(Backdoor):
         return (1 - alpha) * images + alpha * self.pattern(images.shape[1:])
 
     def pattern(self, shape: tuple[int, ...]) -> Pixels:
-        """Return the noise image for images of *shape* ``(H, W, C)``."""
-        rng = np.random.default_rng(derive_seed(self.settings.pattern_seed, "pattern", self.name))
-        return rng.random(shape, np.float32)
+        """Return the picture for images of *shape* ``(H, W, C)``.
+
+        :raises InputError: when the image file cannot be read.
+        """
+        picture, (height, width, channels) = self.settings.picture, shape
+        if picture == "noise":
+            rng = np.random.default_rng(derive_seed(self.settings.pattern_seed, "pattern", self.name))
+            return rng.random(shape, np.float32)
+        if picture == "shapes":
+            return shapes(height, width, channels)
+        return resized(read_image(Path(picture), channels), (height, width)).astype(np.float32) / np.float32(255)
 
 
 class SigSettings(BackdoorSettings):
