@@ -207,5 +207,5 @@ def _contiguous(value: torch.Tensor | NDArray[Any]) -> torch.Tensor:
 
 def write_torch(path: Path, value: Any) -> None:
     """Write plain data (tensors, numbers, text, containers) in torch's format, for toolkits that read nothing else."""
-    with atomic_file(path) as temporary:
-        torch.save(value, temporary)
+    with atomic_file(path) as temporary, temporary.open("wb") as file:  # a path would leave its name in the content
+        torch.save(value, file)

@@ -59,7 +59,7 @@ class TestbedOptions(Settings):
     poison: dict[str, Any] = Field({}, description="settings of the poison, e.g. rate; see 'show POISON'")
     base: str | None = Field(None, description="ADAPTER:PATH of an unpoisoned set to poison; default: embedded digits")
     base_options: dict[str, Any] = Field({}, description="options of that adapter")
-    size: int = Field(16, ge=8, le=64, multiple_of=8, description="edge length of the digits in pixels")
+    size: int = Field(16, ge=8, le=224, multiple_of=8, description="edge length of the digits in pixels")
     clean: int | None = Field(
         150, ge=0, description="images of the reserved clean set; with a base, default: its own, else 5 %"
     )
@@ -111,14 +111,13 @@ class Testbed(Adapter):
         :param seed: decides split, poisoned samples, and the suspect model.
         :raises SettingsError: for an unknown poison, or settings that do not fit the data.
         """
-        options = self.options
-        poison: Poison = plugins().get("poison", str(path))(options.poison)
-        base = self._base(seed)
-        case = poisoned_case(poison, base.splits, seed, notes=base.notes)
-        case = dataclasses.replace(case, origin=dataclasses.replace(case.origin, path=str(path)), mirror=base.mirror)
-        return dataclasses.replace(case, model=self._model(case, seed)) if options.model else case
+        poison: Poison = plugins().get("poison", str(path))(self.options.poison)
+        case = self.poisoned(poison, self.base(seed), seed)
+        case = dataclasses.replace(case, origin=dataclasses.replace(case.origin, path=str(path)))
+        return dataclasses.replace(case, model=self._model(case, Context(seed=seed))) if self.options.model else case
 
-    def _base(self, seed: int) -> Base:
+    def base(self, seed: int) -> Base:
+        """Return what is to be poisoned; *seed* decides the split."""
         options = self.options
         if options.base is not None:
             return read_base(options.base, options.base_options, seed, clean=options.clean, test=options.test)
@@ -126,20 +125,25 @@ class Testbed(Adapter):
         assert options.test is not None
         return Base(digits(size=options.size, seed=seed, clean=options.clean, test=options.test), False, (DIGITS,))
 
-    def _model(self, case: Case, seed: int) -> Classifier:
+    def poisoned(self, poison: Poison, base: Base, seed: int) -> Case:
+        """Return *base* under *poison*, without a model; *seed* decides which samples."""
+        return dataclasses.replace(poisoned_case(poison, base.splits, seed, notes=base.notes), mirror=base.mirror)
+
+    def suspect_model(self, case: Case, context: Context) -> Classifier:
+        """Return the model that these options train on the suspect set of *case*."""
+        options = self.options
+        normalised = options.base is not None
+        return train_suspect(case, options.recipe, context, options.architecture, normalised=normalised)
+
+    def _model(self, case: Case, context: Context) -> Classifier:
         """Return the suspect model, from the cache when it is there."""
         assert case.train is not None
-        context = Context(seed=seed)
-        normalised = self.options.base is not None
-        train_it = partial(
-            train_suspect, case, self.options.recipe, context, self.options.architecture, normalised=normalised
-        )
         if self.cache is None:
-            return train_it()
-        facts = [case.train.fingerprint(), seed, self.options.architecture, self.options.recipe.dump()]
+            return self.suspect_model(case, context)
+        facts = [case.train.fingerprint(), context.seed, self.options.architecture, self.options.recipe.dump()]
         folder = self.cache / f"suspect-{fingerprint(facts)}"
         if not folder.is_dir():
-            model = train_it()
+            model = self.suspect_model(case, context)
             with atomic_folder(folder) as part:
                 model.save(part)
         return Classifier.load(folder)

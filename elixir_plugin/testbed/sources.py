@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..adapter import Source, get_adapter
-from ..core.case import Case
+from ..core.case import Case, Origin
 from ..core.context import derive_seed
 from ..core.draws import stratified_rows
 from ..core.images import ImageSet, Index
@@ -25,11 +25,15 @@ class Base:
 
     :param mirror: whether images may be mirrored, where that is known; see :class:`~elixir_plugin.Case`.
     :param notes: what the adapter told, and what was drawn from where.
+    :param origin: where it was read; None for the embedded digits.
+    :param own_test: whether the test set is that of the source, whole and in its order.
     """
 
     splits: Splits
     mirror: bool | None
     notes: tuple[str, ...]
+    origin: Origin | None = None
+    own_test: bool = False
 
 
 def read_base(
@@ -64,7 +68,9 @@ def read_base(
             notes.append(f"{name}: {len(drawn[name])} images were set aside, class by class, before poisoning")
         else:
             drawn[name] = kept
-    return Base(Splits(train, drawn["clean"], drawn["test"]), case.mirror, tuple(notes))
+    return Base(
+        Splits(train, drawn["clean"], drawn["test"]), case.mirror, tuple(notes), case.origin, own["test"] is not None
+    )
 
 
 def _parted(images: ImageSet, count: int, seed: int, name: str) -> tuple[ImageSet, ImageSet]:
