@@ -71,6 +71,7 @@ def make(
     source = testbed.base(seed)
     _refuse_small(entry, source)
     case = _nameless(testbed.poisoned(entry.attack(), source, seed))
+    _refuse_unpoisoned(entry, case)
     if isinstance(model, Classifier):
         case = dataclasses.replace(case, model=model)
     elif model:
@@ -187,6 +188,18 @@ def _options(entry: ZooEntry, base: str, to: Format, given: Mapping[str, Any]) -
     if to == "backdoorbench":  # which builds none of the networks that the testbed trains
         options["architecture"] = "resnet18" if source is None else "preactresnet18"
     return {**Testbed.Options.overlaid(options, given), "poison": dict(entry.settings)}
+
+
+def _refuse_unpoisoned(entry: ZooEntry, case: Case) -> None:
+    assert case.truth is not None
+    assert case.train is not None
+    if not case.truth.poison.any():
+        raise InputError(
+            "the base is too small for the rate of this entry",
+            where=f"base of {entry.name}",
+            found=f"0 of {len(case.train):,} samples would be poisoned",
+            hint="take a larger base, or an entry with a higher rate",
+        )
 
 
 def _refuse_full(folder: Path) -> None:

@@ -113,7 +113,8 @@ def _wrong_entry(manifest: Manifest, name: str | None) -> Iterator[str]:
         yield f"no entry of this zoo: {escape_name(manifest.entry)}"
         return
     attack = ZOO[manifest.entry].attack()
-    if (manifest.attack.poison, manifest.attack.settings) != (attack.name, attack.settings.dump()):
+    settings = [attack.Settings.under_first_names(each) for each in (manifest.attack.settings, attack.settings.dump())]
+    if manifest.attack.poison != attack.name or settings[0] != settings[1]:
         yield f"other settings than {manifest.entry} has: {manifest.attack.poison} {manifest.attack.settings}"
 
 
