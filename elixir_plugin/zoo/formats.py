@@ -32,12 +32,11 @@ SET, TRIGGERED, INDEX = "set", "triggered", "reserved.txt"
 OWN_DATA = "zoo"  # what BackdoorBench records call clean data that lie in class folders
 
 
-def write_set(case: Case, base: Base, name: str, to: Format, folder: Path) -> Reading:
-    """Write *case* in the format *to* below *folder*, and return how it is read.
+def refuse_unfit(base: Base, to: Format, *, model: bool) -> None:
+    """Refuse what the format *to* cannot hold.
 
-    :param base: what *case* was made from; a record needs all of its images.
-    :param name: of the entry.
-    :raises InputError: when the format cannot hold the case.
+    :param model: whether there will be one.
+    :raises InputError: for fine pixels and 8 bits, and for a record without model or test set.
     """
     if to != "arrays" and any(each.images.dtype != np.uint8 for each in (base.splits.train, base.splits.test)):
         raise InputError(
@@ -46,6 +45,26 @@ def write_set(case: Case, base: Base, name: str, to: Format, folder: Path) -> Re
             found=to,
             allowed="arrays, which keeps them",
         )
+    if to != "backdoorbench":
+        return
+    if not model:
+        raise InputError(
+            "a BackdoorBench record needs a model",
+            where="{argument:to}",
+            found="none",
+            hint="have one trained, or take another format: {argument:to=arrays}",
+        )
+    if not len(base.splits.test):
+        raise InputError("a BackdoorBench record needs a test set", where="base", found="no test images")
+
+
+def write_set(case: Case, base: Base, name: str, to: Format, folder: Path) -> Reading:
+    """Write *case* in the format *to* below *folder*, and return how it is read.
+
+    :param case: see :func:`refuse_unfit`.
+    :param base: what *case* was made from; a record needs all of its images.
+    :param name: of the entry.
+    """
     if to == "backdoorbench":
         return _write_record(case, base, name, folder)
     return _write_plain(case, to, folder)
@@ -111,16 +130,7 @@ def _without_triggered(case: Case) -> Case:
 def _write_record(case: Case, base: Base, name: str, folder: Path) -> Reading:
     """Write a record with the clean data that it needs, so that the folder can be used as that of a checkout."""
     model = case.model
-    if model is None:
-        raise InputError(
-            "a BackdoorBench record needs a model",
-            where="{argument:to}",
-            found="none",
-            hint="leave out {argument:no_model}, or take another format: {argument:to=arrays}",
-        )
-    for part, images in (("train", base.splits.train), ("test", base.splits.test)):
-        if not len(images):
-            raise InputError("a BackdoorBench record needs this part of the base", where="base", found=f"no {part} set")
+    assert model is not None
     if base.origin is not None and base.origin.adapter == "cifar" and base.own_test:
         dataset = base.origin.facts["dataset"]
         _copy(base.origin.facts["files"], folder / "data" / dataset / base.origin.facts["folder"])

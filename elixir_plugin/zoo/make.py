@@ -24,7 +24,7 @@ from ..testbed.adapter import Testbed
 from ..testbed.sources import Base
 from .content import Content, Rows, content_of, digest, write_table
 from .entries import ZooEntry
-from .formats import has_truth, read_content, write_set
+from .formats import has_truth, read_content, refuse_unfit, write_set
 from .manifest import (
     FILE,
     SCHEMA,
@@ -70,6 +70,7 @@ def make(
     testbed = Testbed(_options(entry, base, to, options or {}))
     source = testbed.base(seed)
     _refuse_small(entry, source)
+    refuse_unfit(source, to, model=bool(model))
     case = _nameless(testbed.poisoned(entry.attack(), source, seed))
     _refuse_unpoisoned(entry, case)
     if isinstance(model, Classifier):

@@ -1,35 +1,20 @@
-"""Small bases, and sets made of them once."""
+"""A small base, and sets made of it once."""
 
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from elixir_plugin import ImageSet, get_adapter
-from elixir_plugin.core.case import Case
 from elixir_plugin.zoo.entries import find_entry
 from elixir_plugin.zoo.make import make
 
-CLASSES = 4
-BRIEF = {"recipe": {"epochs": 1, "batch_size": 16}}  # what fits a test; the model learns nothing
-FORMATS = ("image_folder", "arrays", "backdoorbench")
-NETWORK = {"image_folder": "small_resnet", "arrays": "small_resnet", "backdoorbench": "shufflenet_v2_x1_0"}
+sys.path.append(str(Path(__file__).parent))
 
-
-def images(n: int, seed: int, *, floats: bool = False) -> ImageSet:
-    rng = np.random.default_rng(seed)
-    labels = rng.permutation(np.arange(n) % CLASSES)
-    pixels = (rng.integers(0, 60, (n, 16, 16, 3)) + 50 * labels[:, None, None, None]).astype(np.uint8)
-    return ImageSet(pixels.astype(np.float32) / 256 if floats else pixels, labels, CLASSES)
-
-
-def written(folder: Path, **parts: ImageSet) -> str:
-    source = get_adapter("arrays")().export(Case(**parts), folder)
-    return f"arrays:{source.path}"
+from small_sets import BRIEF, FORMATS, NETWORK, images, written
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_sets import BRIEF, CLASSES, FORMATS, NETWORK, images, written
 
-from conftest import BRIEF, CLASSES, FORMATS, NETWORK, images, written
 from elixir_plugin import get_adapter
 from elixir_plugin.core.case import Case
 from elixir_plugin.errors import InputError, RunError, SettingsError
