@@ -162,7 +162,7 @@ def verify_(
     if as_json:
         click.echo(json.dumps(_facts(verdict), indent=2))
     else:
-        say(_lines(verdict, quiet))
+        say(_lines(verdict, quiet, retrain))
     if not verdict.sound:
         sys.exit(1)
 
@@ -191,7 +191,7 @@ def _facts(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _lines(verdict: Verdict, quiet: bool) -> Iterator[str]:
+def _lines(verdict: Verdict, quiet: bool, retrained: bool) -> Iterator[str]:
     yield from (f"fault:   {fault}" for fault in verdict.faults)
     if quiet:
         return
@@ -204,3 +204,5 @@ def _lines(verdict: Verdict, quiet: bool) -> Iterator[str]:
         said = "the set of the zoo" if verdict.known else "its own alone: the zoo knows no hash for this base and seed"
         yield f"known:   {said}"
     yield from (f"note:    {note}" for note in verdict.notes)
+    if manifest.model is not None and not retrained:
+        yield "note:    --retrain trains the suspect model again and compares it"

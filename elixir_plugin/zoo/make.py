@@ -182,7 +182,7 @@ def _options(entry: ZooEntry, base: str, to: Format, given: Mapping[str, Any]) -
             "the zoo decides on this option",
             where=f"{{option:{fixed[0]}}}",
             found=given[fixed[0]],
-            hint="for other settings, poison the base yourself: --from testbed:POISON, with 'elixir-plugin export'",
+            hint="for other settings, poison the base without the zoo: {command:export testbed:POISON to=arrays DIR}",
         )
     source = source_of(base)
     options: dict[str, Any] = dict(entry.digits) if source is None else {"base": source}

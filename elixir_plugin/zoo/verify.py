@@ -195,7 +195,7 @@ def _about_model(manifest: Manifest) -> Iterator[str]:
     yield (
         f"the suspect model was trained with {facts}; its files were compared with their recorded hashes. Training it "
         "again gives the same bits only under the same versions, instructions and threads, elsewhere a model of about "
-        "the same ACC and ASR: 'elixir-plugin zoo verify DIR --retrain' does that, and compares"
+        "the same ACC and ASR"
     )
 
 
