@@ -24,6 +24,11 @@ def elixir_adapters() -> list[Entry]:
             summary="image files in class folders: <path>/<class>/<file>",
         ),
         Entry(
+            "cifar",
+            "elixir_plugin.adapters.cifar:Cifar",
+            summary="CIFAR-10 or CIFAR-100 as torchvision unpacks it: <path>/cifar-10-batches-py",
+        ),
+        Entry(
             "arrays",
             "elixir_plugin.adapters.arrays:Arrays",
             summary="numpy arrays in one .npz file, or in memory",

@@ -71,6 +71,11 @@ def elixir_architectures() -> list[Entry]:
             summary="small_resnet with a stem of stride 2, 4× faster",
         ),
         Entry(
+            "fast_convnet",
+            "elixir_plugin.core.classifier.fast_convnet:fast_convnet",
+            summary="for 32 px on a CPU: learns CIFAR-10 in minutes",
+        ),
+        Entry(
             "narrow_resnet18",
             "elixir_plugin.core.classifier.networks:narrow_resnet18",
             summary="ResNet-18 with widths 16-32-48-64",
@@ -87,6 +92,16 @@ def elixir_poisons() -> list[Entry]:
         Entry("trojan", "elixir_plugin.testbed.poisons:Trojan", summary="many-coloured patch, not optimised"),
         Entry("tact", "elixir_plugin.testbed.poisons:TaCT", summary="patch for one source class, with covers"),
         Entry("wanet", "elixir_plugin.testbed.wanet:WaNet", summary="smooth warp, with covers under other warps"),
+        Entry(
+            "adaptive_blend",
+            "elixir_plugin.testbed.adaptive:AdaptiveBlend",
+            summary="pieces of a picture blended in, with covers",
+        ),
+        Entry(
+            "adaptive_patch",
+            "elixir_plugin.testbed.adaptive:AdaptivePatch",
+            summary="one of four faint patches, with covers",
+        ),
         Entry("lsp", "elixir_plugin.testbed.indiscriminate:LSP", summary="indiscriminate: linearly separable patches"),
         Entry("urp", "elixir_plugin.testbed.indiscriminate:URP", summary="indiscriminate: one noise image per class"),
         Entry("ar", "elixir_plugin.testbed.autoregressive:AR", summary="indiscriminate: autoregressive noise"),

@@ -60,9 +60,11 @@ class BackdoorBenchOptions(Settings):
         place of ``clean_ratio``.
     :param dataset: only for writing a case that did not come from a record: the toolkit's name of the data set that the
         attack started from, e.g. ``cifar10``; needs ``data``.
+    :param placed_as: only for writing: where the record will lie in a checkout, e.g. ``record/badnet_0_1``; changed
+        images then become PNG files, named as BackdoorBench opens them there. Default: where it is written to.
     """
 
-    added: ClassVar[Mapping[str, Any]] = {"clean_draw": "uniform"}
+    added: ClassVar[Mapping[str, Any]] = {"clean_draw": "uniform", "placed_as": None}
 
     data: Path | None = None
     clean_ratio: float = Field(0.05, gt=0, le=1)
@@ -73,6 +75,7 @@ class BackdoorBenchOptions(Settings):
     std: tuple[float, ...] | None = None
     index: Path | None = None
     dataset: str | None = None
+    placed_as: str | None = Field(None, pattern=r"^record(/[\w.-]*\w[\w.-]*)+$")
 
 
 class BackdoorBench(Adapter):
@@ -160,7 +163,7 @@ class BackdoorBench(Adapter):
         drawn anew when the record is read.
         """
         dataset, data, data_path = self._clean_of(case)
-        options = export_case(case, folder, dataset, data, data_path)
+        options = export_case(case, folder, dataset, data, data_path, placed_as=self.options.placed_as)
         return Source(adapter=self.name, path=str(folder), options=options)
 
     def placement(self, root: Path, defenses: Sequence[str]) -> Placement:

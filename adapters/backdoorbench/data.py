@@ -7,23 +7,19 @@ of torchvision's ``ImageFolder`` for everything else.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from typing import Any
 
-import numpy as np
-
-from ...core.images import Images, ImageSet, checked_labels
+from ...core.images import ImageSet
 from ...errors import InputError
 from ...io.documents import read_table
 from ...io.files import inside
 from ...io.folders import is_folder
-from ...io.opening import is_there, open_file
-from ...io.reading import read_plain_pickle
+from ...io.opening import is_there
+from ..common.cifar import CIFAR, read_cifar
 from ..common.class_folders import Listing, list_images
 from ..common.images import eager_or_lazy, file_reader
 from ..common.untrusted import numbers
@@ -60,38 +56,6 @@ class CleanData:
     train: ImageSet
     test: ImageSet
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Cifar:
-    """File names and MD5 sums of one of the two CIFAR sets, as distributed."""
-
-    folder: str
-    labels: str
-    train: dict[str, str]
-    test: dict[str, str]
-
-
-CIFAR = {
-    "cifar10": _Cifar(
-        "cifar-10-batches-py",
-        "labels",
-        {
-            "data_batch_1": "c99cafc152244af753f735de768cd75f",
-            "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-            "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-            "data_batch_4": "634d18415352ddfa80567beed471001a",
-            "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-        },
-        {"test_batch": "40351d587109b95175f43aff81a1287e"},
-    ),
-    "cifar100": _Cifar(
-        "cifar-100-python",
-        "fine_labels",
-        {"train": "16019d7e3df5f24257cddd939b257f8d"},
-        {"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
-    ),
-}
 
 
 def find_data(record: Path, data_path: str, option: Path | None) -> Path:
@@ -139,68 +103,15 @@ def read_clean(dataset: str, folder: Path, num_classes: int, shape: Shape) -> Cl
     if shape[2] != 3:
         raise InputError("record contradicts its data set", where="img_size", found=shape, allowed="3 channels")
     if dataset in CIFAR:
-        return _read_cifar(dataset, folder, shape)
+        if shape != (32, 32, 3):
+            raise InputError(
+                "record contradicts its data set", where="img_size", found=shape, allowed=f"(32, 32, 3) for {dataset}"
+            )
+        read = read_cifar(dataset, folder, f"name the folder, e.g. with {{option:data=data/{dataset}}}")
+        return CleanData(read.train, read.test, read.notes)
     if dataset == "gtsrb":
         return _read_gtsrb(folder, shape)
     return _read_folders(dataset, folder, num_classes, shape)
-
-
-def _read_cifar(dataset: str, folder: Path, shape: Shape) -> CleanData:
-    files = CIFAR[dataset]
-    if shape != (32, 32, 3):
-        raise InputError(
-            "record contradicts its data set", where="img_size", found=shape, allowed=f"(32, 32, 3) for {dataset}"
-        )
-    root = folder / files.folder if is_folder(folder / files.folder) else folder
-    expected = files.train | files.test
-    if missing := [name for name in expected if not is_there(root / name)]:
-        raise InputError(
-            "clean data incomplete",
-            where=root,
-            found=f"no {', '.join(missing)}",
-            allowed=f"{files.folder}/{{{', '.join(expected)}}}",
-            hint=f"name the folder, e.g. with {{option:data=data/{dataset}}}",
-        )
-    sums = {name: _md5(root / name) for name in expected}
-    other = [name for name in expected if sums[name] != expected[name]]
-    notes: tuple[str, ...] = ()
-    if other:
-        which = f"{len(other)} of {len(expected)} {dataset} files"
-        notes = (f"clean data: {which} are not the canonical files, e.g. {other[0]}, md5 {sums[other[0]]}",)
-    classes = DATASETS[dataset].num_classes
-    parts = ([root / name for name in names] for names in (files.train, files.test))
-    train, test = (_cifar_set(paths, files.labels, classes) for paths in parts)
-    return CleanData(train, test, notes)
-
-
-def _md5(path: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    with open_file(path) as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _cifar_set(paths: Sequence[Path], label_key: str, num_classes: int) -> ImageSet:
-    batches = [_cifar_batch(path, label_key, num_classes) for path in paths]
-    images, labels = zip(*batches, strict=True)
-    return ImageSet(np.concatenate(images), np.concatenate(labels), num_classes)
-
-
-def _cifar_batch(path: Path, label_key: str, num_classes: int) -> tuple[Images, Any]:
-    content = read_plain_pickle(path)
-    if not isinstance(content, dict):
-        raise InputError("not a CIFAR batch", where=path, found=type(content).__name__, allowed="a dict")
-    batch = {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in content.items()}
-    data, labels = batch.get("data"), batch.get(label_key)
-    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
-        found = (data.dtype, data.shape) if isinstance(data, np.ndarray) else type(data).__name__
-        raise InputError("not a CIFAR batch", where=f"{path}: data", found=found, allowed="uint8 [n, 3072]")
-    where = f"{path}: {label_key}"
-    if not isinstance(labels, list) or not all(type(label) is int for label in labels):
-        raise InputError("not a CIFAR batch", where=where, found=type(labels).__name__, allowed="a list of integers")
-    images = np.ascontiguousarray(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-    return images, checked_labels(numbers(labels, where), len(images), num_classes, where)
 
 
 def _read_gtsrb(folder: Path, shape: Shape) -> CleanData:

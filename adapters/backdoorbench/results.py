@@ -45,10 +45,13 @@ COLUMNS = (
 )
 
 
-def export_case(case: Case, folder: Path, dataset: str, data: Path, data_path: str) -> dict[str, Any]:
+def export_case(
+    case: Case, folder: Path, dataset: str, data: Path, data_path: str, *, placed_as: str | None = None
+) -> dict[str, Any]:
     """Write *case* as a record in *folder* and return the options it has to be read with.
 
     :param dataset, data, data_path: name, folder and recorded path of the clean data the case started from.
+    :param placed_as: where it will lie in a checkout; see :class:`~.adapter.BackdoorBenchOptions`.
     :raises InputError: when the case and these data do not belong together, or BackdoorBench has no such network.
     """
     shape = next(each.image_shape for each in (case.train, case.test, case.clean) if each is not None)
@@ -72,7 +75,7 @@ def export_case(case: Case, folder: Path, dataset: str, data: Path, data_path: s
     if case.test_poisoned is not None:
         triggered = case.test_poisoned
         checked_ids(triggered.samples, triggered.original_labels, clean.test, "triggered test set")
-    write_record(head, case, held, originals, folder)
+    write_record(head, case, held, originals, folder, placed_as=placed_as)
     options: dict[str, Any] = {} if _finds(folder, data_path, data) else {"data": str(data)}
     if case.model is not None and case.model.architecture not in (head.model_name, None):
         options["architecture"] = case.model.architecture

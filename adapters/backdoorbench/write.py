@@ -70,7 +70,9 @@ class _Store:
         self.held[index] = {"path": f"{self.named}/{name}", "other_info": [label, original]}
 
 
-def write_record(head: Head, case: Case, held: Held | None, originals: Index | None, folder: Path) -> Path:
+def write_record(
+    head: Head, case: Case, held: Held | None, originals: Index | None, folder: Path, *, placed_as: str | None = None
+) -> Path:
     """Write *case* as a record and return ``attack_result.pt``; the folder appears only when it is complete.
 
     Below a folder ``record`` of a checkout, changed images become PNG files. Elsewhere they stay inside the file: the
@@ -78,8 +80,9 @@ def write_record(head: Head, case: Case, held: Held | None, originals: Index | N
 
     :param held: ``[N]`` bool, suspect samples to store; all others are the clean sample of the same position.
     :param originals: ``[N]`` labels before the attack.
+    :param placed_as: where the record will lie below the root of a checkout, if not where it is written to.
     """
-    named = _named(folder)
+    named = _named(folder) if placed_as is None else f"./{placed_as}"
     with atomic_folder(folder) as part:
         train = None
         if case.train is not None and held is not None and originals is not None:

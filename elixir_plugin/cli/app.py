@@ -41,6 +41,7 @@ from .options import PathType, key_values
 from .report import cards, report
 from .text import demo_header, demo_line, estimate_lines
 from .toolkit import export, toolkit
+from .zoo import zoo
 
 if TYPE_CHECKING:
     from ..runs.spec import RunSpec
@@ -128,7 +129,7 @@ def _hidden(name: str, command: click.Command) -> click.Command:
     return alias
 
 
-for _command in (compare, denoiser, report, toolkit, export, cards, list_, show, settings, plugins, env):
+for _command in (compare, denoiser, report, toolkit, export, zoo, cards, list_, show, settings, plugins, env):
     program.add_command(_command)
 for _command in (_hidden("results", cards), _hidden("reference", settings)):
     program.add_command(_command)

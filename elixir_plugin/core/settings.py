@@ -131,21 +131,25 @@ class Settings(BaseModel):
         """
         base = cls._nested_defaults()
         if preset is not None:
-            if preset not in cls.presets:
-                known = sorted(cls.presets)
-                raise SettingsError(
-                    "unknown preset",
-                    where=where,
-                    found=preset,
-                    allowed=", ".join(known) or "none: these settings have no presets",
-                    hint=nearest(preset, known),
-                )
-            base = cls.overlaid(base, cls.presets[preset])
+            base = cls.overlaid(base, cls._preset(preset, where))
         base = cls.overlaid(base, values or {})
         try:
             return cls(**base)
         except ValidationError as error:
             raise _readable(error, cls, where) from None
+
+    @classmethod
+    def _preset(cls, name: str, where: str = "settings") -> Mapping[str, Any]:
+        if name not in cls.presets:
+            known = sorted(cls.presets)
+            raise SettingsError(
+                "unknown preset",
+                where=where,
+                found=name,
+                allowed=", ".join(known) or "none: these settings have no presets",
+                hint=nearest(name, known),
+            )
+        return cls.presets[name]
 
     @classmethod
     def _nested_defaults(cls) -> dict[str, Any]:
@@ -156,13 +160,23 @@ class Settings(BaseModel):
     def overlaid(cls, base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
         """Return *base* overlaid with *values*; mappings for nested settings are overlaid in turn.
 
+        ``preset`` among the values, at any depth, stands for the values of that preset, under the others; so does its
+        name in place of nested settings.
+
         >>> from elixir_plugin import Recipe
         >>> Recipe.overlaid({"epochs": 5, "augmentation": {"crop": 1, "flip": True}}, {"augmentation": {"crop": 2}})
         {'epochs': 5, 'augmentation': {'crop': 2, 'flip': True}}
+        >>> Recipe.build({"preset": "fast", "epochs": 9}).schedule
+        'triangle'
         """
-        merged = cls.under_current_names(base)
-        for key, value in cls.under_current_names(values).items():
+        merged, values = cls.under_current_names(base), cls.under_current_names(values)
+        if "preset" not in cls.model_fields and isinstance(name := values.get("preset"), str):
+            merged = cls.overlaid(merged, cls._preset(name, "preset"))
+            del values["preset"]
+        for key, value in values.items():
             inner = _settings_in(cls, key)
+            if inner is not None and inner.presets and isinstance(value, str):
+                value = {"preset": value}  # noqa: PLW2901
             below = merged.get(key)
             if inner is None or inner.whole or not isinstance(value, Mapping) or not isinstance(below, Mapping):
                 merged[key] = value

@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -33,7 +33,7 @@ from ..io.checked import Facts, Seconds, checked
 from ..io.files import to_json_types, write_json
 from ..io.reading import read_json
 from ..training.fit import learn, untrained
-from ..training.loop import Recipe
+from ..training.loop import FAST, Recipe
 from .metrics import der, detection_metrics, model_metrics
 
 CONTROLS = {
@@ -49,6 +49,8 @@ UNDEFENDED = "control undefended"  # the stage of the control of that name
 
 class Retraining(Recipe):
     """How to train a classifier on a sanitised set."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"fast": {**FAST, "architecture": "fast_convnet"}}
 
     architecture: str | None = Field(None, description="default: that of the case's model, else small_resnet")
     epochs: int = Field(30, ge=1)

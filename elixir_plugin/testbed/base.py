@@ -164,9 +164,13 @@ class Backdoor(Poison):
         """
         self._refuse_foreign_target(test.num_classes)
         kept = test.subset(np.flatnonzero(self._attacked(test.labels)))
-        images = self._stamped(kept.read(slice(None)), kept.labels, kept.ids)
+        images = self._stamped(kept.read(slice(None)), kept.labels, kept.ids, self.test_trigger)
         wanted = self.relabel(kept.labels, test.num_classes)
         return TriggeredSet(kept.replace(images=images, labels=wanted), kept.labels)
+
+    def test_trigger(self, images: Pixels, labels: Index, ids: Index) -> Pixels:
+        """Return what the attacker shows at test time, as :meth:`trigger` does; by default that trigger."""
+        return self.trigger(images, labels, ids)
 
     def _attacked(self, labels: Index) -> NDArray[np.bool_]:
         """Mark the test samples that the attacker wants to see misclassified."""

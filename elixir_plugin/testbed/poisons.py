@@ -5,7 +5,11 @@ For demos, tests and comparisons. Poisons without a trigger are in :mod:`.indisc
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +20,15 @@ from ..core import settings as config
 from ..core.context import derive_seed
 from ..core.images import ImageSet, Index
 from ..errors import SettingsError
+from ..io.images import read_image, resized
 from .base import Backdoor, BackdoorSettings, Pixels, Poison
+from .patterns import PATTERNS, PRESETS, Pattern, shapes
 
 __all__ = ["Backdoor", "BackdoorSettings", "BadNets", "Blended", "Pixels", "Poison", "Sig", "TaCT", "Trojan"]
 
 
-class BadNetsSettings(BackdoorSettings):
-    """Settings of :class:`BadNets`.
+class PatchSettings(BackdoorSettings):
+    """Settings of :class:`PatchBackdoor`.
 
     :param size: edge length of the patch in pixels.
     :param margin: pixels between the patch and the lower and right border.
@@ -32,16 +38,11 @@ class BadNetsSettings(BackdoorSettings):
     margin: int = Field(1, ge=0)
 
 
-class BadNets(Backdoor):
-    """A black-and-white checkerboard patch with white corners near the lower right corner.
+class PatchBackdoor(Backdoor):
+    """A small patch near the lower right corner. Subclasses write :meth:`patch` alone."""
 
-    Gu, Dolan-Gavitt and Garg, "BadNets: Identifying Vulnerabilities in the Machine Learning Model Supply Chain",
-    arXiv 1708.06733. ``size=1`` is their single-pixel trigger.
-    """
-
-    name: ClassVar[str] = "badnets"
-    Settings: ClassVar[type[config.Settings]] = BadNetsSettings
-    settings: BadNetsSettings
+    Settings: ClassVar[type[config.Settings]] = PatchSettings
+    settings: PatchSettings
 
     def trigger(self, images: Pixels, labels: Index, ids: Index) -> Pixels:
         size, margin = self.settings.size, self.settings.margin
@@ -55,29 +56,60 @@ class BadNets(Backdoor):
             )
         out = images.copy()
         rows, columns = (slice(edge - margin - size, edge - margin) for edge in (height, width))
-        out[:, rows, columns] = self.patch(channels)
+        patch = self.patch(channels)
+        out[:, rows, columns] = np.where(np.isnan(patch), out[:, rows, columns], patch)
         return out
 
+    @abstractmethod
     def patch(self, channels: int) -> Pixels:
-        """Return the patch ``[size, size, channels]``."""
-        rows, columns = np.indices((self.settings.size, self.settings.size))
-        board = ((rows + columns) % 2 == 0).astype(np.float32)
-        return np.repeat(board[..., None], channels, axis=2)
+        """Return the patch ``[size, size, channels]``; NaN leaves a value of the image as it is."""
+
+
+class BadNetsSettings(PatchSettings):
+    """Settings of :class:`BadNets`.
+
+    :param pattern: what the patch looks like, see :mod:`.patterns`. The presets are the patches of other authors.
+    """
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
+    added: ClassVar[Mapping[str, Any]] = MappingProxyType({"pattern": "checkerboard"})
+
+    pattern: Pattern = "checkerboard"
+
+
+class BadNets(PatchBackdoor):
+    """By default a black-and-white checkerboard patch with white corners.
+
+    Gu, Dolan-Gavitt and Garg, "BadNets: Identifying Vulnerabilities in the Machine Learning Model Supply Chain",
+    arXiv 1708.06733. ``size=1`` is their single-pixel trigger, ``pattern=diagonal`` their pattern.
+    """
+
+    name: ClassVar[str] = "badnets"
+    Settings: ClassVar[type[config.Settings]] = BadNetsSettings
+    settings: BadNetsSettings
+
+    def patch(self, channels: int) -> Pixels:
+        return PATTERNS[self.settings.pattern](self.settings.size, channels)
 
 
 class BlendedSettings(BackdoorSettings):
     """Settings of :class:`Blended`.
 
-    :param alpha: weight of the noise image.
-    :param pattern_seed: decides the noise image.
+    :param alpha: weight of the picture.
+    :param picture: ``noise``: uniform noise. ``shapes``: a built-in drawing. Else the path of an image file, which is
+        scaled to the size of the images.
+    :param pattern_seed: decides the noise.
     """
 
+    added: ClassVar[Mapping[str, Any]] = MappingProxyType({"picture": "noise"})
+
     alpha: float = Field(0.2, gt=0, le=1)
+    picture: str = Field("noise", min_length=1)
     pattern_seed: int = 0
 
 
 class Blended(Backdoor):
-    """One fixed image of uniform noise ``n``, blended in: ``(1 − α) x + α n``.
+    """One fixed picture ``n``, by default of uniform noise, blended in: ``(1 − α) x + α n``.
 
     Chen, Liu, Li, Lu and Song, "Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning", arXiv
     1712.05526: blended injection strategy with a random pattern, α = 0.2. Training and test samples have the same α.
@@ -92,9 +124,17 @@ class Blended(Backdoor):
         return (1 - alpha) * images + alpha * self.pattern(images.shape[1:])
 
     def pattern(self, shape: tuple[int, ...]) -> Pixels:
-        """Return the noise image for images of *shape* ``(H, W, C)``."""
-        rng = np.random.default_rng(derive_seed(self.settings.pattern_seed, "pattern", self.name))
-        return rng.random(shape, np.float32)
+        """Return the picture for images of *shape* ``(H, W, C)``.
+
+        :raises InputError: when the image file cannot be read.
+        """
+        picture, (height, width, channels) = self.settings.picture, shape
+        if picture == "noise":
+            rng = np.random.default_rng(derive_seed(self.settings.pattern_seed, "pattern", self.name))
+            return rng.random(shape, np.float32)
+        if picture == "shapes":
+            return shapes(height, width, channels)
+        return resized(read_image(Path(picture), channels), (height, width)).astype(np.float32) / np.float32(255)
 
 
 class SigSettings(BackdoorSettings):
@@ -136,7 +176,7 @@ class Sig(Backdoor):
         return out
 
 
-class TrojanSettings(BadNetsSettings):
+class TrojanSettings(PatchSettings):
     """Settings of :class:`Trojan`.
 
     :param pattern_seed: decides the colours of the patch.
@@ -146,7 +186,7 @@ class TrojanSettings(BadNetsSettings):
     pattern_seed: int = 0
 
 
-class Trojan(BadNets):
+class Trojan(PatchBackdoor):
     """A square patch of many colours near the lower right corner; every value is 0 or 1, drawn once.
 
     After the square trojan trigger of Liu, Ma, Aafer, Lee, Zhai, Wang and Zhang, "Trojaning Attack on Neural

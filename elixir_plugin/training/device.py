@@ -25,6 +25,14 @@ def has_bf16(device: torch.device) -> bool:
     return bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
+def computes_bf16(device: torch.device) -> bool:
+    """Whether *device* has instructions for bf16: GPUs as :func:`has_bf16`, and CPUs with AVX512_BF16 or AMX."""
+    if device.type != "cpu":
+        return has_bf16(device)
+    known = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+    return any(supported() for supported in known if supported is not None)
+
+
 class CentreTaps(TorchFunctionMode):
     """While active, a k × k convolution with padding (k − 1)/2 over 1 × 1 maps uses the centre of its kernel alone.
 

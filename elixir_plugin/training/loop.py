@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -26,8 +27,21 @@ from ..core.settings import Settings
 from ..errors import RunError
 from .batches import Batch, BatchSource
 from .checkpoint import Checkpoint, TrainingState
-from .device import CentreTaps, has_bf16, out_of_memory
+from .device import CentreTaps, computes_bf16, has_bf16, out_of_memory
 
+FAST: dict[str, Any] = {  # minutes on a CPU; see docs/fast_training.md for what it reaches
+    "epochs": 16,
+    "batch_size": 512,
+    "lr": 1.0,
+    "nesterov": True,
+    "schedule": "triangle",
+    "label_smoothing": 0.1,
+    "augmentation": {"crop": 2},
+    "precision": "fastest",
+}
+Schedule = Literal["constant", "cosine", "step", "triangle"]
+Precision = Literal["auto", "fastest", "float32", "bf16"]
+TRIANGLE = (0.2, 0.01)  # shares of the highest rate at which it begins and ends
 TOO_FEW = "Expected more than 1 value per channel when training"  # says torch's batch norm
 
 
@@ -38,17 +52,25 @@ class Recipe(Settings):
     0.1
     """
 
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({"fast": FAST})
+    added: ClassVar[Mapping[str, Any]] = MappingProxyType({"nesterov": False, "label_smoothing": 0.0, "warmup": 0.2})
+
     epochs: int = Field(100, ge=0, description="passes over the set")
     batch_size: int = Field(128, ge=1, description="images per step")
     optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="which optimiser")
     lr: float = Field(0.1, gt=0, description="learning rate at the start")
     momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
     weight_decay: float = Field(5e-4, ge=0, description="L2 penalty (decoupled with adamw)")
-    schedule: Literal["constant", "cosine", "step"] = Field("cosine", description="stepped once per epoch")
+    nesterov: bool = Field(False, description="whether SGD looks ahead along its momentum")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each label spread over all classes")
+    schedule: Schedule = Field("cosine", description="changes the rate once per epoch; `triangle`: at every step")
+    warmup: float = Field(0.2, gt=0, lt=1, description="share of the steps in which `triangle` rises")
     milestones: tuple[int, ...] = Field((), description="epochs after which `step` multiplies the rate by `gamma`")
     gamma: float = Field(0.1, gt=0, le=1, description="what `step` multiplies the rate by")
     augmentation: Augmentation = Field(Augmentation(), description="random changes to each image, each time it is seen")
-    precision: Literal["auto", "float32", "bf16"] = Field("auto", description="auto: bf16 autocast on CUDA only")
+    precision: Precision = Field(
+        "auto", description="auto: bf16 autocast on CUDA only; fastest: wherever the device has instructions for it"
+    )
     channels_last: bool = Field(True, description="memory layout of weights and images; does not change the method")
 
 
@@ -57,12 +79,15 @@ Objective = Callable[[nn.Module, Batch], Losses]
 """Maps model and batch to scalars; the one called ``"loss"`` is minimised, all are averaged into the curves."""
 
 
-def cross_entropy(class_weights: Tensor | None = None) -> Objective:
-    """Return the ordinary objective: mean cross-entropy on labels or soft labels, optionally weighted by class."""
+def cross_entropy(class_weights: Tensor | None = None, *, smoothing: float = 0.0) -> Objective:
+    """Return the ordinary objective: mean cross-entropy on labels or soft labels, optionally weighted by class.
+
+    :param smoothing: share of each label that is spread evenly over all classes.
+    """
 
     def objective(model: nn.Module, batch: Batch) -> Losses:
         logits = model(batch.images)
-        loss = F.cross_entropy(logits.float(), batch.targets, weight=class_weights)
+        loss = F.cross_entropy(logits.float(), batch.targets, weight=class_weights, label_smoothing=smoothing)
         hard = batch.targets if batch.targets.ndim == 1 else batch.targets.argmax(1)
         return {"loss": loss, "accuracy": (logits.detach().argmax(1) == hard).float().mean()}
 
@@ -85,7 +110,7 @@ def train(
 ) -> dict[str, list[float]]:
     """Train *model* in place and leave it in eval mode.
 
-    :param objective: default :func:`cross_entropy`.
+    :param objective: default :func:`cross_entropy`, with the recipe's label smoothing.
     :param after_step: called after each optimiser step, e.g. for a projection.
     :param on_epoch: called after each epoch with its number; the model is then in the mode it trains in.
     :param no_decay: parameters that weight decay leaves alone.
@@ -108,13 +133,18 @@ def train(
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)
     optimizer = make_optimizer(model, recipe, no_decay)
-    scheduler = make_schedule(optimizer, recipe)
-    step = objective or cross_entropy()
+    scheduler = make_schedule(optimizer, recipe, source.steps)
+    step = objective or cross_entropy(smoothing=recipe.label_smoothing)
     taps = CentreTaps() if device.type == "cpu" else nullcontext()
     curves: dict[str, list[float]] = {}
     first, state = 0, None
     if checkpoint is not None:
-        run = {"recipe": recipe.dump(), "seed": context.seed, "name": name, "eval_mode": eval_mode}
+        run = {
+            "recipe": recipe.under_first_names(recipe.dump()),
+            "seed": context.seed,
+            "name": name,
+            "eval_mode": eval_mode,
+        }
         state = TrainingState(checkpoint, run, model, optimizer, scheduler)
         first, curves = state.restore()
         if device.type == "cpu" and state.threads not in (None, torch.get_num_threads()):
@@ -134,6 +164,8 @@ def train(
                     optimizer.zero_grad(set_to_none=True)
                     torch.autograd.backward(losses["loss"])
                     optimizer.step()
+                    if recipe.schedule == "triangle":
+                        scheduler.step()
                     if after_step is not None:
                         after_step()
                     means.add(losses, len(batch.rows))
@@ -143,7 +175,8 @@ def train(
                 raise RunError(
                     "training diverged", where=f"{name}, epoch {epoch}", found="loss is not finite", hint="lower lr"
                 )
-            scheduler.step()
+            if recipe.schedule != "triangle":
+                scheduler.step()
             if on_epoch is not None:
                 on_epoch(epoch)
             if state is not None:
@@ -162,19 +195,30 @@ def make_optimizer(model: nn.Module, recipe: Recipe, no_decay: Sequence[nn.Param
     ]
     groups = [group for group in groups if group["params"]]
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, foreach=True)
+        return torch.optim.SGD(
+            groups, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov, foreach=True
+        )
     kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
     return kind(groups, recipe.lr, weight_decay=recipe.weight_decay, foreach=True)
 
 
-def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe) -> torch.optim.lr_scheduler.LRScheduler:
-    """Return the recipe's learning-rate schedule, to be stepped once per epoch."""
+def make_schedule(
+    optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int = 1
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Return the recipe's learning-rate schedule, to be stepped once per epoch, ``triangle`` after every step.
 
-    def factor(epoch: int) -> float:
+    :param steps: of an epoch.
+    """
+    peak, total = recipe.warmup * recipe.epochs * steps, max(1, recipe.epochs * steps)
+    start, end = TRIANGLE
+
+    def factor(at: int) -> float:
         if recipe.schedule == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * epoch / max(1, recipe.epochs)))
+            return 0.5 * (1 + math.cos(math.pi * at / max(1, recipe.epochs)))
         if recipe.schedule == "step":
-            return float(recipe.gamma ** sum(epoch >= milestone for milestone in recipe.milestones))
+            return float(recipe.gamma ** sum(at >= milestone for milestone in recipe.milestones))
+        if recipe.schedule == "triangle":
+            return start + (1 - start) * at / peak if at < peak else 1 - (1 - end) * (at - peak) / (total - peak)
         return 1.0
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
@@ -201,7 +245,8 @@ class _Means:
 
 
 def _autocast(device: torch.device, precision: str) -> Any:
-    if precision == "bf16" or (precision == "auto" and has_bf16(device)):
+    fast = has_bf16(device) if precision == "auto" else precision == "fastest" and computes_bf16(device)
+    if precision == "bf16" or fast:
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
 

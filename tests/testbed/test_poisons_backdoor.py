@@ -15,7 +15,21 @@ from elixir_plugin.testbed.poisons import BadNets, TaCT, Trojan
 from elixir_plugin.testbed.wanet import WaNet
 
 POISONS = (WaNet, Trojan, TaCT)
-ALL = {"ar", "badnets", "blended", "cuda", "lsp", "ops", "sig", "tact", "trojan", "urp", "wanet"}
+ALL = {
+    "adaptive_blend",
+    "adaptive_patch",
+    "ar",
+    "badnets",
+    "blended",
+    "cuda",
+    "lsp",
+    "ops",
+    "sig",
+    "tact",
+    "trojan",
+    "urp",
+    "wanet",
+}
 each_poison = pytest.mark.parametrize("cls", POISONS)
 each_type = pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 

@@ -35,9 +35,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seeds: list[int] = []
     train = module.train_suspect
 
-    def counted(case: Case, recipe: Any, context: Any, *more: Any) -> Any:
+    def counted(case: Case, recipe: Any, context: Any, *more: Any, **named: Any) -> Any:
         seeds.append(context.seed)
-        return train(case, recipe, context, *more)
+        return train(case, recipe, context, *more, **named)
 
     monkeypatch.setattr(module, "train_suspect", counted)
     return seeds

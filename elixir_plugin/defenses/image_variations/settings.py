@@ -12,7 +12,7 @@ from ...core.augmentation import Augmentation
 from ...core.settings import Settings
 from ...diffusion.fit.settings import FitSettings
 from ...diffusion.generators.base import GeneratorSettings
-from ...training.loop import Recipe
+from ...training.loop import Recipe, Schedule
 
 CHAIN: dict[str, Any] = {"schedule": "linear", "length": 1000, "learn_sigma": False}  # what strengths are shares of
 CPU_FIT: dict[str, Any] = {**FitSettings.presets["cpu"], **CHAIN, "t_train_max": None}
@@ -28,7 +28,7 @@ class Learning(Recipe):
     optimizer: Literal["sgd", "adam", "adamw"] = "adam"
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0)
-    schedule: Literal["constant", "cosine", "step"] = "step"
+    schedule: Schedule = "step"
     drops: tuple[Share, ...] = Field(
         (0.3, 0.5), description="shares of the epochs after which `step` lowers the rate, where `milestones` is empty"
     )
