@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from ..common.images import eager_or_lazy, file_reader
 from ..common.untrusted import numbers
 
 EAGER_BYTES = 4 << 30
+FILE_BYTES = 1 << 30  # of a CIFAR batch; far above the 155 MB of the largest
 Shape = tuple[int, int, int]
 
 
@@ -176,8 +178,13 @@ def _read_cifar(dataset: str, folder: Path, shape: Shape) -> CleanData:
 def _md5(path: Path) -> str:
     digest = hashlib.md5(usedforsecurity=False)
     with open_file(path) as file:
-        while block := file.read(2**20):
-            digest.update(block)
+        if (size := os.fstat(file.fileno()).st_size) > FILE_BYTES:
+            raise InputError("file is too large", where=path, found=f"{size:,} bytes", allowed=f"{FILE_BYTES:,} bytes")
+        try:
+            while block := file.read(2**20):
+                digest.update(block)
+        except OSError as error:
+            raise InputError("file cannot be read", where=path, found=error.strerror) from None
     return digest.hexdigest()
 
 
