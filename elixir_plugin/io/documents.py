@@ -61,13 +61,22 @@ def parse_json(text: str, *, where: object) -> Any:
         if len(found) < len(pairs):
             twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
             raise given_twice(where, twice, InputError)
+        for key, each in pairs:
+            if isinstance(each, InputError):
+                each.where = f"{where}: {key}"
+                raise each
         return found
 
-    def whole(digits: str) -> int:
-        return checked_whole(digits, where)
+    def whole(digits: str) -> int | InputError:  # an error waits for its key
+        try:
+            return checked_whole(digits, where)
+        except InputError as error:
+            return error
 
-    def real(digits: str) -> float:
-        return _finite(float(digits), digits, where)
+    def real(digits: str) -> float | InputError:
+        if math.isfinite(value := float(digits)):
+            return value
+        return InputError("number is not finite", where=where, found=digits, allowed="finite numbers")
 
     try:
         value = json.loads(text, object_pairs_hook=fields, parse_int=whole, parse_float=real, parse_constant=real)
@@ -78,6 +87,8 @@ def parse_json(text: str, *, where: object) -> Any:
     with_text = _ESCAPED.search(text) is not None
     level = [value]
     for _ in range(DEPTH + 1):
+        if refused := next((each for each in level if isinstance(each, InputError)), None):
+            raise refused
         if with_text:
             for each in level:
                 for part in each if isinstance(each, dict) else (each,):
@@ -143,12 +154,6 @@ def checked_whole(digits: str, where: object, error: type[ElixirError] = InputEr
 def not_64_bits(found: str, where: object, error: type[ElixirError]) -> ElixirError:
     """Return the error for a whole number that arrays cannot hold."""
     return error("whole number out of range", where=where, found=found, allowed="what fits into 64 bits")
-
-
-def _finite(value: float, digits: str, where: object) -> float:
-    if not math.isfinite(value):
-        raise InputError("number is not finite", where=where, found=digits, allowed="finite numbers")
-    return value
 
 
 def given_twice(where: object, key: str, error: type[ElixirError]) -> ElixirError:
