@@ -20,7 +20,8 @@ from ..core.metrics import Evaluation
 from ..core.outcome import Outcome
 from ..core.scale import refuse_zeros_and_ones, scale_notes
 from ..errors import InputError, nearest
-from ..io.files import atomic_file, atomic_folder
+from ..io.files import atomic_folder
+from ..io.npz import read_npz, write_npz
 from .common.results import save_model
 from .common.suspect import ModelOptions, suspect_model
 
@@ -77,7 +78,7 @@ class Arrays(Adapter):
 
         :raises InputError: for unknown keys, Python objects, and arrays that do not fit together.
         """
-        return self._case(_load(path), None, str(path))
+        return self._case(read_npz(path), None, str(path))
 
     @classmethod
     def from_arrays(
@@ -106,8 +107,7 @@ class Arrays(Adapter):
         written = []
         if present := {name: value for name, value in arrays.items() if value is not None}:
             written.append(folder / "outcome.npz")
-            with atomic_file(written[-1]) as temporary, temporary.open("wb") as file:
-                np.savez(file, **present)
+            write_npz(written[-1], present)
         if outcome.model is not None:
             written.append(save_model(outcome.model, folder))
         return written
@@ -117,8 +117,7 @@ class Arrays(Adapter):
         options: dict[str, Any] = {"layout": "nhwc", "num_classes": case.num_classes}
         arrays: dict[str, Any] = dict(_arrays_of(case))
         with atomic_folder(folder) as part:
-            with (part / FILE).open("wb") as file:
-                np.savez(file, **arrays)
+            write_npz(part / FILE, arrays)
             if case.model is not None:
                 options["model"] = str(folder / save_model(case.model, part).name)
         if case.truth is not None and case.truth.kind != "none":
@@ -186,28 +185,6 @@ def _arrays_of(case: Case) -> dict[str, NDArray[Any]]:
         arrays |= {name: value for name, value in found.items() if value is not None}
     if not arrays:
         raise InputError("nothing to write", where="case", allowed="a case with at least one set")
-    return arrays
-
-
-def _load(path: Path) -> dict[str, NDArray[Any]]:
-    """Read all arrays of an ``.npz`` file; pickled objects are refused unopened."""
-    try:
-        with path.open("rb") as stream:  # numpy leaves the file open when the archive is damaged
-            file = np.load(stream, allow_pickle=False)
-            if isinstance(file, np.ndarray):
-                raise ValueError("a single array")
-            arrays = {name: file[name] for name in file.files}
-        if strange := [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]:
-            raise ValueError(f"no array: {strange[0]}")
-    except FileNotFoundError:
-        raise InputError("file not found", where=path) from None
-    except Exception as error:  # a corrupt archive may fail anywhere inside the reader
-        raise InputError(
-            "file cannot be read",
-            where=path,
-            found=" ".join(str(error).split())[:200] or type(error).__name__,
-            allowed="an .npz file of plain numeric arrays, written by numpy.savez",
-        ) from None
     return arrays
 
 

@@ -18,7 +18,8 @@ from ..core.images import ImageSet
 from ..core.metrics import Evaluation
 from ..core.outcome import Outcome
 from ..errors import InputError
-from ..io.files import atomic_folder, write_json
+from ..io.files import atomic_files, atomic_folder, write_json
+from ..io.folders import is_folder
 from ..io.images import Header, image_header
 from ..io.text import escape_control, escape_name
 from .common.class_folders import ClassFolders, Listing, arranged, class_folders, left_out, visible_folders
@@ -131,17 +132,21 @@ class ImageFolder(Adapter):
           a name that another sample has already. Float pixels are rounded to 8 bits.
         - ``suspects.csv``: score, flag and whether the sample is kept, for every suspect sample.
 
+        All of it is written beside its place first, and moved there when it is complete.
+
         Samples that were left out because they cannot be read have a row with the reason in both tables. Names are
         written as :func:`~elixir_plugin.io.text.escape_cell` makes them safe.
         """
-        written = []
         lost = [Unreadable(**each) for each in case.origin.facts.get("unreadable", ())]
-        if outcome.model is not None:
-            written.append(save_model(outcome.model, folder))
-        if case.train is not None and outcome.train is not None:
-            classes = case.origin.facts.get("classes") or [str(label) for label in range(case.num_classes)]
-            written += write_changes(case.train, outcome.train, list(classes), folder, lost)
-        return [*written, *write_suspects(case.train, outcome, folder, lost)]
+        with atomic_files(folder) as part:
+            written = []
+            if outcome.model is not None:
+                written.append(save_model(outcome.model, part))
+            if case.train is not None and outcome.train is not None:
+                classes = case.origin.facts.get("classes") or [str(label) for label in range(case.num_classes)]
+                written += write_changes(case.train, outcome.train, list(classes), part, lost)
+            written += write_suspects(case.train, outcome, part, lost)
+        return [folder / path.relative_to(part) for path in written]
 
     def export(self, case: Case, folder: Path) -> Source:
         """Write ``train/<class>/<file>.png``, ``clean`` and ``test`` likewise, and the model as a saved Classifier.
@@ -173,6 +178,9 @@ class ImageFolder(Adapter):
     def _folders(self, path: Path, notes: list[str]) -> dict[str, ClassFolders]:
         """Find the class folders of each set, and note what is left out."""
         given = {"clean": self.options.clean, "test": self.options.test}
+        for each in (path, *given.values(), self.options.model):
+            if each is not None:
+                is_folder(each)  # what cannot be looked at is refused; what is not there, where it is read
         taken = [each.resolve() for each in (*given.values(), self.options.model) if each is not None]
         skip = [each.name for each in taken if each.parent == path.resolve()]  # neither classes nor splits
         follow = self.options.follow_symlinks

@@ -126,11 +126,15 @@ class Adapter(ABC):
 def existing(path: Path, what: str, hint: str | None = None) -> Path:
     """Return *path* if it is there.
 
-    :raises InputError: when it is not.
+    :raises InputError: when it is not, or when that cannot be said.
     """
     refuse_unusable(path)
-    if not path.exists():
-        raise InputError(f"{what} not found", where=path, hint=hint)
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{what} not found", where=path, hint=hint) from None
+    except OSError as error:  # a folder that may not be entered
+        raise InputError(f"{what} cannot be read", where=path, found=str(error), hint=hint) from None
     return path
 
 

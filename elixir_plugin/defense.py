@@ -22,6 +22,7 @@ from .core.draws import Uncovered, uncovered
 from .core.mirroring import decide, settled
 from .core.outcome import FOR_A_LOOK, Outcome
 from .core.panels import Panel
+from .core.sealing import unsealed_set
 from .errors import MissingNeedError
 from .plugins import plugins
 
@@ -101,7 +102,8 @@ class Defense(ABC):
     def run(self, case: Case, context: Context | None = None) -> Outcome:
         """Defend *case*.
 
-        The defense sees neither truth nor test data. Missing needs are refused before any work starts, and the
+        The defense sees neither truth nor test data, and no names and ids of samples: the outcome gets those of
+        *case*. Missing needs are refused before any work starts, and the
         outcome is checked before it is returned. The first note says how far a suspect model agrees with the labels.
 
         :raises MissingNeedError: when the case lacks something in :attr:`needs`.
@@ -128,6 +130,8 @@ class Defense(ABC):
         if (look := getattr(self, "_look", None)) is not None:
             _say_look(outcome, look)
         outcome.check(visible)
+        if outcome.train is not None and visible.train is not None and case.train is not None:
+            outcome.train = unsealed_set(outcome.train, visible.train, case.train)
         return outcome
 
     def refuse(self, case: Case) -> None:
@@ -223,7 +227,11 @@ class Defense(ABC):
 
     @abstractmethod
     def defend(self, case: Case, context: Context) -> Outcome:
-        """Do the work. *case* holds no truth and no test data; parts of it must not be modified."""
+        """Do the work.
+
+        *case* is what :meth:`Case.visible` gives: no truth, no test data, no names of samples; ``ids`` count from 0.
+        Parts of it must not be modified. Whatever the outcome says of samples, it says by their position.
+        """
 
 
 def check_agreement(case: Case, context: Context) -> None:

@@ -1,4 +1,4 @@
-"""Scripts run as processes of their own, without each of them importing torch anew."""
+"""Scripts and functions run as processes of their own, without each of them importing torch anew."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import subprocess
 import sys
 import tempfile
 import traceback
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 HEAVY = ["matplotlib.figure", "torch", "elixir_plugin.cli", "elixir_plugin.runs.run", "elixir_plugin.training"]
@@ -52,3 +54,18 @@ def _main(arguments: list[str], cwd: str, streams: list[str]) -> None:
         sys.exit(1)
     finally:
         atexit._run_exitfuncs()  # which a fork would leave out
+
+
+def forked(action: Callable[[], object]) -> int:
+    """Run *action* in a child process that shares everything imported here; return its pid."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns of forking beside threads
+        pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        action()
+        code = 0
+    finally:
+        os._exit(code)

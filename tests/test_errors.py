@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from elixir_plugin import errors
 from elixir_plugin.core.settings import Settings
 from elixir_plugin.errors import ElixirError, InputError, SettingsError, nearest, reason_of, shown
+from elixir_plugin.io.text import escape_control
 
 ALL = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, ElixirError)]
 
@@ -115,3 +116,11 @@ def test_a_refused_list_hides_no_other_fault():
     with pytest.raises(SettingsError) as caught:
         Wide.build({"name": list(range(1000)), "zzz": 1})
     assert "(1,000 in all)" in str(caught.value) and "zzz: unknown key" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["where", "found", "allowed", "hint"])
+def test_what_comes_from_a_file_can_neither_drive_a_terminal_nor_add_lines(name: str) -> None:
+    error = InputError("refused", **{name: "a\x1b[2J\u202e\x07\n  next:    rm -r ~\udcff"})
+    label = {"hint": "next"}.get(name, name) + ":"
+    assert str(error) == f"refused\n  {label:<8} a\\x1b[2J\\u202e\\x07\\n  next:    rm -r ~\\udcff"
+    assert escape_control(str(error)) == str(error)

@@ -189,7 +189,7 @@ def has_one_logit(estimator: Any) -> bool:
 
 def load_into(estimator: Any, model: Classifier) -> None:
     """Put the weights of *model* into the module behind *estimator*, in place: its optimiser goes on working."""
-    load_by_name(estimator.model, own_module(model).state_dict(), where="classifier")
+    load_by_name(estimator.model, own_module(model).state_dict(), where="classifier", finite=False)
     estimator.model.eval()
 
 

@@ -5,11 +5,10 @@ Facts about the format were taken from the toolkits' behaviour; none of their co
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -22,11 +21,10 @@ from ...core.classifier.weights import build_by_name
 from ...core.images import ImageSet
 from ...core.metrics import Evaluation
 from ...core.outcome import Outcome
-from ...core.pixels import to_bytes, to_floats
 from ...core.settings import Settings
 from ...errors import InputError
 from ...io.files import write_torch
-from ...io.images import read_image
+from ...io.opening import is_there
 from ...io.reading import read_torch
 from ...plugins import plugins
 from ..common.models import assumed_normalisation, unlike_host
@@ -34,6 +32,7 @@ from ..common.results import write_suspects
 from ..common.templates import filled, refuse_other_folder
 from .export import ARCHITECTURE, DATASETS, SEED, export_case
 from .read import labels_of, read_labels, read_set, read_truth
+from .triggers import Place, triggered_set
 from .write import dataset_of, purified_name, write_sanitised, write_weights
 
 
@@ -49,11 +48,15 @@ class BackdoorToolboxOptions(Settings):
         ``none``: no model.
     :param architecture: network the weights belong to; ``elixir.py`` takes the one that ``config.py`` names.
     :param mean, std: normalisation per channel; default: the toolkits' for the data set.
-    :param trigger: image of the trigger, from the toolkit's ``triggers`` folder, its mask ``mask_<name>`` beside it
-        if there is one. The toolkits store no triggered test set; with the image of a ``badnet`` or ``blend`` trigger
-        one is made.
-    :param alpha: opacity of a ``blend`` trigger in test samples; default: that in the folder's name.
+    :param trigger: picture of the trigger, its mask ``mask_<name>`` beside it if there is one, or the toolkit's folder
+        of such pictures; default: ``triggers`` of the checkout that the set lies in. The toolkits store no triggered
+        test set: one is made. ``none``: no ASR.
+    :param alpha: opacity of a ``blend``, ``adaptive_blend`` or ``basic`` trigger in test samples; default: that in the
+        folder's name.
+    :param source_class: of TaCT: the class whose images carry the trigger; default: 1, as in the toolkits.
     """
+
+    added: ClassVar[Mapping[str, Any]] = {"source_class": None}
 
     clean: Path | None = None
     test: Path | None = None
@@ -63,8 +66,15 @@ class BackdoorToolboxOptions(Settings):
     architecture: str = ARCHITECTURE
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    trigger: Path | None = None
+    trigger: Literal["none"] | Path | None = None
     alpha: float | None = Field(None, gt=0, le=1)
+    source_class: int | None = Field(None, ge=0)
+
+    @classmethod
+    def under_first_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Say of ``trigger: none`` what was said when pictures were not looked for: null."""
+        named = super().under_first_names(values)
+        return named | {"trigger": None} if named.get("trigger") == "none" else named
 
 
 class BackdoorToolbox(Adapter):
@@ -99,7 +109,7 @@ class BackdoorToolbox(Adapter):
             train=train,
             clean=sets["clean"],
             test=sets["test"],
-            test_poisoned=self._triggered(directory, train, sets["test"], truth, notes),
+            test_poisoned=self._triggered(folder, train, sets["test"], truth, notes),
             model=model,
             truth=truth,
             origin=Origin(self.name, str(folder), {"dataset": dataset, "directory": directory}),
@@ -186,7 +196,7 @@ class BackdoorToolbox(Adapter):
         self, folder: Path, num_classes: int, channels: int, mean: tuple[float, ...], std: tuple[float, ...]
     ) -> Classifier | None:
         file = self.options.model or folder / f"full_base_aug_seed={self.options.seed}.pt"
-        if file == "none" or (self.options.model is None and not Path(file).exists()):
+        if file == "none" or (self.options.model is None and not is_there(Path(file))):
             return None
         architecture = self.options.architecture
         make = partial(build_module, architecture, num_classes, channels)
@@ -205,38 +215,14 @@ class BackdoorToolbox(Adapter):
         return Classifier(module, num_classes, mean=mean, std=std, channels=channels, architecture=architecture).eval()
 
     def _triggered(
-        self, directory: str, train: ImageSet, test: ImageSet | None, truth: Truth | None, notes: list[str]
+        self, folder: Path, train: ImageSet, test: ImageSet | None, truth: Truth | None, notes: list[str]
     ) -> TriggeredSet | None:
-        """Put the trigger of option ``trigger`` on all test samples that are not of the target class."""
-        if self.options.trigger is None:
-            notes.append("no triggered test set in this format: ASR is not measured (option trigger)")
+        trigger = self.options.trigger
+        if trigger == "none":
+            notes.append("no triggered test set: ASR is not measured (option trigger)")
             return None
-        targets = [] if truth is None else np.unique(train.labels[truth.poison]).tolist()
-        kind = next((name for name in ("badnet", "blend") if directory.startswith(f"{name}_")), None)
-        if kind is None or test is None or len(targets) != 1:
-            raise InputError(
-                "no triggered test set can be made",
-                where="option trigger",
-                found=f"set {directory}, target labels {targets}, {'no' if test is None else 'a'} test set",
-                allowed="badnet and blend sets with one target label and a test set",
-            )
-        others = test.subset(test.labels != targets[0])
-        trigger = to_floats(read_image(self.options.trigger))
-        if trigger.shape != test.image_shape:
-            raise InputError(
-                "trigger of another size", where=self.options.trigger, found=trigger.shape, allowed=test.image_shape
-            )
-        pixels = to_floats(others.read(slice(None)))
-        if kind == "blend":
-            alpha = self.options.alpha or _alpha(directory)
-            pixels += np.float32(alpha) * (trigger - pixels)
-        else:
-            mask = self.options.trigger.with_name(f"mask_{self.options.trigger.name}")  # as the toolkit looks for it
-            shown = read_image(mask) if mask.is_file() else trigger
-            pixels = np.where((shown > 0).any(2, keepdims=True), trigger, pixels)
-        made = to_bytes(pixels) if train.images.dtype == np.uint8 else pixels
-        samples = others.replace(images=made, labels=np.full(len(others), targets[0]))
-        return TriggeredSet(samples, others.labels)
+        place = Place(folder, *dataset_of(folder), trigger, self.options.alpha, self.options.source_class)
+        return triggered_set(place, train, test, truth, notes)
 
 
 def _walk_up(folder: Path, split: str) -> Path | None:
@@ -244,10 +230,3 @@ def _walk_up(folder: Path, split: str) -> Path | None:
     dataset, _ = dataset_of(folder)
     candidates = (parent / "clean_set" / dataset / split for parent in folder.parents)
     return next((each for each in candidates if each.is_dir()), None)
-
-
-def _alpha(directory: str) -> float:
-    found = re.search(r"_alpha=(\d*\.\d+)", directory)
-    if found is None:
-        raise InputError("opacity of the trigger is not known", where=directory, hint="give option alpha")
-    return float(found.group(1))

@@ -59,13 +59,13 @@ def export_case(case: Case, folder: Path, seed: int, read_split: Callable[[Path,
     splits = _splits(case, root / "clean_set" / dataset, read_split)
     _warn(case, folder.name)
     found: dict[str, Any] = {}
+    for images, split, labels in splits:  # first: the folder of the set says that all is written
+        write_split(images, split, labels)
     with atomic_folder(folder) as part:
         write_set(case.train, case.truth, part)
         if case.model is not None:
             write_weights(case.model, part / f"full_base_aug_seed={seed}.pt")
             found = _how_to_read(case, dataset)
-    for images, split, labels in splits:
-        write_split(images, split, labels)
     if seed != SEED:
         found["seed"] = seed
     if dataset not in DATASETS or DATASETS[dataset].num_classes != case.num_classes:

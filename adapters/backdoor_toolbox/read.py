@@ -13,7 +13,9 @@ from ...core.case import Truth
 from ...core.images import ImageBacking, Images, ImageSet, Index, checked_labels
 from ...core.scale import in_unit_range
 from ...errors import InputError
+from ...io.folders import Walk, is_folder
 from ...io.images import image_shape
+from ...io.opening import is_there
 from ...io.reading import read_torch
 from ..common.images import eager_or_lazy, file_reader
 from ..common.untrusted import numbers
@@ -24,7 +26,7 @@ EAGER_BYTES = 1 << 30
 
 def labels_of(split: Path) -> Path:
     """Return the labels file of a clean folder; the toolkits call it by two names."""
-    found = [split / name for name in ("clean_labels", "labels") if (split / name).is_file()]
+    found = [split / name for name in ("clean_labels", "labels") if is_there(split / name)]
     return found[0] if found else split / "labels"
 
 
@@ -44,12 +46,13 @@ def read_labels(file: Path) -> Index:
 def read_set(folder: Path, labels: Index, num_classes: int, file: Path) -> ImageSet:
     """Read one folder in either layout; which one is told by what is there, never by names of parent folders."""
     labels = checked_labels(labels, len(labels), num_classes, str(file))
-    if (folder / "imgs").is_file():
+    if is_there(folder / "imgs"):
         images: ImageBacking = _read_tensor(folder / "imgs")
         names = None
         _refuse_other_length(images.shape[0], len(labels), folder / "imgs", file)
-    elif (folder / "data").is_dir():
-        stems = {path.stem for path in (folder / "data").iterdir() if path.suffix == ".png" and path.stem.isdigit()}
+    elif is_folder(folder / "data"):
+        found = (Path(entry.name) for entry in Walk(folder / "data").entries(""))
+        stems = {path.stem for path in found if path.suffix == ".png" and path.stem.isdecimal()}
         _refuse_other_length(len(stems), len(labels), folder / "data", file)
         names = [f"data/{position}.png" for position in range(len(labels))]
         paths = [folder / name for name in names]
@@ -86,11 +89,11 @@ def read_truth(folder: Path, directory: str, n: int, notes: list[str]) -> Truth 
     :param directory: name of the set, which tells clean-label attacks from others.
     :param n: size of the set.
     """
-    if not (folder / "poison_indices").is_file():
+    if not is_there(folder / "poison_indices"):
         notes.append("no poison_indices: TPR and FPR are not measured")
         return None
     poison = _mask(folder / "poison_indices", n)
-    cover = _mask(folder / "cover_indices", n) if (folder / "cover_indices").is_file() else None
+    cover = _mask(folder / "cover_indices", n) if is_there(folder / "cover_indices") else None
     kind = "clean-label" if directory.startswith(CLEAN_LABEL) else "dirty-label"
     return Truth(poison, cover, kind=kind if poison.any() else "none")
 

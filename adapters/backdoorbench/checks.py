@@ -64,9 +64,13 @@ def rows(value: Any, where: object, what: str) -> list[Any]:
 
 
 def as_int(value: Any, where: object, what: str) -> int:
-    """Return *value* as an int when it is one, of Python's or numpy's kind."""
+    """Return *value* as an int when it is one of 64 bits, of Python's or numpy's kind."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise InputError("broken record", where=f"{where}: {what}", found=repr(value)[:80], allowed="an integer")
+        shown = repr(value[:80]) if isinstance(value, str | bytes) else value  # the whole of a list may be endless
+        found = shown if isinstance(value, str | bytes | bool | float) else type(value).__name__
+        raise InputError("broken record", where=f"{where}: {what}", found=found, allowed="an integer")
+    if not -(2**63) <= value < 2**63:
+        raise InputError("broken record", where=f"{where}: {what}", found=value, allowed="an integer of 64 bits")
     return int(value)
 
 

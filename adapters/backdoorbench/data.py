@@ -21,9 +21,12 @@ from ...core.images import Images, ImageSet, checked_labels
 from ...errors import InputError
 from ...io.documents import read_table
 from ...io.files import inside
+from ...io.folders import is_folder
+from ...io.opening import is_there, open_file
 from ...io.reading import read_plain_pickle
 from ..common.class_folders import Listing, list_images
 from ..common.images import eager_or_lazy, file_reader
+from ..common.untrusted import numbers
 
 EAGER_BYTES = 4 << 30
 Shape = tuple[int, int, int]
@@ -99,7 +102,7 @@ def find_data(record: Path, data_path: str, option: Path | None) -> Path:
     :raises InputError: naming every place that was looked at.
     """
     if option is not None:
-        if not option.is_dir():
+        if not is_folder(option):
             raise InputError("clean data not found", where="option data", found=option, allowed="an existing folder")
         return option
     recorded = PureWindowsPath(data_path)  # splits at / and at \
@@ -107,7 +110,7 @@ def find_data(record: Path, data_path: str, option: Path | None) -> Path:
     tail = list(plain)[1::-1]
     looked = [parent.joinpath(*tail) for parent in record.resolve().parents] if tail else []
     for folder in looked:
-        if folder.is_dir():
+        if is_folder(folder):
             return folder
     raise InputError(
         "clean data not found",
@@ -148,9 +151,9 @@ def _read_cifar(dataset: str, folder: Path, shape: Shape) -> CleanData:
         raise InputError(
             "record contradicts its data set", where="img_size", found=shape, allowed=f"(32, 32, 3) for {dataset}"
         )
-    root = folder / files.folder if (folder / files.folder).is_dir() else folder
+    root = folder / files.folder if is_folder(folder / files.folder) else folder
     expected = files.train | files.test
-    if missing := [name for name in expected if not (root / name).is_file()]:
+    if missing := [name for name in expected if not is_there(root / name)]:
         raise InputError(
             "clean data incomplete",
             where=root,
@@ -158,7 +161,7 @@ def _read_cifar(dataset: str, folder: Path, shape: Shape) -> CleanData:
             allowed=f"{files.folder}/{{{', '.join(expected)}}}",
             hint=f"name the folder, e.g. with {{option:data=data/{dataset}}}",
         )
-    sums = {name: hashlib.md5((root / name).read_bytes(), usedforsecurity=False).hexdigest() for name in expected}
+    sums = {name: _md5(root / name) for name in expected}
     other = [name for name in expected if sums[name] != expected[name]]
     notes: tuple[str, ...] = ()
     if other:
@@ -168,6 +171,14 @@ def _read_cifar(dataset: str, folder: Path, shape: Shape) -> CleanData:
     parts = ([root / name for name in names] for names in (files.train, files.test))
     train, test = (_cifar_set(paths, files.labels, classes) for paths in parts)
     return CleanData(train, test, notes)
+
+
+def _md5(path: Path) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    with open_file(path) as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _cifar_set(paths: Sequence[Path], label_key: str, num_classes: int) -> ImageSet:
@@ -185,19 +196,18 @@ def _cifar_batch(path: Path, label_key: str, num_classes: int) -> tuple[Images, 
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
         found = (data.dtype, data.shape) if isinstance(data, np.ndarray) else type(data).__name__
         raise InputError("not a CIFAR batch", where=f"{path}: data", found=found, allowed="uint8 [n, 3072]")
+    where = f"{path}: {label_key}"
     if not isinstance(labels, list) or not all(type(label) is int for label in labels):
-        raise InputError(
-            "not a CIFAR batch", where=f"{path}: {label_key}", found=type(labels).__name__, allowed="a list of integers"
-        )
+        raise InputError("not a CIFAR batch", where=where, found=type(labels).__name__, allowed="a list of integers")
     images = np.ascontiguousarray(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-    return images, checked_labels(np.array(labels, np.int64), len(images), num_classes, f"{path}: {label_key}")
+    return images, checked_labels(numbers(labels, where), len(images), num_classes, where)
 
 
 def _read_gtsrb(folder: Path, shape: Shape) -> CleanData:
     num_classes = DATASETS["gtsrb"].num_classes
     tables = [folder / "Train" / f"{label:05d}" / f"GT-{label:05d}.csv" for label in range(num_classes)]
     test = [folder / "Test" / "GT-final_test.csv"]
-    if missing := [table for table in tables + test if not table.is_file()]:
+    if missing := [table for table in tables + test if not is_there(table)]:
         raise InputError(
             "clean data incomplete",
             where=folder,
@@ -220,17 +230,17 @@ def _gtsrb_set(tables: Sequence[Path], num_classes: int, shape: Shape) -> ImageS
             labels.append(int(row[7]))
             paths.append(inside(table.parent, row[0]))
     read = file_reader(paths, 3, resize=shape[:2])
-    return ImageSet(eager_or_lazy(read, len(paths), shape, EAGER_BYTES), np.array(labels, np.int64), num_classes)
+    return ImageSet(eager_or_lazy(read, len(paths), shape, EAGER_BYTES), numbers(labels, tables[0].parent), num_classes)
 
 
 def _read_folders(dataset: str, folder: Path, num_classes: int, shape: Shape) -> CleanData:
     nested = folder / "tiny-imagenet-200"
-    root = nested if dataset == "tiny" and nested.is_dir() else folder
+    root = nested if dataset == "tiny" and is_folder(nested) else folder
     # the test part of these two comes without labels, so BackdoorBench scores on val
     names = ("val", "test") if dataset in ("tiny", "imagenet") else ("test", "val")
-    test = next((root / name for name in names if (root / name).is_dir()), root / "test")
+    test = next((root / name for name in names if is_folder(root / name)), root / "test")
     for part in (root / "train", test):
-        if not part.is_dir():
+        if not is_folder(part):
             raise InputError(
                 "clean data incomplete",
                 where=root,

@@ -13,20 +13,21 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ...core.case import Truth
 from ...core.classes import checked_count
 from ...core.images import Images, ImageSet, Index, checked_labels
 from ...errors import InputError
-from ...io.images import refuse_deep
+from ...io.folders import is_folder
+from ...io.image_files import refuse_pixels
+from ...io.opening import is_there
+from ...io.pickled_images import PickledImage
 from ...io.reading import read_torch
 from ..common.images import file_reader
 from ..common.untrusted import numbers
 from .checks import as_int, expect, positions, rebased, rows
 
 FILE = "attack_result.pt"
-MOST_PIXELS = 4096  # along an edge, as for every other reader
 KEYS = ("model_name", "num_classes", "model", "data_path", "img_size", "clean_data", "bd_train", "bd_test")
 Held = NDArray[np.bool_]
 
@@ -74,8 +75,8 @@ def read_record(path: Path) -> Record:
     :param path: the record folder or the ``attack_result.pt`` in it.
     :raises InputError: when it is missing, hostile, or no attack result.
     """
-    file = path / FILE if path.is_dir() or path.name != FILE else path
-    if not file.is_file():
+    file = path / FILE if is_folder(path) or path.name != FILE else path
+    if not is_there(file):
         below = sorted(found.parent.name for found in path.glob(f"*/{FILE}"))
         hint = "give the folder that an attack script of BackdoorBench filled, e.g. record/badnet_0_1"
         raise InputError(
@@ -98,9 +99,9 @@ def read_record(path: Path) -> Record:
         )
     text = {key: expect(content[key], str, file, key) for key in ("model_name", "data_path", "clean_data")}
     shape = [as_int(edge, file, "img_size") for edge in rows(content["img_size"], file, "img_size")]
-    if len(shape) != 3 or not all(1 <= edge <= MOST_PIXELS for edge in shape):
-        allowed = f"(height, width, channels), each 1..{MOST_PIXELS:,}"
-        raise InputError("broken record", where=f"{file}: img_size", found=shape, allowed=allowed)
+    if len(shape) != 3 or min(shape) < 1:
+        raise InputError("broken record", where=f"{file}: img_size", found=shape, allowed="(height, width, channels)")
+    refuse_pixels(shape[1], shape[0], f"{file}: img_size")
     num_classes = checked_count(as_int(content["num_classes"], file, "num_classes"), f"{file}: num_classes")
     train = content["bd_train"]
     if isinstance(train, dict) and "x" in train and train["x"] is None:  # how v1 says "none"
@@ -171,7 +172,7 @@ def truth_of(part: Part, clean: ImageSet) -> Truth:
 @dataclass(frozen=True)
 class _Sample:
     index: int
-    image: Path | Image.Image
+    image: Path | PickledImage
     label: int
     original: int | None
 
@@ -206,7 +207,7 @@ def _sample(index: int, value: Any, folder: Path, save_folder: Any, where: str) 
         labels = value.get("other_info")
     else:  # (image, label, original label)
         image, *labels = value if isinstance(value, list | tuple) and value else [None]
-    if not isinstance(image, Path | Image.Image) or not isinstance(labels, list | tuple) or len(labels) != 2:
+    if not isinstance(image, Path | PickledImage) or not isinstance(labels, list | tuple) or len(labels) != 2:
         raise InputError(
             "broken record", where=where, found=type(value).__name__, allowed="an image with label and original label"
         )
@@ -236,7 +237,7 @@ def _old(record: Record, state: Mapping[str, Any], where: str, length: int) -> t
     samples = {}
     for position, image, label, original in zip(index, images, labels, originals, strict=True):
         here = f"{where}, sample {position}"
-        if not isinstance(image, Image.Image):
+        if not isinstance(image, PickledImage):
             raise InputError("broken record", where=here, found=type(image).__name__, allowed="an image")
         true = None if original is None else as_int(original, here, "original label")
         samples[int(position)] = _Sample(int(position), image, as_int(label, here, "label"), true)
@@ -249,17 +250,7 @@ def _reader(samples: Sequence[_Sample], record: Record, where: str) -> Callable[
         source = samples[position].image
         if isinstance(source, Path):
             return _from_file(source, record)
-        here = f"{where}, sample {samples[position].index}"
-        try:
-            refuse_deep(source, here)
-            image = np.asarray(source.convert("RGB"))
-        except InputError:
-            raise
-        except Exception as error:  # an image built by the unpickler may lack anything
-            raise InputError("image cannot be read", where=here, found=f"{type(error).__name__}: {error}") from None
-        if image.shape != record.shape:
-            raise InputError("image of another size", where=here, found=image.shape, allowed=record.shape)
-        return image
+        return source.pixels(record.shape, f"{where}, sample {samples[position].index}")
 
     return read
 

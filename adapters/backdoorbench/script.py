@@ -17,6 +17,7 @@ import click
 from ...defense import Defense, get_defense
 from ...errors import ElixirError, SettingsError
 from ...io.files import writing
+from ...io.process import clear_ends, exit_code_of, interruption, stopped_by_signals
 from ...io.text import escape_control, with_flags
 from ...runs.run import RunResult, run_defense
 from ...runs.spec import RunSpec
@@ -31,10 +32,14 @@ def main(defense: str, root: Path, arguments: Sequence[str] | None = None) -> No
     :param arguments: the toolkit's flags; default: those of the process.
     """
     try:
-        _run(defense, root, sys.argv[1:] if arguments is None else arguments)
+        with stopped_by_signals(), clear_ends(defense):
+            _run(defense, root, sys.argv[1:] if arguments is None else arguments)
     except ElixirError as error:
         click.echo(escape_control(f"error: {error.told(with_flags(flags_of(defense, root)))}"), err=True)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt as error:
+        click.echo(f"\n{interruption(error)}", err=True)
+        sys.exit(exit_code_of(error))
 
 
 def _run(defense: str, root: Path, arguments: Sequence[str]) -> RunResult:

@@ -20,6 +20,8 @@ from ...core.pixels import to_bytes
 from ...errors import InputError
 from ...evaluation.metrics import confusion
 from ...io.files import atomic_file, atomic_folder, write_torch
+from ...io.opening import is_there, read_bytes
+from ...io.text import escape_cell
 from ..common.images import different, inexact, save_png
 from .record import FILE, Held
 
@@ -117,13 +119,15 @@ def changed_rows(suspects: ImageSet, clean: ImageSet, index: Index) -> Held:
 def append_detection(file: Path, case: Case, outcome: Outcome) -> None:
     """Add what was found to the table of detections, with a header line each time, as the toolkit itself does.
 
+    What it ends with already is not added again.
+
     The toolkit's own definition counts here: cover samples are poison.
     """
     assert case.truth is not None and case.train is not None and outcome.flagged is not None
     tn, fp, fn, tp = confusion(outcome.flagged, case.truth, cover_is_poison=True)
     targets = np.unique(case.train.labels[outcome.flagged]).tolist()
     row = [
-        Path(case.origin.path).name,
+        escape_cell(Path(case.origin.path).name),
         tn,
         fp,
         fn,
@@ -132,10 +136,12 @@ def append_detection(file: Path, case: Case, outcome: Outcome) -> None:
         _share(fp, tn),
         " ".join(map(str, targets)) or "None",
     ]
-    before = file.read_bytes() if file.is_file() else b""
-    lines = f"{','.join(DETECTION)}\n{','.join(map(str, row))}\n"
+    before = read_bytes(file) if is_there(file) else b""
+    lines = f"{','.join(DETECTION)}\n{','.join(map(str, row))}\n".encode()
+    if before.endswith(lines):  # written by an attempt that was killed, or by the same run when it was found done
+        return
     with atomic_file(file) as temporary:
-        temporary.write_bytes(before + lines.encode())
+        temporary.write_bytes(before + lines)
 
 
 def workspace(folder: Path) -> Path | None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import stat
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import InputError, preview_list
-from ...io.files import inside
+from ...io.folders import LINK_HINT, Walk, is_folder, is_folder_entry, is_image
 from ...io.images import JUNK, SUFFIXES
 from ...io.text import escape_name
 
@@ -18,7 +16,6 @@ OTHER_FORMATS = (  # files that surely are images, and that torchvision's ImageF
     ".apng", ".avif", ".dng", ".gif", ".heic", ".heif", ".ico", ".jfif", ".jp2", ".jpe", ".jxl", ".pbm", ".pnm", ".psd",
     ".svg", ".tga",
 )  # fmt: skip
-LINK_HINT = "move or copy what the link points to"
 
 
 @dataclass(frozen=True)
@@ -102,25 +99,25 @@ def class_folders(
     :param follow_links: follow links to folders, and to files outside of *root*.
     :param junk_below: pass over junk inside class folders too.
     :param link_hint: what to do about a link that is not followed.
-    :raises InputError: when there is no image in any class folder, a folder cannot be read, a link leads out of *root*
-        or to a folder, or round in a circle.
+    :raises InputError: when there is no image in any class folder, a folder cannot be read or is nested too deeply, a
+        name is too long, a link leads out of *root* or to a folder, or round in a circle.
     """
-    if not root.is_dir():
+    if not is_folder(root):
         raise InputError(f"{what} not found", where=root, allowed="a folder with one sub-folder per class")
-    walk = _Walk(root.resolve(), follow_links, junk_below, link_hint)
+    walk = _walk(root, follow_links, junk_below, link_hint)
     top = walk.entries("")
-    folders = sorted(entry.name for entry in top if _is_folder(entry) and entry.name not in skip)
+    folders = sorted(entry.name for entry in top if is_folder_entry(entry) and entry.name not in skip)
     found = {name: list(walk.below(name)) for name in folders if name.lower() not in JUNK}
-    files = {name: tuple(file for file in found[name] if _is_image(file)) for name in found}
-    others = [file for name in found for file in found[name] if not _is_image(file)]
-    loose = sorted(entry.name for entry in top if not _is_folder(entry) and entry.name.lower() not in JUNK_FILES)
-    others += [name for name in loose if not _is_image(name)]
+    files = {name: tuple(file for file in found[name] if is_image(file)) for name in found}
+    others = [file for name in found for file in found[name] if not is_image(file)]
+    loose = sorted(entry.name for entry in top if not is_folder_entry(entry) and entry.name.lower() not in JUNK_FILES)
+    others += [name for name in loose if not is_image(name)]
     scan = ClassFolders(
         root=walk.root,
         files=files,
         ignored=tuple(sorted(name for name in others if not name.lower().endswith(OTHER_FORMATS))),
         other_formats=tuple(sorted(name for name in others if name.lower().endswith(OTHER_FORMATS))),
-        loose=tuple(name for name in loose if _is_image(name)),
+        loose=tuple(name for name in loose if is_image(name)),
         junk=tuple(name for name in folders if name.lower() in JUNK),
     )
     if not scan.filled:
@@ -139,17 +136,17 @@ def class_folders(
 
 def visible_folders(root: Path) -> list[str]:
     """Return the names of the folders in *root* that may be classes or splits, sorted."""
-    entries = _Walk(root, True, True, "").entries("")
-    return sorted(entry.name for entry in entries if _is_folder(entry) and entry.name.lower() not in JUNK)
+    entries = Walk(root).entries("")
+    return sorted(entry.name for entry in entries if is_folder_entry(entry) and entry.name.lower() not in JUNK)
 
 
 def holds_images(folder: Path, *, follow_links: bool, link_hint: str = LINK_HINT) -> tuple[bool, bool]:
     """Tell whether images lie in *folder* itself, and whether any lie in its sub-folders."""
-    walk = _Walk(folder.resolve(), follow_links, True, link_hint)
+    walk = _walk(folder, follow_links, link_hint=link_hint)
     top = walk.entries("")
-    direct = any(_is_image(entry.name) for entry in top if not _is_folder(entry))
-    inner = (entry.name for entry in top if _is_folder(entry) and entry.name.lower() not in JUNK)
-    return direct, any(_is_image(file) for name in inner for _, files in walk.scan(name) for file in files)
+    direct = any(is_image(entry.name) for entry in top if not is_folder_entry(entry))
+    inner = (entry.name for entry in top if is_folder_entry(entry) and entry.name.lower() not in JUNK)
+    return direct, any(is_image(file) for name in inner for _, files in walk.scan(name) for file in files)
 
 
 def left_out(folders: ClassFolders) -> list[str]:
@@ -178,72 +175,5 @@ def named(names: Sequence[str], limit: int = 3) -> str:
     return preview_list([escape_name(name) for name in names], limit)
 
 
-@dataclass(frozen=True)
-class _Walk:
-    root: Path
-    follow: bool
-    junk_below: bool
-    link_hint: str
-
-    def entries(self, name: str) -> list[os.DirEntry[str]]:
-        """Return what is visible in a folder."""
-        try:
-            with os.scandir(self.root / name) as entries:
-                return [entry for entry in entries if not entry.name.startswith(".")]
-        except OSError as error:
-            raise InputError("folder cannot be read", where=self.root / name, found=error.strerror) from None
-
-    def below(self, name: str) -> Iterator[str]:
-        """Yield all files below a folder: by folder name, then by file name, as torchvision sorts them."""
-        for folder, files in sorted(self.scan(name), key=lambda item: item[0]):
-            yield from (f"{folder}/{file}" for file in sorted(files))
-
-    def scan(self, name: str, above: tuple[str, ...] = ()) -> Iterator[tuple[str, list[str]]]:
-        """Yield each folder at or below *name*, the inner ones first, with the names of its files."""
-        path = self.root / name
-        if path.is_symlink() and not self.follow:
-            raise InputError(
-                "links to folders are not followed",
-                where=path,
-                allowed="real folders below the given one",
-                hint=self.link_hint,
-            )
-        real = os.path.realpath(path)
-        if real in above:
-            raise InputError("link leads round in a circle", where=path, found=f"a link to {real}", hint="remove it")
-        files = []
-        for entry in self.entries(name):
-            if _is_folder(entry):
-                if not (self.junk_below and entry.name.lower() in JUNK):
-                    yield from self.scan(f"{name}/{entry.name}", (*above, real))
-            elif entry.name.lower() not in JUNK_FILES and not _is_special(entry):
-                self._check_link(name, entry)
-                files.append(entry.name)
-        yield name, files
-
-    def _check_link(self, name: str, entry: os.DirEntry[str]) -> None:
-        if entry.is_symlink() and not self.follow:
-            try:
-                inside(self.root, f"{name}/{entry.name}")
-            except InputError as error:
-                error.hint = error.hint or self.link_hint
-                raise
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def _is_special(entry: os.DirEntry[str]) -> bool:
-    """Whether this is a pipe, a socket or a device: one may wait without end for such a file."""
-    try:
-        return not stat.S_ISREG(entry.stat().st_mode)
-    except OSError:  # a link that leads nowhere: an image that is missing
-        return False
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES)
+def _walk(root: Path, follow_links: bool, junk_below: bool = True, link_hint: str = LINK_HINT) -> Walk:
+    return Walk(root.resolve(), follow_links, junk_below, link_hint, lambda name: name.lower() in JUNK_FILES)

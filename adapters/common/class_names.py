@@ -14,6 +14,8 @@ from ...core.classes import checked_count
 from ...core.classifier.classifier import Classifier
 from ...errors import InputError, preview_list
 from ...io.documents import parse_json
+from ...io.files import NAME_BYTES
+from ...io.folders import is_file_name
 from ...io.opening import read_text
 from ...io.text import escape_name
 from .class_folders import ClassFolders, named
@@ -40,6 +42,7 @@ def choose_classes(
     suspect = found["train"]
     if file is not None:
         classes = read_class_names(file)
+        _refuse_unwritable(classes, file)
         for folders in found.values():
             _refuse_unnamed(folders, classes, file, notes)
     else:
@@ -55,7 +58,7 @@ def choose_classes(
             )
         _refuse_empty(found, classes, model)
     if empty := [name for name in classes if not suspect.files.get(name)]:
-        notes.append(f"{suspect.root.name}: classes without an image: {named(empty, 12)}")
+        notes.append(f"{escape_name(suspect.root.name)}: classes without an image: {named(empty, 12)}")
     if pairs := look_alikes(classes):
         both = named([f"{one} and {other}" for one, other in pairs])
         notes.append(f"names that differ in case or Unicode form alone are taken for different classes: {both}")
@@ -125,6 +128,19 @@ def folded(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
+def _refuse_unwritable(classes: Iterable[str], file: Path) -> None:
+    """Refuse names that no folder can have: results are sorted into folders of these names."""
+    for name in classes:
+        if not is_file_name(name):
+            raise InputError(
+                "not a name of a folder",
+                where=file,
+                found=escape_name(name),
+                allowed=f"at most {NAME_BYTES} bytes of text",
+                hint="give the class a shorter name, without characters that no file name has",
+            )
+
+
 def _refuse_other_classes(folders: ClassFolders, suspect: ClassFolders) -> None:
     odd = sorted(folders.files.keys() ^ suspect.files.keys())
     if odd:
@@ -152,7 +168,9 @@ def _refuse_unnamed(folders: ClassFolders, classes: Sequence[str], file: Path, n
             allowed=f"the {len(classes)} names in {file}",
         )
     if odd:
-        notes.append(f"{folders.root.name}: folders that were left out, as they are in no list: {named(odd)}")
+        notes.append(
+            f"{escape_name(folders.root.name)}: folders that were left out, as they are in no list: {named(odd)}"
+        )
 
 
 def _refuse_empty(found: Mapping[str, ClassFolders], classes: Sequence[str], model: Classifier | None) -> None:

@@ -16,7 +16,8 @@ from ...core.classifier.classifier import Classifier
 from ...core.images import ImageSet
 from ...core.pixels import to_bytes
 from ...errors import InputError
-from ...io.files import NAME_BYTES, atomic_file, write_csv
+from ...io.files import NAME_BYTES, write_csv
+from ...io.folders import PATH_BYTES, is_file_name
 from ...io.images import JUNK
 from ...io.text import escape_cell
 from .class_names import folded, in_order, look_alikes
@@ -32,6 +33,7 @@ def write_changes(
 ) -> list[Path]:
     """Write ``<class>/<stem>.png`` for every sample that changed, and ``changes.csv``, which lists them.
 
+    :param folder: one that takes its place when all is written.
     :param classes: names of the classes, in the order of the labels.
     :param lost: samples that could not be read; the table then has a column for the reason.
     """
@@ -49,8 +51,8 @@ def write_changes(
             sample = int(before.ids[position])
             stem = _free_stem(names[position], None if label == new_label else classes[new_label], sample, stems)
             written.append(folder / f"{stem}.png")
-            with atomic_file(written[-1]) as temporary:
-                save_png(to_bytes(new[offset]), temporary)
+            written[-1].parent.mkdir(parents=True, exist_ok=True)
+            save_png(to_bytes(new[offset]), written[-1])
             cells = [names[position], classes[label], classes[new_label], bool(repainted[offset]), f"{stem}.png"]
             rows.append((sample, [*cells, ""] if lost else cells))
     rows += [(each.index, [each.name, classes[each.label], "", "", "", each.reason]) for each in lost]
@@ -112,7 +114,8 @@ def _file_names(images: ImageSet, classes: Sequence[str]) -> list[str]:
     """Return the samples' own names where reading them back gives the same order, else numbers."""
     own = [f"{_stem(name)}.png" for name in images.names or ()]
     at_home = all(name.startswith(f"{classes[label]}/") for name, label in zip(own, images.labels, strict=False))
-    plain = not any(part.startswith(".") for name in own for part in PurePosixPath(name).parts)
+    plain = all(is_file_name(part) and part[0] != "." for name in own for part in name.split("/"))
+    plain &= all(4 * len(name) <= PATH_BYTES or len(os.fsencode(name)) <= PATH_BYTES for name in own if plain)
     if own and at_home and plain and len(set(own)) == len(own) and own == sorted(own, key=_reading_order):
         return own
     digits = len(str(max(0, len(images) - 1)))

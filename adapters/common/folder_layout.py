@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from ...errors import InputError
-from .class_folders import LINK_HINT, holds_images, named, visible_folders
+from ...io.folders import LINK_HINT, is_folder
+from .class_folders import holds_images, named, visible_folders
 
 Layout = Literal["classes", "splits"]
 SPLITS = {
@@ -41,7 +42,7 @@ def find_splits(
     :param skip: names of folders that are neither.
     :raises InputError: when they could be either, one split is there twice, or there is no training split.
     """
-    if layout == "classes" or not path.is_dir():
+    if layout == "classes" or not is_folder(path):
         return None
     names = [name for name in visible_folders(path) if name not in skip]
     splits = [name for name in names if name.casefold() in SPLITS]

@@ -34,17 +34,14 @@ def file_reader(
     """Return a function position -> uint8 ``[H, W, channels]``.
 
     :param resize: ``(H, W)`` to resize to.
-    :param shape: ``(H, W, C)`` to insist on.
+    :param shape: ``(H, W, C)`` to insist on where nothing is resized.
     :param upright: apply the EXIF orientation.
     """
+    size = None if shape is None or resize is not None else (int(shape[0]), int(shape[1]))
 
     def read(position: int) -> Images:
-        image = read_image(paths[position], channels, upright=upright)
-        if resize is not None:
-            image = resized(image, resize)
-        if shape is not None and image.shape != tuple(shape):
-            raise InputError("image of another size", where=paths[position], found=image.shape, allowed=tuple(shape))
-        return image
+        image = read_image(paths[position], channels, upright=upright, size=size)
+        return image if resize is None else resized(image, resize)
 
     return read
 

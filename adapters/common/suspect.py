@@ -26,6 +26,8 @@ from ...core.classifier.weights import build_by_name, read_facts
 from ...core.images import Images
 from ...core.settings import Settings
 from ...errors import InputError, SettingsError, nearest
+from ...io.folders import is_folder
+from ...io.opening import is_there
 from ...io.reading import read_tensors
 
 CLASSES = ("num_classes", "n_classes", "nb_classes", "classes", "num_labels")  # how factories call these
@@ -96,10 +98,10 @@ def suspect_model(
             )
         return None
     channels = channels if images is None else int(images.shape[3])
-    if options.model.is_dir():
+    if is_folder(options.model):
         model = _saved(options, options.model, channels)
         return model if images is None else examined(model, images)
-    if not options.model.is_file():
+    if not is_there(options.model):
         raise InputError(
             "model not found",
             where=options.model,
@@ -111,7 +113,7 @@ def suspect_model(
 
 
 def _saved(options: ModelOptions, folder: Path, channels: int) -> Classifier:
-    if not (folder / "model.json").is_file():
+    if not is_there(folder / "model.json"):
         raise InputError(
             "model not found",
             where=folder,

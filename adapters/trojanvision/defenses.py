@@ -31,6 +31,7 @@ from ...core.settings import parse_assignments
 from ...defense import Defense
 from ...errors import InputError, SettingsError
 from ...evaluation.retraining import Retraining, retrain
+from ...io.files import atomic_file
 from ..common.draws import stratified_positions
 from ..common.mirroring import mirror_of
 from ..common.transforms import normalisation_in, steps_of, undone
@@ -195,13 +196,13 @@ class Behaviour:
             raise InputError(
                 "the model needs another normalisation", where=self.defense.name, found=model.mean.tolist()
             )
-        load_by_name(self.model._model, model.module.state_dict(), where=f"model {self.model.name}")
+        load_by_name(self.model._model, model.module.state_dict(), where=f"model {self.model.name}", finite=False)
         self.model.eval()
         self.say("after the defense:")
         self.attack.validate_fn()
         path = Path(self.folder_path) / f"{self.get_filename()}.pth"  # type: ignore[attr-defined]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.model.save(str(path))
+        with atomic_file(path) as temporary:
+            self.model.save(str(temporary))
         self.say(f"Defense results saved at: {path}")
 
     def classifier_stats(self) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,7 +12,7 @@ from ..core.classifier.copies import copied
 from ..core.classifier.intake import examined, refuse_without_weights
 from ..core.classifier.modes import gradients
 from ..core.classifier.normalisation import PerChannel
-from ..core.classifier.weights import unwrap
+from ..core.classifier.weights import refuse_not_finite, unwrap
 from ..core.images import Images
 from ..errors import InputError
 
@@ -43,6 +43,7 @@ def as_classifier(
     if images is None and num_classes is None:
         raise InputError("number of classes unknown", where="model", hint="pass num_classes")
     refuse_without_weights(model)
+    refuse_not_finite(model)
     channels = 3 if images is None else int(images.shape[3])
     with gradients():  # a caller may work under inference_mode, whose tensors cannot be trained
         clone = copied(unwrap(model))

@@ -1,6 +1,7 @@
 """The command line; the only module that prints or configures logging.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage. Everything slow is imported inside the commands, so that ``--help`` and
+Exit codes: 0 done, 1 failed, 2 wrong usage, 128 + the number of a signal that ended it: 130 Ctrl-C, 143 SIGTERM, 129
+SIGHUP. Everything slow is imported inside the commands, so that ``--help`` and
 ``list`` answer at once.
 """
 
@@ -22,6 +23,16 @@ import click
 
 from .._version import __version__
 from ..errors import MESSAGE, ElixirError, SettingsError, shown
+from ..io.process import (
+    clear_ends,
+    exit_code_of,
+    fill_closed_streams,
+    folder_gone,
+    going_on_unheard,
+    interruption,
+    refuse_tight_memory,
+    stopped_by_signals,
+)
 from ..io.text import escape_control, with_flags
 from .compare import compare
 from .denoiser import denoiser
@@ -33,6 +44,9 @@ from .toolkit import export, toolkit
 
 if TYPE_CHECKING:
     from ..runs.spec import RunSpec
+
+
+say_on = going_on_unheard(say)
 
 
 class _Program(click.Group):
@@ -58,17 +72,21 @@ class _Program(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with _bounded_usage_errors():
+            with stopped_by_signals(), clear_ends(ctx.command_path), _bounded_usage_errors():
+                if (gone := folder_gone()) is not None:
+                    raise gone
                 return super().invoke(ctx)
         except ElixirError as error:
             click.echo(escape_control(f"error: {error.told(with_flags(self._flags(ctx)))}"), err=True)
             sys.exit(error.exit_code)
-        except KeyboardInterrupt:
-            click.echo("\ninterrupted; nothing half-written is left. Run the same command again to go on.", err=True)
+        except KeyboardInterrupt as error:
+            with suppress(OSError):  # the terminal may be gone
+                click.echo(f"\n{interruption(error)}", err=True)
+            code = exit_code_of(error)
             # since bpo-1054041, CPython takes a KeyboardInterrupt that leaves an exec of text, as dataclasses use, for
             # unhandled, and would end by the signal; the next exec takes that back
             exec("")  # noqa: S102
-            sys.exit(1)
+            sys.exit(code)
 
     def _flags(self, ctx: click.Context) -> set[str]:
         """Return the flags of the command that was called, with those of its subcommands."""
@@ -118,6 +136,7 @@ for _command in (_hidden("results", cards), _hidden("reference", settings)):
 
 def main() -> None:
     """Entry point of the console script."""
+    fill_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal may lack characters
@@ -148,6 +167,7 @@ def main() -> None:
 @click.option("--any-model", is_flag=True, help="Go on with a suspect model that does not fit the clean labels.")
 @click.option("--seed", type=int, help="The one seed of the run (default 0).")
 @click.option("--device", help="auto, cpu, cuda, cuda:1, … (default auto).")
+@click.option("--threads", type=int, help="Threads of the CPU (default: as many as the run began with).")
 @click.option("--out", type=PathType(), help="Run folder (default runs/DEFENSE-CASE-HASH).")
 @click.option("--write-to", type=PathType(), help="Where files in the toolkit's format go (default: where it looks).")
 @click.option("--no-write-back", is_flag=True, help="Write nothing in the toolkit's format.")
@@ -158,6 +178,7 @@ def main() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def run(*, target: str, force: bool, preview: int, dry_run: bool, quiet: bool, as_json: bool, **flags: Any) -> None:
     """Run a defense: TARGET is its name (with --from) or a YAML run file."""
+    refuse_tight_memory()
     from ..runs.run import estimate_run, run_defense
 
     _log_to_terminal(logging.ERROR)  # notes are printed with the result
@@ -171,14 +192,14 @@ def run(*, target: str, force: bool, preview: int, dry_run: bool, quiet: bool, a
         force=force,
         quiet=silent,
         preview=preview,
-        on_preview=lambda path: None if silent else say([f"preview: {path} (Ctrl-C to stop here)"]),
+        on_preview=lambda path: None if silent else say_on([f"preview: {path} (Ctrl-C to stop here)"]),
     )
     if not result.report:  # another rank than 0
         return
     if as_json:
-        click.echo(json.dumps(result.report, indent=2))
+        say_on([json.dumps(result.report, indent=2)])
     elif not quiet:
-        say(result.lines())
+        say_on(result.lines())
 
 
 def _spec(target: str, flags: dict[str, Any]) -> RunSpec:
@@ -206,7 +227,8 @@ def _spec(target: str, flags: dict[str, Any]) -> RunSpec:
     source["options"] = get_adapter(source["adapter"]).Options.overlaid(source["options"], given)
     given = parse_assignments(flags["assignments"], where="--set")
     values["settings"] = get_defense(values["defense"]).Settings.overlaid(values.get("settings", {}), given)
-    values |= {key: flags[key] for key in ("preset", "seed", "device", "out", "write_to") if flags[key] is not None}
+    direct = ("preset", "seed", "device", "threads", "out", "write_to")
+    values |= {key: flags[key] for key in direct if flags[key] is not None}
     if flags["no_write_back"]:
         values["write_back"] = False
     if flags["retrain"] or flags["retrain_values"]:
@@ -228,6 +250,7 @@ def demo(*, poison: str, size: int, only: tuple[str, ...], seed: int, device: st
 
     Exit code 1 when a defense failed; one that is skipped for want of something it needs has not.
     """
+    refuse_tight_memory()
     from ..core.context import Context, resolve_device
     from ..plugins import plugins
     from .demo import run_demo
@@ -241,22 +264,23 @@ def demo(*, poison: str, size: int, only: tuple[str, ...], seed: int, device: st
     for name in only:
         plugins().get("defense", name)
     values = ", ".join(f"{key}={value}" for key, value in chosen.settings.dump().items())
-    click.echo(f"digits {size}×{size}, poison {poison} ({values}), seed {seed}: training the suspect model …")
-    say(demo_header())
+    say_on([f"digits {size}×{size}, poison {poison} ({values}), seed {seed}: training the suspect model …"])
+    say_on(demo_header())
     context = Context(seed=seed, device=resolve_device(device), quiet=False)
     started = time.perf_counter()
-    rows = run_demo(chosen, context, out, size=size, only=only, on_row=lambda row: say([demo_line(row)]))
-    click.echo(f"{time.perf_counter() - started:.0f} seconds in all, with the suspect model and the reports")
-    click.echo(escape_control(f"reports: {out / '*' / 'report.html'}, {out / 'report.json'}"))
+    rows = run_demo(chosen, context, out, size=size, only=only, on_row=lambda row: say_on([demo_line(row)]))
+    say_on([f"{time.perf_counter() - started:.0f} seconds in all, with the suspect model and the reports"])
+    say_on([f"reports: {out / '*' / 'report.html'}, {out / 'report.json'}"])
     if failed := [row.defense for row in rows if row.failed]:
         click.echo(escape_control(f"failed: {', '.join(failed)}"), err=True)
         sys.exit(1)
 
 
 def _log_to_terminal(level: int) -> None:
+    """Show what is logged under *level* or above, and what a person wants to know before a long run goes on."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    handler.setLevel(level)
+    handler.addFilter(lambda record: record.levelno >= level or getattr(record, "at_once", False))
     handler.addFilter(lambda record: not hasattr(record, "raised"))  # that is printed when it arrives
     logger = logging.getLogger("elixir_plugin")
     logger.setLevel(logging.INFO)

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import click
 
+from ..io.process import going_on_unheard, refuse_tight_memory
 from ..io.text import escape_control
+from .info import say as say_lines
 from .options import PathType
 
 
@@ -29,6 +31,7 @@ def compare(*, file: Path, out: Path | None, device: str | None, dry_run: bool, 
     What is done already is kept; a run that fails is shown as failed, and the others go on. The exit code is 1 when
     any failed.
     """
+    refuse_tight_memory()
     from ..runs.compare.run import default_folder, plan_cells, run_compare
     from ..runs.compare.spec import CompareSpec
     from ..runs.compare.table import table_lines
@@ -45,14 +48,13 @@ def compare(*, file: Path, out: Path | None, device: str | None, dry_run: bool, 
             click.echo(escape_control(f"{cell.defense} on {cell.case}, seed {cell.seed}: {state}"))
         return
     logging.getLogger("elixir_plugin").setLevel(logging.INFO)  # for log.txt; the terminal gets lines of its own
-    say = None if quiet or as_json else lambda line: click.echo(escape_control(line), err=True)
+    loud = going_on_unheard(lambda line: click.echo(escape_control(line), err=True), 2)
+    say = None if quiet or as_json else loud
     found = run_compare(spec, folder, quiet=quiet or as_json, on_line=say)
     if as_json:
-        click.echo(json.dumps(found.results, indent=2))
+        going_on_unheard(click.echo)(json.dumps(found.results, indent=2))
     elif not quiet:
-        for line in table_lines(found.results, found.timings):
-            click.echo(escape_control(line))
-        click.echo(escape_control(f"page: {folder / 'compare.html'}"))
+        going_on_unheard(say_lines)([*table_lines(found.results, found.timings), f"page: {folder / 'compare.html'}"])
     if found.failed:
         click.echo(
             f"{found.failed} of {len(found.results['cells'])} runs failed; the same command tries them again.", err=True

@@ -19,10 +19,11 @@ from ..defense import Defense
 from ..errors import ElixirError, MissingNeedError, reason_of
 from ..evaluation.measure import execute
 from ..evaluation.retraining import Retraining
+from ..io.environment import environment
 from ..io.files import to_json_types, write_json
 from ..plugins import plugins
 from ..report.single import write_pages
-from ..runs.report_data import make_report, versions
+from ..runs.report_data import make_report
 from ..runs.spec import RunSpec
 from ..testbed.adapter import SuspectRecipe, poisoned_case, train_suspect
 from ..testbed.digits import digits
@@ -92,7 +93,7 @@ def run_demo(
         "defenses": runs,
         "failed": [row.defense for row in rows if row.failed],
         "seconds": time.perf_counter() - started,
-        "environment": versions(),
+        "environment": environment(context.device),
     }
     write_json(folder / "report.json", report)
     return rows

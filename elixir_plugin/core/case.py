@@ -22,6 +22,7 @@ from .draws import uncovered
 from .images import ImageSet, Index, checked_labels, frozen
 from .pixels import shared_rows
 from .scale import refuse_zeros_and_ones
+from .sealing import sealed_model, sealed_set
 from .settings import fingerprint
 
 POISON_KINDS = ("dirty-label", "clean-label", "indiscriminate", "none")
@@ -147,8 +148,17 @@ class Case:
             raise InputError("truth and suspect set differ in length", where="truth", found=found)
 
     def visible(self) -> Case:
-        """Return what a defense may see: no truth, no test data, no toolkit facts (they name the attack)."""
-        return dataclasses.replace(self, test=None, test_poisoned=None, truth=None, origin=Origin(), notes=())
+        """Return what a defense may see: suspect set, reserved clean set and model, and ``mirror``.
+
+        No truth, no test data, no notes, no toolkit facts (they name the attack). Samples have no names, and each set
+        numbers its own from 0. What is handed out leads to nothing else: see :mod:`.sealing` for what is promised.
+        """
+        return Case(
+            train=None if self.train is None else sealed_set(self.train),
+            clean=None if self.clean is None else sealed_set(self.clean),
+            model=None if self.model is None else sealed_model(self.model),
+            mirror=self.mirror,
+        )
 
     @property
     def num_classes(self) -> int:

@@ -3,70 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, preview_list
 from .classes import checked_count
+from .lazy import ImageBacking, Images, Index, LazyImages, Rows
 from .scale import in_unit_range
 
-Images = NDArray[Any]  # [n, H, W, C], uint8 or float32
-Index = NDArray[np.int64]
+__all__ = [
+    "CHUNK",
+    "ImageBacking",
+    "ImageSet",
+    "Images",
+    "Index",
+    "LazyImages",
+    "checked_classes",
+    "checked_labels",
+    "frozen",
+]
 CHUNK = 1024
-
-
-class ImageBacking(Protocol):
-    """What can stand behind an :class:`ImageSet`: an array, a memory map, or a lazy reader."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """``(N, H, W, C)``."""
-        ...
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """uint8, or float32 in [0, 1]."""
-        ...
-
-    def __getitem__(self, index: Any, /) -> Any: ...
-
-
-class LazyImages:
-    """Images read one by one when they are asked for, e.g. from files.
-
-    :param read: position -> image ``[H, W, C]``.
-    :param length: number of images.
-    :param shape: ``(H, W, C)`` that every image must have.
-    :param dtype: ``uint8`` or ``float32``.
-    :ivar hashes: what :meth:`ImageSet.content_hashes` found, kept because it takes decoding all images.
-    :ivar digests: the same of :meth:`ImageSet.fingerprint`: number of classes -> digest up to the labels.
-    """
-
-    hashes: NDArray[np.bytes_] | None = None
-
-    def __init__(self, read: Callable[[int], Images], length: int, shape: Sequence[int], dtype: Any = np.uint8) -> None:
-        self._read = read
-        self.shape: tuple[int, ...] = (length, *shape)
-        self.dtype: np.dtype[Any] = np.dtype(dtype)
-        self.digests: dict[int, Any] = {}
-
-    def __getitem__(self, index: slice | Index) -> Images:
-        positions = np.arange(len(self))[index]
-        out = np.empty((len(positions), *self.shape[1:]), self.dtype)
-        for row, position in enumerate(positions):
-            image = self._read(int(position))
-            if image.shape != self.shape[1:]:
-                raise InputError(
-                    "images of mixed size", where=f"image {position}", found=image.shape, allowed=self.shape[1:]
-                )
-            out[row] = image
-        return out
-
-    def __len__(self) -> int:
-        return self.shape[0]
+CHUNK_BYTES = 1 << 30  # of a chunk, unless one image has more
 
 
 class ImageSet:
@@ -78,6 +39,7 @@ class ImageSet:
     :param names: optional ``[N]`` file names, for messages and result files.
     :param ids: optional ``[N]`` unique integers that follow a sample through :meth:`subset`; default ``0..N-1``.
     :param classes: optional ``[num_classes]`` distinct names of the classes, in the order of the labels.
+    :ivar mark: an object that this set shares with its sealed copies alone, to tell that they are the same.
     :raises InputError: when shapes, types, label range, ids or names of classes break these rules.
 
     >>> s = ImageSet(np.zeros((3, 8, 8, 3), np.uint8), [0, 1, 1], num_classes=2)
@@ -104,8 +66,9 @@ class ImageSet:
         self.ids: Index = frozen(np.arange(n) if ids is None else np.array(ids, np.int64))
         if self.names is not None and len(self.names) != n:
             raise InputError("one name per image", where="names", found=len(self.names), allowed=n)
-        if self.ids.shape != (n,) or len(np.unique(self.ids)) != n:
+        if ids is not None and (self.ids.shape != (n,) or len(np.unique(self.ids)) != n):
             raise InputError("ids must be unique, one per image", where="ids", found=self.ids.shape, allowed=(n,))
+        self.mark = object()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -126,11 +89,17 @@ class ImageSet:
 
         :raises InputError: when float pixels are further outside, or not finite.
         """
-        out = np.array(self.images[index])
+        owned = type(self.images) is LazyImages  # what it hands out is new
+        out: Images = self.images[index] if owned else np.array(self.images[index])
         return in_unit_range(out, "images") if out.dtype == np.float32 else out
 
     def chunks(self, size: int = CHUNK) -> Iterator[tuple[slice, Images]]:
-        """Yield ``(slice, images)`` in order; works the same for sets larger than memory."""
+        """Yield ``(slice, images)`` in order; works the same for sets larger than memory.
+
+        :param size: images per chunk at most; fewer where they would take more than :data:`CHUNK_BYTES`.
+        """
+        each = math.prod(self.image_shape) * np.dtype(self.images.dtype).itemsize
+        size = max(1, min(size, CHUNK_BYTES // max(1, each)))
         for start in range(0, len(self), size):
             part = slice(start, min(start + size, len(self)))
             yield part, self.read(part)
@@ -151,8 +120,7 @@ class ImageSet:
         if isinstance(self.images, np.ndarray) and not isinstance(self.images, np.memmap):
             images = self.images[rows]
         else:
-            backing = self.images
-            images = LazyImages(lambda i: backing[rows[i : i + 1]][0], len(rows), self.image_shape, backing.dtype)
+            images = LazyImages.over(Rows(self.images, rows))
         names = None if self.names is None else [self.names[i] for i in rows]
         return ImageSet(images, self.labels[rows], self.num_classes, names, self.ids[rows], classes=self.classes)
 
@@ -174,9 +142,11 @@ class ImageSet:
     def content_hashes(self) -> NDArray[np.bytes_]:
         """Return ``[N]`` 16-byte hashes of shape, type and pixels; equal images have equal hashes."""
         if isinstance(self.images, LazyImages):
-            if self.images.hashes is None:
-                self.images.hashes = frozen(self._hashed())
-            return self.images.hashes
+            found = self.images.found
+            if "hashes" not in found:
+                found["hashes"] = frozen(self._hashed())
+            hashes: NDArray[np.bytes_] = found["hashes"]
+            return hashes
         return self._hashed()
 
     def _hashed(self) -> NDArray[np.bytes_]:
@@ -190,7 +160,7 @@ class ImageSet:
 
     def fingerprint(self) -> str:
         """Return 12 hex digits over all pixels and labels, in order."""
-        known = self.images.digests if isinstance(self.images, LazyImages) else {}  # an array may change under us
+        known: dict[Any, Any] = self.images.found if isinstance(self.images, LazyImages) else {}  # arrays may change
         if self.num_classes not in known:
             known[self.num_classes] = self._pixel_digest()
         digest = known[self.num_classes].copy()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..io.checked import Count, Finite, Share
+
 
 @dataclass(frozen=True)
 class RepairMetrics:
@@ -22,40 +24,40 @@ class RepairMetrics:
     :param kept: samples that are kept.
     """
 
-    change_recall: float | None = None
-    change_fpr: float | None = None
-    relabel_recall: float | None = None
-    relabel_fpr: float | None = None
-    relabelled_right: float | None = None
-    label_accuracy_before: float | None = None
-    label_accuracy_after: float | None = None
-    stable_poison: float | None = None
-    poison_status: dict[str, int] = field(default_factory=dict)
-    poison: int = 0
-    kept: int = 0
+    change_recall: Share | None = None
+    change_fpr: Share | None = None
+    relabel_recall: Share | None = None
+    relabel_fpr: Share | None = None
+    relabelled_right: Share | None = None
+    label_accuracy_before: Share | None = None
+    label_accuracy_after: Share | None = None
+    stable_poison: Share | None = None
+    poison_status: dict[str, Count] = field(default_factory=dict)
+    poison: Count = 0
+    kept: Count = 0
 
 
 @dataclass(frozen=True)
 class ModelMetrics:
     """How one model does; all in [0, 1] but the losses, which are mean cross-entropies in nats."""
 
-    acc: float | None = None
-    asr: float | None = None
-    ra: float | None = None
-    clean_loss: float | None = None
-    triggered_loss: float | None = None
+    acc: Share | None = None
+    asr: Share | None = None
+    ra: Share | None = None
+    clean_loss: Finite | None = None
+    triggered_loss: Finite | None = None
 
 
 @dataclass(frozen=True)
 class DetectionMetrics:
     """How well poison was found; None where the denominator is zero."""
 
-    tpr: float | None = None
-    fpr: float | None = None
-    auroc: float | None = None
-    average_precision: float | None = None
-    flagged: int | None = None
-    poison: int = 0
+    tpr: Share | None = None
+    fpr: Share | None = None
+    auroc: Share | None = None
+    average_precision: Share | None = None
+    flagged: Count | None = None
+    poison: Count = 0
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Evaluation:
 
     before: ModelMetrics | None = None
     after: ModelMetrics | None = None
-    der: float | None = None
+    der: Share | None = None
     detection: DetectionMetrics | None = None
     controls: dict[str, ModelMetrics] = field(default_factory=dict)
     repair: RepairMetrics | None = None

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from scipy.special import betainc  # type: ignore[import-untyped]
 from torch import Tensor
 
+from ..io.environment import one_thread_for_numpy
 from .classifier.classifier import to_batch
 from .images import ImageSet, Index
 
@@ -118,6 +119,7 @@ def _least_separated(plain: Scores, mirrored: Scores, labels: Index) -> tuple[fl
     return float(above[first, second]), (first, second)
 
 
+@one_thread_for_numpy()
 def probe_scores(
     features: Scores, mirrored: Scores, labels: Index, num_classes: int, count: int
 ) -> tuple[Scores, Scores]:

@@ -88,8 +88,10 @@ def decision(case: Case, context: Context) -> Mirroring | None:
 
 
 def _parts(case: Case) -> tuple[Any, ...]:
+    """Return what tells that two cases are the same, also when one is what a defense sees of the other."""
     module = None if case.model is None else case.model.module  # which all views of a model share
-    return case.train, case.clean, module, case.mirror
+    marks = [None if each is None else each.mark for each in (case.train, case.clean)]
+    return *marks, module, case.mirror
 
 
 def _decided(case: Case, context: Context) -> Mirroring:

@@ -11,14 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, OutcomeError
+from ..io.checked import Finite, Flag
 from ..io.files import atomic_folder, write_json, write_tensors
-from ..io.reading import read_json, read_tensors
 from .augmentation import Augmentation
 from .case import Case
 from .classifier.classifier import Classifier
-from .classifier.copies import copied
-from .classifier.weights import read_facts
 from .images import ImageSet, Index
+from .outcome_files import SCHEMA, is_ascending, read_parts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,8 +38,8 @@ class Verdict:
     True
     """
 
-    poisoned: bool | None
-    score: float | None = None
+    poisoned: Flag | None
+    score: Finite | None = None
     meaning: str = ""
 
 
@@ -176,7 +175,8 @@ class Outcome:
             if self.model is not None:
                 self.model.save(part / "model")
             classes = None if self.train is None else self.train.classes
-            write_json(part / "outcome.json", self.summary() | {"names": names, "classes": classes})
+            parts = {"schema": SCHEMA, "names": names, "classes": classes, "arrays": sorted(arrays)}
+            write_json(part / "outcome.json", {**self.summary(), **parts, "model": self.model is not None})
 
     @classmethod
     def load(cls, folder: Path, like: Classifier | None = None) -> Outcome:
@@ -184,35 +184,12 @@ class Outcome:
 
         :param like: the suspect model; a model whose architecture has no name is read into a copy of its module, and
             without one it is left out.
+        :raises InputError: when a file is missing or damaged, or the parts do not fit each other. Whether they fit a
+            case, :meth:`check` says.
         """
-        facts = read_json(folder / "outcome.json")
-        arrays = {name: tensor.numpy() for name, tensor in read_tensors(folder / "outcome.safetensors").items()}
-        static = facts.get("static_augmentation") or facts.get("baked")  # its former name
-        train = None
-        if "images" in arrays:
-            train = ImageSet(
-                arrays["images"],
-                arrays["labels"],
-                facts["num_classes"],
-                facts["names"],
-                arrays["ids"],
-                classes=facts.get("classes"),
-            )
-        return cls(
-            scores=arrays.get("scores"),
-            flagged=arrays.get("flagged"),
-            train=train,
-            kept=arrays.get("kept"),
-            augmentation=Augmentation.build(facts["augmentation"]) if facts["augmentation"] else None,
-            static_augmentation=Augmentation.build(static) if static else None,
-            noise_level=facts["noise_level"],
-            model=_load_model(folder / "model", like),
-            verdict=Verdict(**facts["verdict"]) if facts["verdict"] else None,
-            curves=facts["curves"],
-            tables=facts["tables"],
-            timings=facts["timings"],
-            notes=facts["notes"],
-        )
+        parts = read_parts(folder, like)
+        verdict = parts.pop("verdict")
+        return cls(**parts, verdict=None if verdict is None else Verdict(**verdict))
 
     def summary(self) -> dict[str, Any]:
         """Return everything but the tensors, in JSON types."""
@@ -264,17 +241,8 @@ def _same_array(first: NDArray[Any] | None, second: NDArray[Any] | None) -> bool
     return first.dtype == second.dtype and first.shape == second.shape and first.tobytes() == second.tobytes()
 
 
-def _load_model(folder: Path, like: Classifier | None) -> Classifier | None:
-    if not folder.is_dir():
-        return None
-    if read_facts(folder / "model.json").architecture is not None:
-        return Classifier.load(folder)
-    return None if like is None else Classifier.load(folder, copied(like.module))
-
-
 def _check_kept(kept: Index, n: int | None) -> None:
-    ascending = kept.ndim == 1 and kept.dtype == np.int64 and bool((np.diff(kept) > 0).all())
-    if n is None or not ascending or (len(kept) and not (kept[0] >= 0 and kept[-1] < n)):
+    if n is None or not is_ascending(kept, n):
         raise OutcomeError(
             "kept must be ascending unique int64 positions", where="outcome.kept", found=kept[:10], allowed=f"0..{n}"
         )
@@ -287,4 +255,11 @@ def _check_train(train: ImageSet, suspect: ImageSet | None) -> None:
             where="outcome.train",
             found=f"{len(train)} samples",
             allowed=f"{0 if suspect is None else len(suspect)} samples, ids unchanged; drop samples through 'kept'",
+        )
+    if train.num_classes != suspect.num_classes:
+        raise OutcomeError(
+            "the sanitised set has another number of classes",
+            where="outcome.train",
+            found=train.num_classes,
+            allowed=suspect.num_classes,
         )

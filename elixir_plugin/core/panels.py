@@ -14,9 +14,9 @@ from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
-from ..errors import InputError
+from ..io.checked import checked
 from ..io.files import to_json_types
 
 LONGEST = 400  # points of a line; more are thinned, as no figure shows them
@@ -74,6 +74,8 @@ class Series(_Part):
             return values
         y = list(values["y"])
         x = values.get("x")
+        if x is not None and not isinstance(x, list | tuple | np.ndarray):
+            return values
         x = list(range(len(y))) if x is None or not len(x) else list(x)
         if len(x) == len(y) > LONGEST and not values.get("labels"):
             rows = np.unique(np.linspace(0, len(y) - 1, LONGEST).round().astype(int))
@@ -194,7 +196,8 @@ class Text(_Titled):
 
 Figure = Lines | Points | Bars | Histogram | Matrix
 Panel = Figure | Table | Text
-_PANELS: TypeAdapter[list[Panel]] = TypeAdapter(list[Annotated[Panel, Field(discriminator="kind")]])
+AnyPanel = Annotated[Panel, Field(discriminator="kind")]
+_PANELS: TypeAdapter[list[Panel]] = TypeAdapter(list[AnyPanel])
 
 
 def dump_panels(panels: Iterable[Panel]) -> list[dict[str, Any]]:
@@ -207,12 +210,7 @@ def load_panels(values: Any, *, where: object = None) -> list[Panel]:
 
     :raises InputError: naming the first thing that is no panel.
     """
-    try:
-        return _PANELS.validate_python(values)
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in fault["loc"])
-        raise InputError("not a list of panels", where=where, found=f"{place}: {fault['msg']}") from None
+    return checked(_PANELS, values, what="not a list of panels", where=where, hint=None)
 
 
 def line_panels(

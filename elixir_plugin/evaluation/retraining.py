@@ -9,9 +9,11 @@ judged by a model trained like the controls on what it leaves (:data:`RETRAINED`
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -27,6 +29,7 @@ from ..core.mirroring import settled
 from ..core.outcome import Outcome
 from ..core.settings import fingerprint
 from ..errors import InputError
+from ..io.checked import Facts, Seconds, checked
 from ..io.files import to_json_types, write_json
 from ..io.reading import read_json
 from ..training.fit import learn, untrained
@@ -286,7 +289,8 @@ def undefended(
     ]
     file = context.cache / f"undefended-{fingerprint(facts)}.json"
     sign = None if context.work_dir is None else context.work_dir / f"{file.stem}.trained-here"
-    if not file.exists():
+    known = _known(file)
+    if known is None:
         before = context.timings.get(UNDEFENDED, 0.0)
         found = run_control("undefended", case, outcome, plan, context)
         if sign is not None:
@@ -294,8 +298,25 @@ def undefended(
             sign.touch()
         write_json(file, {"metrics": dataclasses.asdict(found), "seconds": context.timings[UNDEFENDED] - before})
         return found
-    known = read_json(file)
     if sign is None or not sign.exists():  # else an earlier attempt of this very run trained it, and has counted it
         with context.stage(UNDEFENDED):
-            context.add_cached_time(known["seconds"])
-    return ModelMetrics(**known["metrics"])
+            context.add_cached_time(known.seconds)
+    return known.metrics
+
+
+class Undefended(Facts):
+    """What runs share of the control ``undefended``."""
+
+    metrics: ModelMetrics
+    seconds: Seconds
+
+
+def _known(file: Path) -> Undefended | None:
+    """Return what another run has measured; None where there is nothing, or nothing that can be used."""
+    if not file.exists():
+        return None
+    try:
+        return checked(Undefended, read_json(file), what="not the metrics of a model", where=file)
+    except InputError as error:
+        logging.getLogger(__name__).warning("a damaged cache is made anew: %s", error)
+        return None

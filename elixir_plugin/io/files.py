@@ -1,16 +1,13 @@
-"""Atomic writing and path checks: nothing half-written takes the place of a file, and no path leaves its folder."""
+"""Files in plain formats, written atomically, and path checks: no path leaves its folder."""
 
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
-import os
-import re
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +16,39 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
 
-from ..errors import InputError, RunError
+from ..errors import InputError
+from .atomic import (
+    NAME_BYTES,
+    alone_in,
+    atomic_file,
+    atomic_files,
+    atomic_folder,
+    is_leftover,
+    refuse_unwritable,
+    remove_folder,
+    remove_leftovers,
+    writing,
+)
 
-NAME_BYTES = 255  # the longest file name of common file systems
-_ASIDE = ".old.part"  # ends the name of a folder that another one is just replacing
-_LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?!old\.part)\w+(?P<aside>\.old)?\.part")
+__all__ = [
+    "NAME_BYTES",
+    "alone_in",
+    "atomic_file",
+    "atomic_files",
+    "atomic_folder",
+    "contiguous_copies",
+    "inside",
+    "is_leftover",
+    "refuse_unwritable",
+    "remove_folder",
+    "remove_leftovers",
+    "to_json_types",
+    "write_csv",
+    "write_json",
+    "write_tensors",
+    "write_torch",
+    "writing",
+]
 
 
 def inside(root: Path, relative: str | Path) -> Path:
@@ -39,104 +64,6 @@ def inside(root: Path, relative: str | Path) -> Path:
     if path != base and base not in path.parents:
         raise InputError("path leaves its folder", where=root, found=relative, allowed=f"paths below {root}")
     return path
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path; it becomes *path* only when the block ends without an error."""
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=_hidden(path), suffix=".part", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        try:
-            temporary.chmod(0o666 & ~_umask())
-            yield temporary
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder; it replaces *path* only when the block ends without an error."""
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=_hidden(path), suffix=".part", dir=path.parent))
-        try:
-            temporary.chmod(0o777 & ~_umask())
-            yield temporary
-            _take_place(temporary, path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _hidden(path: Path) -> str:
-    """Return how the name of what becomes *path* begins; cut where the rest would not fit into a file name."""
-    name, room = f".{path.name}", NAME_BYTES - 32
-    whole = os.fsencode(name)
-    return f"{name if len(whole) <= room else whole[:room].decode(errors='ignore')}."
-
-
-def _take_place(new: Path, path: Path) -> None:
-    """Move *new* to *path*; what was there takes the name *new*, or comes back where that fails."""
-    aside = new.with_suffix(_ASIDE)
-    try:
-        if path.exists():  # moved aside first: there is no folder for the time of a rename, not of a removal
-            path.replace(aside)
-        new.replace(path)
-    finally:
-        if aside.exists():
-            aside.replace(new if path.exists() else path)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn a failure to write *path* into a clear error."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(
-            "cannot write",
-            where=path,
-            found=error.strerror or str(error),
-            hint="free space or choose another folder, then run it again",
-        ) from error
-
-
-def refuse_unwritable(folder: Path) -> None:
-    """Make sure that *folder* can be written or made, and leave no trace.
-
-    :raises RunError: when it cannot.
-    """
-    parent = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    with writing(folder), tempfile.TemporaryFile(dir=parent):
-        pass
-
-
-def remove_leftovers(folder: Path, name: str | None = None) -> None:
-    """Remove what :func:`atomic_file` and :func:`atomic_folder` had under way in *folder* when they were killed.
-
-    A folder that had been moved aside, and not been replaced yet, goes back to its place.
-
-    :param name: of the file or folder they were writing, where others may be at work on their own.
-    """
-    for left in sorted(folder.glob(".*.part")):
-        found = _LEFTOVER.fullmatch(left.name)
-        if name is not None and (found is None or found["name"] != name):
-            continue
-        if found and found["aside"] and not (folder / found["name"]).exists():
-            left.rename(folder / found["name"])
-        elif left.is_dir():
-            shutil.rmtree(left)
-        else:
-            left.unlink()
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -206,6 +133,44 @@ def _contiguous(value: torch.Tensor | NDArray[Any]) -> torch.Tensor:
 
 
 def write_torch(path: Path, value: Any) -> None:
-    """Write plain data (tensors, numbers, text, containers) in torch's format, for toolkits that read nothing else."""
-    with atomic_file(path) as temporary:
-        torch.save(value, temporary)
+    """Write plain data (tensors, numbers, text, containers) in torch's format, for toolkits that read nothing else.
+
+    The same content gives the same bytes: torch names the archive inside after the file it is given, which has a
+    temporary name, and writes what a tensor is a part of, and equal texts as often as there are objects.
+    """
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(_by_content(value, {}, set()), file)
+        except RuntimeError as error:  # what torch makes of an error of the system
+            raise _of_system(error) from error
+
+
+def _of_system(error: BaseException) -> OSError:
+    """Return the error of the system that led to *error*, or one that says the same."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return OSError(errno.EIO, str(error).splitlines()[0])
+
+
+def _by_content(value: Any, texts: dict[str, str], taken: set[int]) -> Any:
+    """Return *value* with one object for equal texts, and every tensor alone in its memory.
+
+    :param taken: the memory of tensors before this one.
+    """
+    if isinstance(value, str):
+        return texts.setdefault(value, value)
+    if type(value) is torch.Tensor and value.layout == torch.strided:
+        memory, size = value.untyped_storage(), value.numel() * value.element_size()
+        alone = value.is_contiguous() and memory.nbytes() == size and memory.data_ptr() not in taken
+        taken.add(memory.data_ptr())
+        return value.detach() if alone else value.detach().clone(memory_format=torch.contiguous_format)
+    if type(value) in (dict, OrderedDict):
+        return type(value)(
+            (_by_content(key, texts, taken), _by_content(item, texts, taken)) for key, item in value.items()
+        )
+    if type(value) in (list, tuple):
+        return type(value)(_by_content(item, texts, taken) for item in value)
+    return value

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from ..errors import InputError
 from .files import atomic_file
+from .image_files import FORMATS, OtherFormatError, from_image, largest, too_deep, too_large
+from .image_parts import SIMPLE, sound_exif
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 JUNK = {  # folders that systems and archivers leave behind, lower case; they may hold images, such as thumbnails
@@ -45,11 +48,10 @@ def write_grid(path: Path, rows: Sequence[Tensor]) -> None:
         Image.fromarray(canvas[..., 0] if channels == 1 else canvas).save(temporary, format="PNG")
 
 
+T = TypeVar("T")
 _MODES = {1: "L", 3: "RGB"}
-_UNREADABLE = (  # what Pillow raises for damaged files
-    OSError, EOFError, SyntaxError, ValueError, TypeError, KeyError, struct.error,
-)  # fmt: skip
 _HUGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+EXIF_BYTES = 1 << 20  # of a chunk behind the pixels of a PNG file
 _TURNS = {  # EXIF orientation -> what makes the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -82,36 +84,58 @@ class Header:
         return sides[::-1] if upright and self.orientation >= 5 else sides
 
 
-def read_image(path: Path, channels: int = 3, *, upright: bool = False) -> NDArray[np.uint8]:
-    """Decode one image file to uint8 ``[H, W, channels]``.
+def read_image(
+    path: Path, channels: int = 3, *, upright: bool = False, size: tuple[int, int] | None = None
+) -> NDArray[np.uint8]:
+    """Decode one image file to uint8 ``[H, W, channels]``; of several images in it, the first.
 
     Transparency is dropped, as torchvision drops it.
 
     :param upright: turn or mirror the pixels as the file's EXIF orientation says; torchvision does not.
-    :raises InputError: when the file is missing, truncated, too large, not an image, or of more than 8 bits.
+    :param size: ``(H, W)`` that the image must have; told from its header, before it is decoded.
+    :raises InputError: when the file is missing, truncated, too large, not an image of a format that is read, of more
+        than 8 bits, or of another size.
     """
     mode = _MODES[channels]
+
+    def pixels(image: Image.Image) -> NDArray[np.uint8]:
+        refuse_deep(image, path)
+        orientation = _orientation(image) if upright else 1
+        if size is not None:
+            _refuse_other_size(Header(image.height, image.width, mode, orientation), channels, upright, size, path)
+        if image.mode == "P":
+            image.info.pop("transparency", None)  # only a warning would come of it
+        plain = image.convert(mode)
+        return np.asarray(plain if orientation == 1 else plain.transpose(_TURNS[orientation]))
+
+    array = _made(path, pixels, "decoded", hint="restore the file or remove its sample")
+    return array if array.ndim == 3 else array[..., None]
+
+
+def _refuse_other_size(header: Header, channels: int, upright: bool, size: tuple[int, int], path: Path) -> None:
+    if header.size(upright) != tuple(size):
+        found, allowed = ((*sides, channels) for sides in (header.size(upright), size))
+        raise InputError("image of another size", where=path, found=found, allowed=allowed)
+
+
+def _made(path: Path, use: Callable[[Image.Image], T], done: str, hint: str | None = None) -> T:
+    """Return what *use* makes of an image; every failure becomes a clear error.
+
+    :param done: what could not be done with it.
+    """
     try:
-        with Image.open(path) as image:
-            _refuse_huge(image, path)
-            refuse_deep(image, path)
-            turn = _TURNS.get(_orientation(image, path)) if upright else None
-            if image.mode == "P":
-                image.info.pop("transparency", None)  # only a warning would come of it
-            plain = image.convert(mode)
-            array = np.asarray(plain if turn is None else plain.transpose(turn))
+        return from_image(path, use)
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError("image file not found", where=path) from None
     except _HUGE as error:
-        raise _too_large(path, str(error)) from None
-    except _UNREADABLE as error:
-        raise InputError(
-            "image file cannot be decoded",
-            where=path,
-            found=_reason(error),
-            hint="restore the file or remove its sample",
-        ) from None
-    return array.reshape(*array.shape[:2], channels)
+        raise too_large(path, str(error), largest()) from None
+    except OtherFormatError as error:
+        hint = f"restore the file, convert it to one of {', '.join(FORMATS)}, or remove its sample"
+        raise InputError(f"image file cannot be {done}", where=path, found=str(error), hint=hint) from None
+    except Exception as error:  # a damaged file may fail anywhere inside the decoder
+        raise InputError(f"image file cannot be {done}", where=path, found=_reason(error), hint=hint) from None
 
 
 def resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -129,15 +153,13 @@ def image_header(path: Path) -> Header:
 
     :raises InputError: when it is no header of an image, or of one that is too large or of more than 8 bits.
     """
-    try:
-        with Image.open(path) as image:
-            _refuse_huge(image, path)
-            refuse_deep(image, path)
-            return Header(image.height, image.width, str(image.mode), _orientation(image, path))
-    except _HUGE as error:
-        raise _too_large(path, str(error)) from None
-    except _UNREADABLE as error:
-        raise InputError("image file cannot be opened", where=path, found=_reason(error)) from None
+
+    def header(image: Image.Image) -> Header:
+        refuse_deep(image, path)
+        width, height = image.size
+        return Header(height, width, image.mode, _orientation(image))
+
+    return _made(path, header, "opened")
 
 
 def image_shape(path: Path) -> tuple[int, int, str]:
@@ -148,64 +170,48 @@ def image_shape(path: Path) -> tuple[int, int, str]:
 
 def _reason(error: Exception) -> str:
     """Return what Pillow says, without the path that it may hold."""
-    if isinstance(error, UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError) and not isinstance(error, OtherFormatError):
         return "not an image of a known format"
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
-def _orientation(image: Image.Image, path: Path) -> int:
+def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation that is still to be applied; 1 where there is none that can be read."""
     if image.format == "TIFF":
         return 1
     try:
-        if image.format == "PNG" and "exif" not in image.info and (found := _png_exif(path)) is not None:
+        if image.format == "PNG" and "exif" not in image.info and (found := _png_exif(image)) is not None:
             image.info["exif"] = found
+        exif = image.info.get("exif") or b""
+        if len(exif) > SIMPLE and not sound_exif(exif):
+            return 1
         value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)  # that of PNG files would decode the image
     except Exception:  # from anywhere inside the reader: such EXIF data say nothing, and the pixels may be sound
         return 1
     return value if value in _TURNS else 1
 
 
-def _png_exif(path: Path) -> bytes | None:
+def _png_exif(image: Image.Image) -> bytes | None:
     """Return the EXIF chunk of a PNG file, which Pillow finds before the pixels only."""
-    with path.open("rb") as file:
+    file: BinaryIO = image.fp  # type: ignore[attr-defined]
+    before = file.tell()
+    try:
         file.seek(8)
         while len(head := file.read(8)) == 8:
             length, kind = struct.unpack(">I4s", head)
             if kind == b"eXIf":
-                return file.read(length)
+                return file.read(length) if length <= EXIF_BYTES else None
             file.seek(length + 4, os.SEEK_CUR)
-    return None
-
-
-def _refuse_huge(image: Image.Image, path: Path) -> None:
-    """Refuse what Pillow only warns of; checked here, because warning filters are shared by all threads."""
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
-        raise _too_large(path, f"{image.width} × {image.height} pixels")
-
-
-def _too_large(path: Path, found: str) -> InputError:
-    return InputError(
-        "image cannot be read: it is too large",
-        where=path,
-        found=found,
-        allowed=f"at most {Image.MAX_IMAGE_PIXELS:,} pixels: a small file can hold an image that fills all memory",
-        hint="scale the image down, or leave it out",
-    )
+        return None
+    finally:
+        file.seek(before)
 
 
 def refuse_deep(image: Image.Image, where: object) -> None:
-    """Refuse pixels of more than 8 bits: turned into 8 bits, they are clipped, not scaled.
+    """Refuse pixels of more than 8 bits.
 
     :raises InputError: naming Pillow's mode of the image.
     """
-    mode = str(image.mode)
+    mode = image.mode
     if mode in ("I", "F") or mode.startswith("I;"):
-        raise InputError(
-            "image has more than 8 bits per value",
-            where=where,
-            found=f"mode {mode}",
-            allowed="8-bit images",
-            hint="convert it first: only you know which value is white",
-        )
+        raise too_deep(mode, where)

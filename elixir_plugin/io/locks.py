@@ -6,7 +6,6 @@ empties, it leaves its file behind, and a file system without locks, which is no
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import sys
@@ -15,12 +14,9 @@ from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
-from .files import writing
-
-if sys.platform != "win32":
-    import fcntl
-
-NO_SUPPORT = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOLCK)
+from .atomic import writing
+from .holding import hold
+from .opening import without_waiting
 
 
 @contextmanager
@@ -30,10 +26,11 @@ def locked(path: Path, *, wait: bool) -> Iterator[FileIO | None]:
     Yields None when another process holds the lock and *wait* is False.
     """
     with writing(path):
-        file = path.open("ab", buffering=0)  # with a buffer, closing would write again what a full disk refused
+        # without a buffer: closing would write again what a full disk refused
+        file = open(path, "ab", buffering=0, opener=without_waiting)  # noqa: SIM115
     with file:
         with writing(path):
-            free = _lock(file, wait)
+            free = hold(file.fileno(), wait=wait)
         yield file if free else None
 
 
@@ -61,16 +58,3 @@ def alone(path: Path) -> Iterator[None]:
                     with suppress(OSError):
                         path.unlink()
                 return
-
-
-def _lock(file: FileIO, wait: bool) -> bool:
-    if sys.platform == "win32":
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in NO_SUPPORT:
-            raise
-    return True

@@ -16,6 +16,8 @@ from typing import BinaryIO
 from ..errors import InputError
 
 TEXT_LIMIT = 64 * 2**20  # bytes; far above any list, log or settings file that is read as a whole
+HOLES = 64 * 2**20  # bytes from which on a file is compared with what it occupies on the disk
+HOLES_RATIO = 64
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a FIFO (named pipe)",
@@ -23,7 +25,7 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-_WAITS = getattr(os, "O_NONBLOCK", 0)  # Windows has neither the flag nor FIFOs among its files
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # Windows has neither the flag nor FIFOs among its files
 
 
 def open_file(path: Path) -> BinaryIO:
@@ -33,7 +35,7 @@ def open_file(path: Path) -> BinaryIO:
     :raises InputError: for anything but a regular file, and for one that cannot be opened.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | _WAITS | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+        handle = os.open(path, os.O_RDONLY | _NO_WAIT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
@@ -44,6 +46,24 @@ def open_file(path: Path) -> BinaryIO:
     except BaseException:
         os.close(handle)
         raise
+
+
+def without_waiting(path: str, flags: int) -> int:
+    """Open what is written to, as the ``opener`` of :func:`open`; a FIFO, whose reader may never come, is refused.
+
+    :raises InputError: for a FIFO or a socket.
+    """
+    try:
+        handle = os.open(path, flags | _NO_WAIT | getattr(os, "O_CLOEXEC", 0), 0o666)
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.EOPNOTSUPP):
+            raise _cannot_open(Path(path), error) from None
+        raise
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+        os.close(handle)
+        _refuse_irregular(Path(path), mode)
+    return handle
 
 
 def is_there(path: Path) -> bool:
@@ -75,13 +95,21 @@ def refuse_unusable(path: Path) -> None:
         raise _cannot_open(path, error, "not a usable path") from None
 
 
-def refuse_irregular(path: Path) -> None:
-    """Refuse what only looks like a file, for readers that open *path* by its name themselves.
+def refuse_holes(file: BinaryIO, path: Path) -> None:
+    """Refuse a file that is nearly all holes: it takes memory by its size, and no room on the disk.
 
-    :raises FileNotFoundError: when nothing is there.
-    :raises InputError: for anything but a regular file.
+    :raises InputError: naming both sizes. File systems that do not tell what a file occupies are left alone.
     """
-    open_file(path).close()
+    status = os.fstat(file.fileno())
+    occupied = 512 * getattr(status, "st_blocks", 0)
+    if status.st_size > HOLES and 0 < occupied * HOLES_RATIO < status.st_size:
+        raise InputError(
+            "file is nearly all holes",
+            where=path,
+            found=f"{status.st_size:,} bytes, of which {occupied:,} are on the disk",
+            allowed="files whose content is there",
+            hint="a copy or download may have stopped halfway: fetch the file again",
+        )
 
 
 def read_bytes(path: Path, limit: int = TEXT_LIMIT) -> bytes:
@@ -93,7 +121,11 @@ def read_bytes(path: Path, limit: int = TEXT_LIMIT) -> bytes:
     """
     with open_file(path) as file:
         try:
-            content = file.read(limit + 1)
+            size = os.fstat(file.fileno()).st_size
+            # takes memory for all that is asked for; None where reading would wait, as some files of the kernel do
+            content = file.read(min(size, limit) + 1) or b""
+            if size < len(content) <= limit:  # it has grown meanwhile
+                content += file.read(limit + 1 - len(content)) or b""
         except OSError as error:
             raise _cannot_open(path, error) from None
     if len(content) > limit:

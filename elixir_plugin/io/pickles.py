@@ -16,6 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .pickled_images import PickledImage
+
+
+def _shown(value: Any) -> str:
+    """Return *value* for a message, shortened: torch searches messages in ways that take for ever on long ones."""
+    return repr(value[:40]) if isinstance(value, str | bytes) else type(value).__name__
+
 
 class _Dtype:
     """Stand-in for ``numpy.dtype`` inside pickles: integers, floats and booleans only."""
@@ -23,7 +30,7 @@ class _Dtype:
     def __init__(self, spec: Any, align: bool = False, copy: bool = False) -> None:
         text = spec.decode("latin1") if isinstance(spec, bytes) else spec
         if not isinstance(text, str) or not re.fullmatch(r"[<>|=]?(b1|[iu][1248]|f[248])", text):
-            raise pickle.UnpicklingError(f"numpy.dtype({text!r})")
+            raise pickle.UnpicklingError(f"numpy.dtype({_shown(text)})")
         self.value = np.dtype(text)
 
     def __setstate__(self, state: Any) -> None:
@@ -45,7 +52,7 @@ class _Array(np.ndarray[Any, np.dtype[Any]]):
 
 def _numeric(dtype: Any) -> np.dtype[Any]:
     if type(dtype) is not _Dtype:
-        raise pickle.UnpicklingError(f"{dtype!r} in place of a numpy.dtype")
+        raise pickle.UnpicklingError(f"{_shown(dtype)} in place of a numpy.dtype")
     return dtype.value
 
 
@@ -70,7 +77,7 @@ def _no_bytes() -> bytes:
 def _latin1(text: str, encoding: str) -> bytes:
     """Stand-in for ``_codecs.encode``, for the one encoding that numpy's own pickles use."""
     if encoding not in ("latin1", b"latin1"):
-        raise pickle.UnpicklingError(f"_codecs.encode with {encoding!r}")
+        raise pickle.UnpicklingError(f"_codecs.encode with {_shown(encoding)}")
     return text.encode("latin1")
 
 
@@ -86,7 +93,8 @@ def _named(item: Callable[..., Any], dotted: str) -> Callable[..., Any]:
 
 
 NUMPY: dict[str, Any] = {"numpy.ndarray": _Array, "numpy.dtype": _Dtype}
-for _dotted, _class in NUMPY.items():
+STAND_INS: dict[str, Any] = {"PIL.Image.Image": PickledImage}
+for _dotted, _class in {**NUMPY, **STAND_INS}.items():
     _class.__module__, _, _class.__name__ = _dotted.rpartition(".")
     _class.__qualname__ = _class.__name__
 NUMPY |= {name: _named(_no_bytes, name) for name in ("builtins.bytes", "__builtin__.bytes")}
@@ -98,12 +106,13 @@ for _package in ("numpy._core", "numpy.core"):  # as numpy 2 and numpy 1 call it
         ("numeric._frombuffer", _from_buffer),
     ):
         NUMPY[f"{_package}.{_name}"] = _named(_item, f"{_package}.{_name}")
+STAND_INS |= NUMPY
 
 
 @contextmanager
 def allowed(*more: Any) -> Iterator[None]:
     """Let ``torch.load(weights_only=True)`` use the stand-ins, and *more*, inside the block."""
-    with torch.serialization.safe_globals([*NUMPY.values(), *more]):
+    with torch.serialization.safe_globals([*STAND_INS.values(), *more]):
         yield
 
 

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 LOGGER = logging.getLogger("elixir_plugin.progress")
 SILENCE = 60.0  # seconds after which a stage says that it is still at work
@@ -22,7 +22,8 @@ class _ToStderr(logging.Handler):
     """Write to whatever is standard error at the time."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)  # noqa: T201
+        with suppress(OSError):  # nobody listens any more
+            print(self.format(record), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def show_progress(line: str) -> None:

@@ -5,6 +5,9 @@ Pickles are read through an allow-list that holds plain containers, numbers, ten
 
 from __future__ import annotations
 
+import gc
+import io
+import os
 import pickle
 import re
 from collections.abc import Callable, Iterator
@@ -13,22 +16,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
-from safetensors.torch import load_file
+from safetensors import safe_open
 
 from ..errors import InputError
 from .documents import read_json
-from .opening import open_file, refuse_irregular
-from .pickles import NUMPY, PlainUnpickler, allowed
+from .opening import open_file, refuse_holes
+from .pickles import STAND_INS, PlainUnpickler, allowed
+from .survey import Survey, read_head
+from .torch_files import checked
 
 __all__ = ["STOPPED", "read_json", "read_plain_pickle", "read_tensors", "read_torch"]
 
 STOPPED = "a copy or download may have stopped halfway: fetch the file again"
+HEADER = 16 * 2**20  # bytes of the header of a safetensors file
 _POINTER = b"version https://git-lfs"  # begins what a clone without Git LFS holds instead of a large file
 
 
 def read_torch(path: Path, *more: type) -> Any:
     """Read a torch file that holds tensors, numbers, text, containers, numpy arrays or PIL images, and no more.
+
+    Images come as :class:`~elixir_plugin.io.pickled_images.PickledImage`.
 
     :param more: further classes it may hold, none of which does anything when an instance is made or filled.
     :raises InputError: for anything else, naming what the file asked for. Nothing it names is imported or run.
@@ -40,10 +47,24 @@ def read_torch(path: Path, *more: type) -> Any:
             asked_for=lambda error: _forbidden(path) or _asked_for(error),
             hint="a file that needs more can run code when opened: do not use it unless you made it yourself",
         ),
-        allowed(Image.Image, *more),
+        allowed(*more),
         open_file(path) as file,
+        _uncollected(),
     ):
-        return torch.load(file, map_location="cpu", weights_only=True)
+        names = [f"{each.__module__}.{each.__qualname__}" for each in more]
+        return torch.load(checked(file, path, names), map_location="cpu", weights_only=True)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep the garbage collector from going over what grows: a file of plain data makes no garbage in circles."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 def _forbidden(path: Path) -> str | None:
@@ -51,7 +72,7 @@ def _forbidden(path: Path) -> str | None:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # only used to improve a message
         return None
-    return ", ".join(sorted(set(names) - {*NUMPY, "PIL.Image.Image"})) or None
+    return ", ".join(sorted(set(names) - set(STAND_INS))) or None
 
 
 def _asked_for(error: BaseException) -> str:
@@ -73,8 +94,11 @@ def read_plain_pickle(path: Path) -> Any:
     with (
         _reading(path, allowed="numbers, text, bytes, lists, dicts, numpy arrays", asked_for=str),
         open_file(path) as file,
+        _uncollected(),
     ):
-        return PlainUnpickler(file, encoding="bytes").load()
+        refuse_holes(file, path)
+        _, content = read_head(file, lambda head: Survey(head, where=path))
+        return PlainUnpickler(io.BytesIO(content), encoding="bytes").load()
 
 
 @contextmanager
@@ -125,9 +149,18 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
     :raises InputError: when it is missing or damaged.
     """
+    return read_tensors_and_facts(path)[0]
+
+
+def read_tensors_and_facts(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Read a safetensors file, and the texts in its header.
+
+    :raises InputError: when it is missing or damaged, or its header is larger than ``HEADER``.
+    """
     try:
-        refuse_irregular(path)
-        return load_file(path)
+        _check_header(path)
+        with safe_open(path, "pt") as file:
+            return dict(file.get_tensors()), dict(file.metadata() or {})
     except InputError:
         raise
     except FileNotFoundError:
@@ -138,3 +171,20 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise InputError(
             "not a safetensors file, or only a part of one", where=path, found=_first_sentence(error), hint=hint
         ) from None
+
+
+def _check_header(path: Path) -> None:
+    """Compare the size that the header says it has with the file's, and with what any header has."""
+    with open_file(path) as file:
+        refuse_holes(file, path)
+        size = int.from_bytes(file.read(8), "little")
+        there = max(0, file.seek(0, os.SEEK_END) - 8)
+    if size > there:
+        raise ValueError(f"a header of {size:,} bytes, of which {there:,} are there")
+    if size > HEADER:
+        raise InputError(
+            "safetensors file refused: its header is too large",
+            where=path,
+            found=f"{size:,} bytes",
+            allowed=f"{HEADER:,} bytes, which describe some 100,000 tensors",
+        )

@@ -7,6 +7,7 @@ text stays text in the page's font, so that a figure is readable in light and da
 from __future__ import annotations
 
 import io
+import logging
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..core.panels import Bars, Figure, Histogram, Level, Lines, Matrix, Points
+from ..errors import RunError
 from ..io.text import escape_control
 from .palette import COLOURS, SERIES, SETTINGS, colours_of, logarithmic, short
 from .scatter import above_frames, add_frames, draw_points, height_of_frames
@@ -54,10 +56,32 @@ def draw(panel: Figure, name: str, *, png: bool = True) -> Drawn:
         return Drawn(_svg(drawing, panel, name), _png(drawing, panel) if png else b"")
 
 
+def _matplotlib() -> Any:
+    """Return matplotlib, which says at its import where its caches go when the home folder cannot be written.
+
+    :raises RunError: when neither that folder nor a temporary one can be written.
+    """
+    logger = logging.getLogger("matplotlib")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        import matplotlib as mpl  # noqa: PLC0415  (slow, and most commands draw nothing)
+        import matplotlib.figure  # noqa: PLC0415  (which builds the cache of fonts)
+    except OSError as error:
+        raise RunError(
+            "figures cannot be drawn",
+            where="matplotlib",
+            found=str(error),
+            hint="set MPLCONFIGDIR or TMPDIR to a folder that can be written, then run it again",
+        ) from None
+    finally:
+        logger.setLevel(level)
+    return mpl
+
+
 @contextmanager
 def _quiet_style() -> Iterator[None]:
-    import matplotlib as mpl  # noqa: PLC0415  (slow, and most commands draw nothing)
-
+    mpl = _matplotlib()
     with warnings.catch_warnings(), mpl.rc_context(SETTINGS):
         warnings.simplefilter("ignore")  # a character without a glyph is drawn as a box, which says enough
         yield

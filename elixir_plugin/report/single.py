@@ -10,7 +10,6 @@ from typing import Any
 import yaml
 
 from ..core.metrics import ModelMetrics
-from ..core.panels import load_panels
 from ..io.files import atomic_file, atomic_folder
 from .facts import Exhibits, Facts, facts_of, read_facts
 from .page import RenderedPanel, prepare, render
@@ -70,13 +69,10 @@ def write_page(folder: Path, name: str, html: str, shown: Iterable[RenderedPanel
 
 
 def make_page(facts: Facts, *, png: bool = True) -> tuple[str, list[RenderedPanel]]:
-    """Return the page of a run, and the panels on it.
-
-    :raises InputError: when a panel in the report is none.
-    """
+    """Return the page of a run, and the panels on it."""
     exhibits = facts.exhibits or Exhibits()
-    scores = prepare(load_panels(exhibits.scores, where="report.json: exhibits.scores"), "all", png=png)
-    own = prepare(load_panels(exhibits.panels, where="report.json: exhibits.panels"), "own", png=png)
+    scores = prepare(exhibits.scores, "all", png=png)
+    own = prepare(exhibits.panels, "own", png=png)
     html = render(
         "report.html",
         facts=facts,

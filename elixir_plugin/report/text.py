@@ -45,7 +45,8 @@ def result_lines(
     if outcome["flagged"] is not None and not metrics["detection"]:
         yield f"flagged: {outcome['flagged']} suspect samples"
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in outcome["timings"].items())
-    yield f"seconds: {seconds}"
+    device = report["environment"].get("device")
+    yield f"seconds: {seconds}" + (f"; on {device}" if device else "")
     for note in report["notes"]:
         yield f"note: {note}"
     yield f"report:  {folder / 'report.html'}, made from report.json beside it"

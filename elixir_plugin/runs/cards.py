@@ -14,16 +14,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ..core.settings import Settings, fingerprint, load_yaml
+from ..core.settings import Settings, fingerprint
 from ..errors import InputError, RunError, SettingsError
+from ..io.environment import PACKAGES
 from ..io.files import write_json
 from ..io.reading import read_json
+from ..report.facts import read_report
+from .folder import is_finished
+from .spec import RunSpec
 
 BUILT_IN = Path(__file__).parent.parent / "results"
 Share = Annotated[float, Field(ge=0, le=1)]
 Metric = Literal["acc", "asr", "ra", "der", "tpr", "fpr", "auroc"]
 METRICS: tuple[Metric, ...] = ("acc", "asr", "ra", "der", "tpr", "fpr", "auroc")
-VARYING = ("seed", "out", "write_back", "write_to", "device")  # what runs of one card may differ in
+VARYING = ("seed", "out", "write_back", "write_to", "device", "threads")  # what runs of one card may differ in
 
 
 class Measured(Settings):
@@ -121,7 +125,7 @@ def card_from_runs(
     if len(set(seeds)) < len(seeds):
         raise SettingsError("two runs with one seed", where="cards add", found=seeds)
     environments = [report["environment"] for report in reports]
-    versions = [{key: value for key, value in each.items() if key != "device"} for each in environments]
+    versions = [{key: each[key] for key in ("python", *PACKAGES) if key in each} for each in environments]
     notes = () if all(each == versions[0] for each in versions) else ("the runs were made with different versions",)
     source = runs[0]["source"]
     values = {
@@ -131,7 +135,7 @@ def card_from_runs(
         "case": case or f"{source['adapter']}:{Path(source['path']).name}",
         "seeds": seeds,
         "versions": {"elixir_plugin": reports[0]["elixir_plugin"], **versions[0]},
-        "device": ", ".join(sorted({each["device"] for each in environments})),
+        "device": ", ".join(sorted({each.get("device") or "not recorded" for each in environments})),
         "before": _means(reports),
         "measured": {metric: _spread(found) for metric in METRICS if (found := _after(reports, metric))},
         "reported": [each.dump() for each in reported],
@@ -201,15 +205,12 @@ def _text(share: float | None) -> str:
 
 def _report(folder: Path) -> dict[str, Any]:
     """Return the report of a finished run, with the parts that a card needs."""
-    if not (folder / "report.json").is_file():
+    if not is_finished(folder):
         state = "a run that is not finished" if (folder / "run.yaml").is_file() else "no run"
         raise InputError("no finished run", where=folder, found=state, allowed="a folder with report.json")
-    report = read_json(folder / "report.json")
-    if not isinstance(report, dict) or not {"run", "metrics", "environment", "identity", "elixir_plugin"} <= set(
-        report
-    ):
-        raise InputError("not the report of a run", where=folder / "report.json")
-    return {**report, "run": {**load_yaml(folder / "run.yaml"), **report["run"]}}
+    report = read_report(folder)
+    run = {**RunSpec.from_yaml(folder / "run.yaml").dump(), **report["run"]}
+    return {**report, "run": RunSpec.build(run, where=f"{folder / 'report.json'}: run").dump()}
 
 
 def _after(reports: Sequence[Mapping[str, Any]], metric: Metric) -> list[float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -15,15 +16,17 @@ from typing import Any, Literal
 from .._version import __version__
 from ..adapter import Placement
 from ..errors import InputError, RunError
-from ..io.files import atomic_file, inside, refuse_unwritable, write_json
+from ..io.checked import Facts, checked, refuse_newer
+from ..io.files import alone_in, atomic_file, inside, refuse_unwritable, remove_leftovers, write_json
+from ..io.opening import is_there, read_bytes
 from ..io.reading import read_json
 
 NOTE = ".elixir_plugin.json"
+SCHEMA = 1  # of the note; those of earlier versions have none
 Modified = Literal["refuse", "keep", "discard"]
 
 
-@dataclass(frozen=True)
-class Note:
+class Note(Facts):
     """What is written down of an earlier install.
 
     :param files: relative path -> SHA-256 of what was placed there; the old and the new one while an install is under
@@ -55,24 +58,25 @@ def place(placement: Placement, root: Path, *, modified: Modified = "refuse") ->
     :raises InputError: when a file that was not placed by an earlier install is in the way.
     :raises RunError: when the checkout cannot be written, or placed files were edited.
     """
-    note = _read_note(root)
-    if note is not None and note.toolkit != placement.toolkit:
-        raise _other_toolkit(root, note.toolkit, placement.toolkit)
-    known = {} if note is None else dict(note.files)
-    _refuse_strangers(placement.files, known, root)
-    changed = _edited(known, root)
-    _refuse_modified(changed, modified, root)
-    plan = {name: _digest(text.encode()) for name, text in placement.files.items()}
-    refuse_unwritable(root)
-    kept = {name: known[name] for name in changed} if modified == "keep" else {}
-    gone = [name for name in known if name not in plan and name not in kept]
-    folders = {*(note.folders if note else ()), *_new_folders(placement.files, root)}
-    either = {name: " ".join(filter(None, (known.get(name), plan.get(name)))) for name in {**known, **plan}}
-    _write_note(root, placement, either, folders)
-    done = [Change(name, _put(name, text, name in kept, root)) for name, text in placement.files.items()]
-    done += [_remove(name, root) for name in gone]
-    _write_note(root, placement, {**plan, **kept}, _still_needed(folders, {**plan, **kept}, root))
-    return done
+    with _alone_at(root):
+        note = _read_note(root)
+        if note is not None and note.toolkit != placement.toolkit:
+            raise _other_toolkit(root, note.toolkit, placement.toolkit)
+        known = {} if note is None else dict(note.files)
+        _refuse_strangers(placement.files, known, root)
+        changed = _edited(known, root)
+        _refuse_modified(changed, modified, root)
+        plan = {name: _digest(text.encode()) for name, text in placement.files.items()}
+        refuse_unwritable(root)
+        kept = {name: known[name] for name in changed} if modified == "keep" else {}
+        gone = [name for name in known if name not in plan and name not in kept]
+        folders = {*(note.folders if note else ()), *_new_folders(placement.files, root)}
+        either = {name: " ".join(filter(None, (known.get(name), plan.get(name)))) for name in {**known, **plan}}
+        _write_note(root, placement, either, folders)
+        done = [Change(name, _put(name, text, name in kept, root)) for name, text in placement.files.items()]
+        done += [_remove(name, root) for name in gone]
+        _write_note(root, placement, {**plan, **kept}, _still_needed(folders, {**plan, **kept}, root))
+        return done
 
 
 def remove(root: Path, toolkit: str, *, modified: Modified = "refuse") -> list[Change]:
@@ -81,14 +85,16 @@ def remove(root: Path, toolkit: str, *, modified: Modified = "refuse") -> list[C
     :param modified: as in :func:`place`; kept files are the user's own from now on.
     :raises InputError: when nothing is written down of an install here.
     """
-    note = _known_note(root, toolkit)
-    changed = _edited(note.files, root)
-    _refuse_modified(changed, modified, root)
-    spared = changed if modified == "keep" else []
-    done = [Change(name, "kept (edited)") if name in spared else _remove(name, root) for name in note.files]
-    _still_needed(note.folders, spared, root)
-    (root / NOTE).unlink()
-    return done
+    with _alone_at(root):
+        note = _known_note(root, toolkit)
+        changed = _edited(note.files, root)
+        _refuse_modified(changed, modified, root)
+        spared = changed if modified == "keep" else []
+        done = [Change(name, "kept (edited)") if name in spared else _remove(name, root) for name in note.files]
+        _still_needed(note.folders, spared, root)
+        remove_leftovers(root, NOTE)
+        (root / NOTE).unlink()
+        return done
 
 
 def placed_defenses(root: Path, toolkit: str) -> tuple[str, ...]:
@@ -116,22 +122,28 @@ def inspect(root: Path, placement: Placement) -> list[Change]:
     return states + [Change(name, "not placed: install again") for name in new if name not in note.files]
 
 
+def _alone_at(root: Path) -> AbstractContextManager[None]:
+    """Hold the lock on the checkout, where it is there."""
+    return alone_in(root) if root.is_dir() else nullcontext()
+
+
 def _read_note(root: Path) -> Note | None:
     """Read the note; its paths are held inside *root*, because a checkout may come from anywhere."""
     file = root / NOTE
-    if not file.is_file():
+    if not is_there(file):
         return None
     content = read_json(file)
-    if not isinstance(content, dict):
-        raise InputError("note of placed files is broken", where=file, found=type(content).__name__)
-    files, folders, defenses = (content.get(key) for key in ("files", "folders", "defenses"))
-    if not (isinstance(files, dict) and isinstance(folders, list) and isinstance(defenses, list)):
-        raise InputError("note of placed files is broken", where=file, allowed="files: path -> hash, folders: [path]")
-    for name in [*files, *folders]:
-        _own_path(root, str(name))
-    sums = {str(name): str(digest) for name, digest in files.items()}
-    names = tuple(map(str, defenses))
-    return Note(str(content.get("toolkit")), str(content.get("version")), names, sums, tuple(map(str, folders)))
+    refuse_newer(content, SCHEMA, file)
+    note = checked(
+        Note,
+        content,
+        what="note of placed files is broken",
+        where=file,
+        hint="get it back, or remove the files by hand",
+    )
+    for name in (*note.files, *note.folders):
+        _own_path(root, name)
+    return note
 
 
 def _known_note(root: Path, toolkit: str) -> Note:
@@ -157,6 +169,7 @@ def _own_path(root: Path, name: str) -> Path:
 def _write_note(root: Path, placement: Placement, files: Mapping[str, str], folders: Iterable[str]) -> None:
     content: dict[str, Any] = {
         "about": "files placed by 'elixir-plugin toolkit install'; 'elixir-plugin toolkit uninstall' takes them away",
+        "schema": SCHEMA,
         "toolkit": placement.toolkit,
         "version": __version__,
         "defenses": list(placement.defenses),
@@ -211,6 +224,7 @@ def _put(name: str, text: str, kept: bool, root: Path) -> str:
 
 def _remove(name: str, root: Path) -> Change:
     path = _own_path(root, name)
+    remove_leftovers(path.parent, path.name)
     if not path.exists():
         return Change(name, "was missing")
     path.unlink()
@@ -235,4 +249,4 @@ def _digest(content: bytes) -> str:
 
 
 def _digest_of(path: Path) -> str | None:
-    return _digest(path.read_bytes()) if path.is_file() else None
+    return _digest(read_bytes(path)) if is_there(path) else None

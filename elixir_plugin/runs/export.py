@@ -15,7 +15,8 @@ from ..core.outcome import Outcome
 from ..errors import InputError, RunError
 from ..evaluation.retraining import kept_rows
 from ..io.files import refuse_unwritable, to_json_types
-from ..io.reading import read_json
+from ..report.facts import read_report
+from .folder import is_finished, stored_outcome
 from .spec import RunSpec
 
 
@@ -50,7 +51,7 @@ def load(source: str, options: Mapping[str, Any] | None = None, seed: int = 0) -
     if not folder.is_dir():
         parsed = Source.parse(source, options, where="CASE_OR_RUN")
         return get_adapter(parsed.adapter)(parsed.options).read(Path(parsed.path), seed)
-    if not (folder / "report.json").is_file():
+    if not is_finished(folder):
         raise InputError(
             "not a finished run",
             where=folder,
@@ -61,9 +62,9 @@ def load(source: str, options: Mapping[str, Any] | None = None, seed: int = 0) -
         raise InputError("a run has its options already", where=folder, found=", ".join(options), allowed="none")
     spec = RunSpec.from_yaml(folder / "run.yaml")
     case = get_adapter(spec.source.adapter)(spec.source.options).read(Path(spec.source.path), spec.seed)
-    if read_json(folder / "report.json").get("case") != to_json_types(describe(case)):
+    if read_report(folder)["case"] != to_json_types(describe(case)):
         raise RunError("the input has changed since this run was made", where=folder, hint="run it again")
-    return sanitised(case, Outcome.load(folder / "outcome", case.model))
+    return sanitised(case, stored_outcome(folder, case))
 
 
 def sanitised(case: Case, outcome: Outcome) -> Case:

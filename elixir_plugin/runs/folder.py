@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-import shutil
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,16 +15,21 @@ import yaml
 from .._version import __version__
 from ..adapter import Adapter
 from ..core.case import Case
+from ..core.outcome import Outcome
 from ..core.settings import load_yaml
-from ..errors import ElixirError, RunError
-from ..io.files import atomic_file, refuse_unwritable, remove_leftovers, writing
+from ..errors import ElixirError, InputError, OutcomeError, RunError, SettingsError
+from ..io.checked import RUN_AGAIN, refuse_newer
+from ..io.files import atomic_file, is_leftover, refuse_unwritable, remove_folder, remove_leftovers, writing
 from ..io.locks import locked
-from ..io.reading import read_json
+from ..io.opening import without_waiting
 from ..io.text import escape_control
 from ..plugins import plugins
+from ..report.facts import read_report
 from .events import EVENT_LOG, PreviousAttempts, append_event, note_killed, previous_attempts, read_events
 from .native import is_toolkits_own
-from .spec import RunSpec
+from .spec import SCHEMA, RunSpec
+
+REPORT = "report.json"
 
 
 def choose_folder(spec: RunSpec, force: bool) -> Path:
@@ -87,33 +92,63 @@ def write_target(spec: RunSpec, adapter: Adapter, case: Case) -> Path | None:
     return target
 
 
+def stored_outcome(folder: Path, case: Case) -> Outcome:
+    """Read the outcome of the run in *folder*, and hold it against *case*, which the run saw.
+
+    :raises InputError: when it is damaged, or does not fit the case.
+    """
+    outcome = Outcome.load(folder / "outcome", case.model)
+    try:
+        outcome.check(case)
+    except OutcomeError as error:
+        found = f"{error.where or 'outcome'} = {error.found}: {error.what}"
+        raise InputError(
+            "the outcome does not fit the case",
+            where=folder / "outcome",
+            found=found,
+            allowed=error.allowed,
+            hint=RUN_AGAIN,
+        ) from None
+    return outcome
+
+
 def holds_something(folder: Path) -> bool:
     """Whether *folder* is there and holds more than what a kill leaves: half-written files, an event log just begun."""
     if not folder.is_dir():
-        return folder.exists()
-    left = {EVENT_LOG, *(path.name for path in folder.glob(".*.part"))}
-    return any(path.name not in left for path in folder.iterdir())
+        return os.path.lexists(folder)
+    return any(path.name != EVENT_LOG and not is_leftover(path.name) for path in folder.iterdir())
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether *folder* holds the report of a finished run, or whatever is in its place."""
+    return os.path.lexists(folder / REPORT)
 
 
 @contextmanager
-def opened(folder: Path, spec: RunSpec, case: Mapping[str, Any]) -> Iterator[PreviousAttempts]:
+def opened(
+    folder: Path, spec: RunSpec, case: Mapping[str, Any], environment: Mapping[str, str | None] | None = None
+) -> Iterator[PreviousAttempts]:
     """Prepare the run folder, log to it, and record a failure in it.
 
     :param case: what the case is made of, in JSON types; noted, so that a killed run does not go on with another.
+    :param environment: what this attempt computes with; noted, so that a killed run goes on with the same.
     :returns: what earlier attempts in it have cost.
     """
     with _alone(folder):
         note_killed(folder)
-        before = previous_attempts(folder)
         remove_leftovers(folder)
+        _refuse_in_the_way(folder)
         with atomic_file(folder / "run.yaml") as temporary:
             header = (
                 f"# elixir_plugin {__version__}; rerun: elixir-plugin run {escape_control(str(folder / 'run.yaml'))}\n"
             )
-            text = yaml.safe_dump({**spec.dump(), "identity": spec.identity()}, sort_keys=False)
+            facts = {"identity": spec.identity(), "schema": SCHEMA}
+            text = yaml.safe_dump({**spec.dump(), **facts}, sort_keys=False)
             temporary.write_text(header + text, encoding="utf-8")
-        with logged(folder), _outcome_noted(folder, spec, case):
-            yield before
+        with logged(folder):
+            before = previous_attempts(folder)
+            with _outcome_noted(folder, spec, case, environment):
+                yield before
 
 
 @contextmanager
@@ -123,7 +158,10 @@ def logged(folder: Path) -> Iterator[None]:
     :raises RunError: when it cannot be opened.
     """
     with writing(folder / "log.txt"):
-        handler = logging.FileHandler(folder / "log.txt", encoding="utf-8", errors="backslashreplace")
+        file = open(  # noqa: SIM115
+            folder / "log.txt", "a", encoding="utf-8", errors="backslashreplace", opener=without_waiting
+        )
+    handler = logging.StreamHandler(file)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("elixir_plugin")
     logger.addHandler(handler)
@@ -132,22 +170,22 @@ def logged(folder: Path) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         with suppress(OSError):  # a full disk: closing writes what is left
-            handler.close()
+            file.close()
 
 
 def note(folder: Path, event: str, **facts: Any) -> None:
     """Add to the event log where it can be written: a full disk must neither lose hours of work nor hide an error."""
-    with suppress(RunError, OSError):
+    with suppress(ElixirError, OSError):
         append_event(folder, event, **facts)
 
 
 def clear(folder: Path) -> None:
     """Remove what a finished run had not yet removed when it was killed, unless another process is just at it."""
-    if not (folder / "work").exists() and not any(folder.glob(".*.part")):
+    if not (folder / "work").exists() and not any(is_leftover(path.name) for path in folder.iterdir()):
         return  # so that nothing is touched in a folder that cannot be written
-    with suppress(RunError, OSError), locked(folder / EVENT_LOG, wait=False) as mine:
+    with suppress(ElixirError, OSError), locked(folder / EVENT_LOG, wait=False) as mine:
         if mine is not None:
-            shutil.rmtree(folder / "work", ignore_errors=True)
+            remove_folder(folder / "work")
             remove_leftovers(folder)
 
 
@@ -171,15 +209,23 @@ def _side_by_side(folder: Path) -> Iterator[Path]:
 def _identity(folder: Path) -> str | None:
     """Return whose folder it is: the identity of the run that began in it, or None."""
     file = folder / "run.yaml"
-    return str(load_yaml(file).get("identity")) if file.exists() else None
+    if not file.exists():
+        return None
+    try:
+        content = load_yaml(file)
+    except SettingsError as error:
+        error.hint = error.hint or "remove the file, or choose another {argument:out}"
+        raise
+    refuse_newer(content, SCHEMA, file)
+    return str(content.get("identity"))
 
 
 def _saw_another(folder: Path, case: Callable[[], Mapping[str, Any]]) -> bool:
     """Whether the run in *folder* saw another case; of a run that had not yet begun to read, nothing is known."""
-    if (folder / "report.json").exists():
-        seen = read_json(folder / "report.json")["case"]
+    if is_finished(folder):
+        seen = read_report(folder)["case"]
     else:
-        seen = next((event["case"] for event in reversed(read_events(folder)) if "case" in event), None)
+        seen = next((event["case"] for event in reversed(read_events(folder)) if event.get("case")), None)
     if not seen:
         return False
     now = case()
@@ -198,9 +244,19 @@ def _refuse_input(target: Path, spec: RunSpec, adapter: Adapter) -> None:
             )
 
 
+def _refuse_in_the_way(folder: Path) -> None:
+    """Refuse what is in the place of a sub-folder of the run: it may be anybody's."""
+    for name in ("work", "outcome"):
+        path = folder / name
+        if os.path.lexists(path) and not path.is_dir():
+            raise RunError("a file is in the way", where=path, allowed="a folder, or nothing", hint="move it elsewhere")
+
+
 @contextmanager
-def _outcome_noted(folder: Path, spec: RunSpec, case: Mapping[str, Any]) -> Iterator[None]:
-    append_event(folder, "started", identity=spec.identity(), case=case)
+def _outcome_noted(
+    folder: Path, spec: RunSpec, case: Mapping[str, Any], environment: Mapping[str, str | None] | None
+) -> Iterator[None]:
+    append_event(folder, "started", identity=spec.identity(), case=case, environment=environment)
     try:
         yield
     except BaseException as error:

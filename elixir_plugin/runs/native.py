@@ -1,14 +1,16 @@
-"""Files in a toolkit's own format: written by an adapter, listed in a note, and cleared before the next ones come.
+"""Files in a toolkit's own format: written by an adapter, listed in a note, and cleared when the next ones are there.
 
-A folder that a user chose holds the results of one defense alone: what it wrote there before is taken away first, so
-that no file of an earlier run stands between those of a later one. Where a toolkit looks for results, several defenses
-share a folder, and each clears what it wrote itself.
+A folder that a user chose holds the results of one defense alone: what it wrote there before is taken away, so that no
+file of an earlier run stands between those of a later one. Where a toolkit looks for results, several defenses share a
+folder, and each clears what it wrote itself. While results are replaced, the note says so and lists the former files:
+the next command of the same run completes what a kill has interrupted.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,34 @@ from ..adapter import Adapter
 from ..core.case import Case
 from ..core.metrics import Evaluation
 from ..core.outcome import Outcome
-from ..errors import InputError, RunError, preview_list
-from ..io.files import inside, write_json
+from ..errors import RunError, preview_list
+from ..io.checked import Facts, Flag, checked, refuse_newer
+from ..io.files import alone_in, inside, is_leftover, write_json, writing
+from ..io.opening import is_there, open_file
 from ..io.reading import read_json
 from .spec import RunSpec
 
 NOTE = ".elixir_plugin_written.json"
+SCHEMA = 1  # of the note; those of earlier versions have none
+BLOCK = 1 << 20  # bytes of a file that are read at once
+
+
+class Entry(Facts):
+    """What one defense wrote.
+
+    :param complete: False while it is writing; then the files are those of the run before.
+    :param files: path relative to the folder -> SHA-256.
+    """
+
+    identity: str
+    complete: Flag
+    files: dict[str, str]
+
+
+class WrittenFacts(Facts):
+    """The content of the note."""
+
+    written: dict[str, Entry]
 
 
 def refuse_mixture(
@@ -64,7 +88,8 @@ def refuse_mixture(
                 found=f"run {entry['identity']}",
                 hint="run that one again, or choose another {argument:write_to}",
             )
-    if edited := _edited(target, note.get(spec.defense)):
+    entry = note.get(spec.defense)
+    if entry is not None and entry["complete"] and (edited := _edited(target, entry)):
         raise RunError(
             "results were changed since they were written",
             where=target,
@@ -78,54 +103,68 @@ def is_toolkits_own(target: Path, own: Path | None) -> bool:
     return own is not None and target.is_relative_to(own.parent)
 
 
-def written_by_another(target: Path, spec: RunSpec) -> bool:
-    """Tell whether another run of the same defense was the last to write to *target*; False where nothing is noted."""
+def is_out_of_date(target: Path, spec: RunSpec) -> bool:
+    """Tell whether another run of the same defense was the last to write to *target*, or one that was killed meanwhile.
+
+    False where nothing is noted.
+    """
     entry = _read(target).get(spec.defense)
-    return entry is not None and entry["identity"] != spec.identity()
+    return entry is not None and (entry["identity"] != spec.identity() or not entry["complete"])
 
 
 def write_native(
     adapter: Adapter, spec: RunSpec, target: Path, *, case: Case, outcome: Outcome, evaluation: Evaluation
 ) -> list[Path]:
-    """Let *adapter* write to *target*, without what this defense wrote there before; return the files written.
+    """Let *adapter* write to *target*, then clear what else this defense wrote there before; return the files written.
 
-    Files that were changed since they were written are kept, with a warning in the log.
+    Files that were changed since they were written are kept, with a warning in the log. Another process that writes
+    there is waited for.
     """
-    target.mkdir(parents=True, exist_ok=True)
-    note = _read(target)
-    _clear(target, note.get(spec.defense))
-    _write(target, note, spec, complete=False, files={})
-    written = adapter.write(case, outcome, evaluation, target, spec.defense)
-    files = _sums(written, target)
-    if files or len(note) > (spec.defense in note):
-        _write(target, note, spec, complete=True, files=files)
-    else:
-        (target / NOTE).unlink()
+    with writing(target):
+        target.mkdir(parents=True, exist_ok=True)
+    with alone_in(target):
+        note = _read(target)
+        before = _known(target, note.get(spec.defense))
+        _write(target, note, spec, complete=False, files=before)
+        written = adapter.write(case, outcome, evaluation, target, spec.defense)
+        files = _sums(written, target)
+        _clear(target, {name: digest for name, digest in before.items() if name not in files})
+        if files or len(note) > (spec.defense in note):
+            _write(target, note, spec, complete=True, files=files)
+        else:
+            (target / NOTE).unlink()
     return written
 
 
-def _clear(target: Path, entry: Mapping[str, Any] | None) -> None:
-    """Remove the files of *entry* that are as they were written, and folders that are then empty."""
+def _known(target: Path, entry: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return the files of *entry*, without those that were changed since."""
     if entry is None:
-        return
+        return {}
     edited = _edited(target, entry)
-    if edited:
+    if edited and entry["complete"]:  # else those an attempt that was killed has replaced
         logging.getLogger(__name__).warning(
             "%s: files that were changed since an earlier run wrote them are kept: %s", target, preview_list(edited)
         )
-    gone = [target / name for name in entry["files"] if name not in edited]
-    for path in gone:
-        path.unlink(missing_ok=True)
-    for folder in sorted(
-        {parent for path in gone for parent in path.parents if target in parent.parents}, reverse=True
-    ):
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+    return {name: digest for name, digest in entry["files"].items() if name not in edited}
+
+
+def _clear(target: Path, files: Mapping[str, str]) -> None:
+    """Remove *files* that are as they were written, and folders that are then empty."""
+    with writing(target):
+        for name, digest in files.items():
+            if _digest_of(target / name) == digest:
+                (target / name).unlink()
+        gone = [target / name for name in files if not os.path.lexists(target / name)]  # some by a killed attempt
+        for folder in sorted(
+            {parent for path in gone for parent in path.parents if target in parent.parents}, reverse=True
+        ):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def _edited(target: Path, entry: Mapping[str, Any] | None) -> list[str]:
     files = {} if entry is None else entry["files"]
-    return [name for name, digest in files.items() if (target / name).is_file() and _digest(target / name) != digest]
+    return [name for name, digest in files.items() if _digest_of(target / name) not in (None, digest)]
 
 
 def _sums(written: Iterable[Path], target: Path) -> dict[str, str]:
@@ -136,19 +175,31 @@ def _sums(written: Iterable[Path], target: Path) -> dict[str, str]:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with open_file(path) as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _digest_of(path: Path) -> str | None:
+    """Return the digest of a file; None where there is none."""
+    try:
+        return _digest(path)
+    except FileNotFoundError:
+        return None
 
 
 def _is_mine(path: Path, known: set[Path]) -> bool:
     path = path.absolute()
-    left = path.name.startswith(".") and path.name.endswith(".part")
-    return left or any(path == each or path in each.parents for each in known)
+    return is_leftover(path.name) or any(path == each or path in each.parents for each in known)
 
 
 def _write(target: Path, note: Mapping[str, Any], spec: RunSpec, *, complete: bool, files: Mapping[str, str]) -> None:
     entry = {"identity": spec.identity(), "complete": complete, "files": dict(files)}
     content = {
         "about": "what elixir-plugin wrote here; it is cleared before the next results of the same defense",
+        "schema": SCHEMA,
         "version": __version__,
         "written": {**note, spec.defense: entry},
     }
@@ -158,18 +209,18 @@ def _write(target: Path, note: Mapping[str, Any], spec: RunSpec, *, complete: bo
 def _read(target: Path) -> dict[str, Any]:
     """Return defense -> what it wrote; paths are held inside *target*, for a folder may come from anywhere."""
     file = target / NOTE
-    if not file.is_file():
+    if not is_there(file):
         return {}
     content = read_json(file)
-    note = content.get("written") if isinstance(content, dict) else None
-    entries = list(note.values()) if isinstance(note, dict) else [None]
-    for each in entries:
-        entry = each if isinstance(each, dict) else {}
-        files = entry.get("files")
-        if not isinstance(files, dict) or not {"identity", "complete"} <= entry.keys():
-            raise InputError(
-                "list of written files is broken", where=file, hint="choose another folder, or empty this one"
-            )
-        for name in files:
+    refuse_newer(content, SCHEMA, file)
+    facts = checked(
+        WrittenFacts,
+        content,
+        what="list of written files is broken",
+        where=file,
+        hint="choose another folder, or empty this one",
+    )
+    for entry in facts.written.values():
+        for name in entry.files:
             inside(target, name)
-    return dict(note or {})
+    return {defense: entry.model_dump() for defense, entry in facts.written.items()}

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
 import shlex
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +16,13 @@ from ..core.case import Case, describe
 from ..core.metrics import Evaluation
 from ..core.outcome import Outcome
 from ..defense import Defense
+from ..io.environment import environment
+from ..io.environment import versions as versions  # noqa: PLC0414  (imported from here)
 from ..io.files import to_json_types
+from ..report.facts import SCHEMA
 from .report_panels import collect
 from .spec import RunSpec
 
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "numpy",
-    "diffusers",
-    "transformers",
-    "scikit-learn",
-    "safetensors",
-    "pydantic",
-    "pluggy",
-)
-SCHEMA = 1  # of report.json; a reader of this version takes no other
 LONGEST = 5000  # values of a list in the report; longer ones are in the outcome alone
 
 
@@ -66,8 +55,8 @@ def make_report(
         "outcome": {**outcome.summary(), "tables": _short(to_json_types(outcome.tables))},
         "notes": [*case.notes, *outcome.notes],
         "written": [str(path) for path in written],
-        "environment": {"device": _device_name(device), "python": platform.python_version(), **versions()},
-        "command": repeat_command(spec),
+        "environment": environment(device),
+        "command": repeat_command(spec.model_copy(update={"threads": torch.get_num_threads()})),
         "exhibits": collect(defense, case, outcome, spec.seed),
     }
 
@@ -90,18 +79,8 @@ def repeat_command(spec: RunSpec) -> str:
     words += ["--controls"] if spec.controls else []
     words += ["--any-model"] if spec.any_model else []
     words += ["--seed", str(spec.seed), "--device", spec.device]
+    words += [] if spec.threads is None else ["--threads", str(spec.threads)]
     return shlex.join(words)
-
-
-def versions() -> dict[str, str | None]:
-    """Return the versions of the packages that may change a result."""
-    found: dict[str, str | None] = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    return found
 
 
 def _short(value: Any) -> Any:
@@ -111,9 +90,3 @@ def _short(value: Any) -> Any:
     if isinstance(value, list):
         return value if len(value) <= LONGEST else f"{len(value)} values, see outcome/outcome.json"
     return value
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"

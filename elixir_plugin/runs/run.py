@@ -18,12 +18,14 @@ that belongs to another run, or to a run that saw other input, is refused.
 
 from __future__ import annotations
 
-import shutil
+import logging
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache as cache_of
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,20 +36,32 @@ from ..adapter import Adapter, get_adapter
 from ..core.case import Case, describe
 from ..core.context import Context, resolve_device
 from ..core.metrics import Evaluation
-from ..core.outcome import Outcome
 from ..defense import Defense, check_agreement, get_defense
 from ..errors import SettingsError
 from ..evaluation.measure import execute
 from ..evaluation.retraining import Retraining
 from ..io.distributed import barrier, local_device, rank_and_world, together
-from ..io.files import to_json_types, write_json
+from ..io.environment import differences, environment, threads
+from ..io.files import remove_folder, to_json_types, write_json
 from ..io.images import write_grid
-from ..io.reading import read_json
+from ..io.process import clear_ends
 from ..plugins import plugins
+from ..report.facts import read_report
 from ..report.single import write_pages
 from ..report.text import result_lines
-from .folder import choose_folder, clear, folder_for_case, note, opened, stage_finished, write_target
-from .native import refuse_mixture, write_native, written_by_another
+from .events import recorded_threads
+from .folder import (
+    choose_folder,
+    clear,
+    folder_for_case,
+    is_finished,
+    note,
+    opened,
+    stage_finished,
+    stored_outcome,
+    write_target,
+)
+from .native import is_out_of_date, refuse_mixture, write_native
 from .report_data import make_report
 from .spec import RunSpec
 
@@ -108,7 +122,7 @@ def run_defense(
     """
     if preview and get_defense(spec.defense).preview is Defense.preview:
         raise SettingsError("this defense has no preview", where="{argument:preview}", found=spec.defense)
-    with together():
+    with together(), clear_ends(f"{spec.defense} on {spec.source.adapter}:{spec.source.path}"):
         show = partial(write_preview, count=preview, on_done=on_preview)
         return _run(spec, force, quiet, show, rewrite=rewrite, cache=cache)
 
@@ -151,7 +165,8 @@ def estimate_run(spec: RunSpec, *, force: bool = False) -> dict[str, Any]:
     device = resolve_device(spec.device)
     spec = resolved(spec, defense, adapter, retraining_of(spec))
     folder = choose_folder(spec, force)
-    case = adapter.read(Path(spec.source.path), spec.seed)
+    with threads(spec.threads or recorded_threads(folder)):
+        case = adapter.read(Path(spec.source.path), spec.seed)
     folder = folder_for_case(folder, spec, _described(case), beside=False)
     defense.refuse(case)
     refuse_mixture(write_target(spec, adapter, case), spec, adapter, case)
@@ -223,10 +238,11 @@ def _run(
             "ranks would choose different folders", where="{argument:force}", hint="name {argument:out}"
         )
     folder = choose_folder(spec, force)
-    case = adapter.read(Path(spec.source.path), spec.seed)
-    described = _described(case)
-    folder = folder_for_case(folder, spec, described, beside=rewrite)
-    if (folder / "report.json").exists():
+    with threads(spec.threads or recorded_threads(folder)):
+        case = adapter.read(Path(spec.source.path), spec.seed)
+        described = _described(case)
+        folder = folder_for_case(folder, spec, described, beside=rewrite)
+    if is_finished(folder):
         return RunResult({}, folder, already_done=True) if rank else _already_done(folder, spec, case, adapter, rewrite)
     defense.refuse(case)
     target = write_target(spec, adapter, case)
@@ -241,7 +257,8 @@ def _run(
     )
     check_agreement(case, context)
     job = _Job(spec, defense, adapter, case, plan, context, folder, target, show)
-    return _help(job) if rank else _lead(job, described())
+    with threads(spec.threads or recorded_threads(folder)):  # which a run that goes on takes over
+        return _help(job) if rank else _lead(job, described())
 
 
 def _own_device(name: str) -> torch.device:
@@ -267,8 +284,10 @@ def _help(job: _Job) -> RunResult:
 def _lead(job: _Job, described: dict[str, Any]) -> RunResult:
     """Run the defense, measure, and write everything."""
     spec, case, context, folder = job.spec, job.case, job.context, job.folder
-    with opened(folder, spec, described) as before:
+    now = environment(context.device)
+    with opened(folder, spec, described, now) as before:
         barrier()
+        _tell_changes([*before.environments, now], context)
         plugins().manager.hook.elixir_run_started(spec=spec.dump(), folder=str(folder))
         context.timings |= before.stages
         context.on_stage = partial(stage_finished, folder)
@@ -292,24 +311,36 @@ def _lead(job: _Job, described: dict[str, Any]) -> RunResult:
         )
         report = to_json_types(facts | {"attempts": before.attempts + 1})
         write_json(folder / "report.json", report)
-        shutil.rmtree(folder / "work", ignore_errors=True)
+        remove_folder(folder / "work")
         write_pages(report, folder)
         note(folder, "finished", seconds=outcome.timings["total"])
     plugins().manager.hook.elixir_run_finished(report=report, folder=str(folder))
     return RunResult(report, folder, tuple(written))
 
 
+def _tell_changes(environments: Sequence[Mapping[str, Any]], context: Context) -> None:
+    """Warn of what has changed between the attempts of a run; said at once, and in the report."""
+    for then, now in pairwise(environments):
+        if changed := differences(then, now):
+            text = (
+                f"the run went on in another environment ({'; '.join(changed)}): its result may differ, by rounding "
+                "and what follows from it, from that of a run that was not interrupted"
+            )
+            context.notes.append(text)
+            logging.getLogger(__name__).warning(text, extra={"at_once": True})
+
+
 def _already_done(folder: Path, spec: RunSpec, case: Case, adapter: Adapter, rewrite: bool) -> RunResult:
     """Return a run that is finished and saw the same input; write native files that are missing."""
     clear(folder)
-    report = read_json(folder / "report.json")
+    report = read_report(folder)
     target = write_target(spec, adapter, case)
     written = [Path(name) for name in report["written"]]
     here = any(path.is_relative_to(target or "") for path in written)
-    complete = here and all(path.exists() for path in written)
-    if target is not None and (rewrite or not complete or written_by_another(target, spec)):
+    complete = here and all(os.path.exists(path) for path in written)  # noqa: PTH110  (a path may be no path at all)
+    if target is not None and (rewrite or not complete or is_out_of_date(target, spec)):
         refuse_mixture(target, spec, adapter, case, known=written)
-        outcome = Outcome.load(folder / "outcome", case.model)
+        outcome = stored_outcome(folder, case)
         evaluation = TypeAdapter(Evaluation).validate_python(report["metrics"])
         written = write_native(adapter, spec, target, case=case, outcome=outcome, evaluation=evaluation)
         report = {**report, "written": [str(path) for path in written]}

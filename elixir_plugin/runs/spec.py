@@ -10,6 +10,10 @@ from pydantic import Field, field_validator
 from ..adapter import Source, get_adapter
 from ..core.settings import Settings, fingerprint, load_yaml, usable_path
 from ..defense import get_defense
+from ..io.checked import refuse_newer
+from ..io.environment import MOST
+
+SCHEMA = 1  # of the run.yaml in a run folder; those of earlier versions have none
 
 
 class RunSpec(Settings):
@@ -23,6 +27,9 @@ class RunSpec(Settings):
     controls: bool = Field(False, description="also train models without the denoiser, and on the clean set alone")
     seed: int = Field(0, ge=0, description="the one seed of the run")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
+    threads: int | None = Field(
+        None, ge=1, le=MOST, description="of the CPU; default: as many as the run began with, else as torch takes"
+    )
     any_model: bool = Field(False, description="go on with a suspect model that does not fit the labels")
     out: str | None = Field(None, description="run folder; default: runs/DEFENSE-CASE-HASH")
     write_back: bool = Field(True, description="also write files in the toolkit's own format, where it looks for them")
@@ -34,14 +41,20 @@ class RunSpec(Settings):
     def from_yaml(cls, path: Path) -> RunSpec:
         """Read a run file. ``source`` may be written short, as ``ADAPTER:PATH``."""
         values = load_yaml(path)
-        values.pop("identity", None)  # noted in the run.yaml of a run folder
+        refuse_newer(values, SCHEMA, path)
+        for noted in ("identity", "schema"):  # in the run.yaml of a run folder
+            values.pop(noted, None)
         if isinstance(values.get("source"), str):
             values["source"] = Source.parse(values["source"], where=f"{path}: source").dump()
         return cls.build(values, where=str(path))
 
     def identity(self) -> str:
-        """Hash of what decides the result: where the output goes does not, nor what settings are called today."""
-        values = self.model_dump(mode="json", exclude={"any_model", "out", "write_back", "write_to"})
+        """Hash of what decides the result: where the output goes does not, nor what settings are called today.
+
+        Left out are threads too, as are versions and processor: they change a result by rounding, on which see
+        :mod:`elixir_plugin.io.environment`, and a run that goes on keeps them.
+        """
+        values = self.model_dump(mode="json", exclude={"any_model", "threads", "out", "write_back", "write_to"})
         values["settings"] = get_defense(self.defense).Settings.under_first_names(values["settings"])
         options = values["source"]["options"]
         values["source"]["options"] = get_adapter(self.source.adapter).Options.under_first_names(options)

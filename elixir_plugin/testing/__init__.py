@@ -18,3 +18,4 @@ from .defenses import check_adapter as check_adapter
 from .defenses import check_defense as check_defense
 from .defenses import check_settings as check_settings
 from .defenses import tiny_case as tiny_case
+from .sealing import leaks as leaks

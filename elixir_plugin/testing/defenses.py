@@ -112,8 +112,8 @@ def check_adapter(
     :param place: folder below a temporary one that cases are written to, for formats in which folder names count.
     :raises ConformanceError: naming every broken rule: the class attributes; options that accept unknown keys or can
         be changed; missing or foreign input not refused with an ElixirError; reading that changes files or differs
-        under one seed; a truth that shows in what a defense sees; a case that is another one after it was written
-        and read; results that are not named, not complete, or outside their folder.
+        under one seed; a truth that shows in what a defense sees, or can be reached from there; a case that is another
+        one after it was written and read; results that are not named, not complete, or outside their folder.
     """
     given = None if source is None else Source(adapter=cls.name, path=str(source), options=dict(options or {}))
     faults: list[str] = []

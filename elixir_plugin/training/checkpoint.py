@@ -14,16 +14,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..core.settings import fingerprint
 from ..errors import InputError, RunError
+from ..io.checked import Count, Facts, checked
+from ..io.documents import parse_json
 from ..io.files import atomic_file, contiguous_copies, to_json_types
+from ..io.opening import is_there
+from ..io.reading import read_tensors_and_facts
 
+START_OVER = "remove the file to start over"
 INTERVAL = 30.0  # seconds between two writes, at least; what a kill can cost
 PAUSE = 20  # times the seconds of a write until the next one, at least: a large state on a slow disk takes long
+
+
+class StateFacts(Facts):
+    """What is read of the JSON beside the tensors."""
+
+    done: Count
+    curves: dict[str, list[float]]
+    groups: list[dict[str, Any]]
+    scheduler: dict[str, Any]
+    threads: Count | None = None
 
 
 @dataclass
@@ -67,6 +81,8 @@ class TrainingState:
         extra = {name: list(value.shape) for name, value in checkpoint.extra.items()}
         self._identity = fingerprint(to_json_types([dict(checkpoint.identity), dict(run), shapes, extra]))
         self._written, self._pause = time.monotonic(), checkpoint.every
+        self.threads: int | None = None
+        """With how many threads of the CPU the state that was restored has been computed, where that is known."""
 
     def restore(self) -> tuple[int, dict[str, list[float]]]:
         """Restore the state on disk.
@@ -75,8 +91,12 @@ class TrainingState:
         :raises RunError: when the file belongs to another run, or is damaged.
         """
         path = self._checkpoint.path
-        if not path.exists():
-            return 0, {}
+        try:
+            if not is_there(path):
+                return 0, {}
+        except InputError as error:
+            error.hint = START_OVER
+            raise
         tensors, facts = read_state(path)
         if facts.get("identity") != self._identity:
             raise RunError(
@@ -85,13 +105,19 @@ class TrainingState:
                 found="other settings, data, seed or network",
                 hint="give the settings it was started with, or remove the file to start over",
             )
-        self._model.load_state_dict(_part(tensors, "model"))
-        self._restore_optimizer(_part(tensors, "optimizer"), facts)
-        self._scheduler.load_state_dict(facts["scheduler"])
-        with torch.no_grad():
-            for name, value in _part(tensors, "extra").items():
-                self._checkpoint.extra[name].copy_(value)
-        return facts["done"], facts["curves"]
+        known = checked(StateFacts, facts, what="checkpoint cannot be read", where=path, hint=START_OVER)
+        try:
+            self._model.load_state_dict(_part(tensors, "model"))
+            self._restore_optimizer(_part(tensors, "optimizer"), facts)
+            self._scheduler.load_state_dict(facts["scheduler"])
+            with torch.no_grad():
+                for name, value in _part(tensors, "extra").items():
+                    self._checkpoint.extra[name].copy_(value)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            found = " ".join(str(error).split())[:200]
+            raise InputError("checkpoint cannot be read", where=path, found=found, hint=START_OVER) from None
+        self.threads = known.threads
+        return known.done, known.curves
 
     def save(self, done: int, curves: Mapping[str, list[float]], *, last: bool) -> None:
         """Write the state after *done* epochs, unless the latest write is recent and more epochs follow.
@@ -113,6 +139,7 @@ class TrainingState:
         facts = {
             "identity": self._identity,
             "done": done,
+            "threads": torch.get_num_threads(),
             "curves": dict(curves),
             "groups": state["param_groups"],
             "scheduler": self._scheduler.state_dict(),
@@ -149,16 +176,13 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     :raises InputError: when the file is damaged.
     """
     try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-            facts = json.loads((file.metadata() or {}).get("facts", "{}"))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(
-            "checkpoint cannot be read",
-            where=path,
-            found=str(error)[:200],
-            hint="remove the file to start over",
-        ) from None
+        tensors, texts = read_tensors_and_facts(path)
+        facts = parse_json(texts.get("facts", "{}"), where=path)
+        if not isinstance(facts, dict):
+            raise ValueError("no facts about the training")
+    except (InputError, ValueError) as error:
+        found = error.found or error.what if isinstance(error, InputError) else str(error)
+        raise InputError("checkpoint cannot be read", where=path, found=found, hint=START_OVER) from None
     return tensors, facts
 
 

@@ -8,21 +8,14 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from ..io.process import memory_ran_out
+
 _OUT_OF_MEMORY: type[Exception] = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
-_MESSAGES = (
-    "can't allocate memory",
-    "not enough memory",
-    "error: out of memory",  # of CUDA itself, outside of torch's allocator
-    "_ALLOC_FAILED",  # of cuBLAS, cuDNN and their kin
-    "_ALLOCATION_FAILED",
-)
 
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether *error* says that memory ran out, on the device or on the CPU."""
-    return isinstance(error, (_OUT_OF_MEMORY, MemoryError)) or (
-        isinstance(error, RuntimeError) and any(text in str(error) for text in _MESSAGES)
-    )
+    return isinstance(error, _OUT_OF_MEMORY) or memory_ran_out(error)
 
 
 def has_bf16(device: torch.device) -> bool:

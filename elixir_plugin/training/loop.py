@@ -117,6 +117,11 @@ def train(
         run = {"recipe": recipe.dump(), "seed": context.seed, "name": name, "eval_mode": eval_mode}
         state = TrainingState(checkpoint, run, model, optimizer, scheduler)
         first, curves = state.restore()
+        if device.type == "cpu" and state.threads not in (None, torch.get_num_threads()):
+            context.note(
+                f"{name}: the training began with threads={state.threads} and went on with "
+                f"threads={torch.get_num_threads()}: the result may differ from that of one that was not interrupted"
+            )
     with _deterministic(device):
         for epoch in context.progress(range(first, recipe.epochs), name):
             _seed(device, context.derive_seed(name, "torch", epoch))

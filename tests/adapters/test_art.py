@@ -12,13 +12,15 @@ import pytest
 import torch
 from torch import nn
 
-from elixir_plugin import Case, Classifier, Context, Defense, Outcome, get_defense
+from elixir_plugin import Case, Classifier, Context, Defense, ImageSet, Outcome, get_defense
 from elixir_plugin.core.augmentation import Augmentation
 from elixir_plugin.defense import Card
 from elixir_plugin.errors import InputError, MissingNeedError, OutcomeError, PluginError, SettingsError
 from elixir_plugin.hookspecs import Entry, hookimpl
 from elixir_plugin.plugins import plugins
+from elixir_plugin.testing import leaks
 from elixir_plugin.testing.defenses import tiny_case
+from elixir_plugin.testing.reachable import reachable
 
 pytestmark = pytest.mark.art
 CASE = tiny_case()
@@ -76,9 +78,11 @@ class Ranker(Defense):
     kind = "detect"
     needs = frozenset({"train"})
     card = Card("Ranker", "none", 2026, "ranks by position", "nothing", "for tests")
+    seen: list[tuple[Any, ...]] = []  # noqa: RUF012
 
     def defend(self, case: Case, context: Context) -> Outcome:
         assert case.train is not None
+        self.seen.append((case, context, self))
         return Outcome(scores=np.arange(len(case.train), dtype=np.float64))
 
 
@@ -202,6 +206,22 @@ def test_without_art_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(PluginError, match="cannot be imported") as caught:
         adapter.art_defence("d3")
     assert "elixir_plugin[art]" in str(caught.value)
+
+
+def test_nothing_that_a_defense_is_handed_leads_to_the_poison_or_to_the_host(strangers: None) -> None:
+    from elixir_plugin.adapters.art.adapter import RankerDetector
+
+    memory = np.concatenate([X, XC, X[:20]])  # of which all are views
+    suspect, clean, test = np.split(memory, [len(X), len(X) + len(XC)])
+    Ranker.seen.clear()
+    classifier = estimator()
+    with pytest.raises(OutcomeError, match="flags none"):
+        RankerDetector(classifier, suspect, Y, x_clean=clean, y_clean=YC).detect_poison()
+    (seen,) = Ranker.seen
+    pixels = test.transpose(0, 2, 3, 1)
+    full = Case(train=CASE.train, test=ImageSet(pixels, Y[:20], 4), truth=CASE.truth)
+    assert leaks(full, seen, name="handed") == []
+    assert [how for how, found in reachable(seen) if found is classifier or found is memory] == []
 
 
 # detectors

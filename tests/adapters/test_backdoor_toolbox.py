@@ -161,7 +161,7 @@ def test_a_trigger_image_makes_a_triggered_test_set(tmp_path, directory):
 def test_a_trigger_that_cannot_be_placed_is_refused(tmp_path, refused):
     folder = make_set(tmp_path, "WaNet_0.050_cover=0.100_poison_seed=0")
     Image.new("RGB", (EDGE, EDGE)).save(tmp_path / "trigger.png")
-    refused(lambda: read(folder, trigger=tmp_path / "trigger.png"), "badnet and blend", "WaNet")
+    refused(lambda: read(folder, trigger=tmp_path / "trigger.png"), "badnet, ", "blend, ", "WaNet is no picture")
 
 
 # --- damaged and inconsistent input --------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import pickle
 import shutil
 import subprocess
@@ -21,6 +20,7 @@ from elixir_plugin.adapters.backdoorbench.data import CleanData
 from elixir_plugin.adapters.backdoorbench.reserved import reserved_clean
 from fake_records import POISON, TARGET, TEST, TRAIN, Hostile, Workspace, stamped, write_batch
 from PIL import Image
+from real_checkouts import real_checkout
 
 from elixir_plugin import Case, Classifier, Evaluation, ImageSet, Outcome, get_adapter
 from elixir_plugin.core.context import derive_seed
@@ -815,9 +815,7 @@ def test_announcing_the_adapters_costs_no_torch_import() -> None:
 
 @pytest.mark.toolkit
 def test_backdoorbench_itself_loads_the_result(workspace: Workspace) -> None:
-    checkout = Path(os.environ.get("ELIXIR_TOOLKITS", "")) / "BackdoorBench"
-    if not (checkout / "utils" / "save_load_attack.py").is_file():
-        pytest.skip("ELIXIR_TOOLKITS names no folder with a BackdoorBench checkout")
+    checkout = real_checkout("BackdoorBench")
     weights = Classifier.build("preactresnet18", 10).module.state_dict()
     adapter = get_adapter("backdoorbench")()
     case = adapter.read(workspace.save(model=weights))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import random
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import pytest
 import torch
 from elixir_plugin.adapters.backdoorbox import adapter, stand_ins
 from PIL import Image
+from real_checkouts import real_checkout
 from torch import nn
 from torch.utils.data import Dataset, Subset
 from torchvision import transforms as T
@@ -498,9 +498,7 @@ class TestStandIns:
 def test_the_real_core_with_stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib import import_module
 
-    checkout = Path(os.environ.get("ELIXIR_TOOLKITS", "")) / "BackdoorBox"
-    if not (checkout / "core" / "attacks" / "BadNets.py").is_file():
-        pytest.skip("ELIXIR_TOOLKITS names no folder with a BackdoorBox checkout")
+    checkout = real_checkout("BackdoorBox")
     monkeypatch.chdir(checkout)  # core looks for parts of itself below the working directory
     monkeypatch.setattr(sys, "path", [str(checkout), *sys.path])
     before = set(sys.modules)
@@ -515,9 +513,7 @@ def test_the_real_core_with_stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def core(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Parts of a real checkout, without ``core/__init__.py``, which needs packages that are gone."""
-    checkout = Path(os.environ.get("ELIXIR_TOOLKITS", "")) / "BackdoorBox"
-    if not (checkout / "core" / "attacks" / "BadNets.py").is_file():
-        pytest.skip("ELIXIR_TOOLKITS names no folder with a BackdoorBox checkout")
+    checkout = real_checkout("BackdoorBox", imported=False)
     before = set(sys.modules)
     for name in ("core", "core.attacks", "core.models", "core.utils"):
         shell = ModuleType(name)

@@ -194,7 +194,10 @@ class TestJunk:
     @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
     def test_a_pipe_is_not_waited_for(self, tmp_path: Path) -> None:
         os.mkfifo(tree(tmp_path, "a/0.png", "b/0.png") / "a" / "1.png")
-        assert len(values(read(tmp_path))) == 2
+        with pytest.raises(InputError, match="1 of 3 image files") as caught:
+            read(tmp_path)
+        assert "a/1.png: not a regular file: a FIFO" in str(caught.value)
+        assert len(values(read(tmp_path, unreadable="skip"))) == 2
 
     def test_the_order_of_a_toolkit_stays_its_own(self, tmp_path: Path) -> None:
         tree(tmp_path, *(f"{number}/0.png" for number in range(12)), "__MACOSX/0.png", "3/@eaDir/0.png")

@@ -16,12 +16,14 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from elixir_plugin import Case, Classifier, Context, Defense, Outcome, get_defense
+from elixir_plugin import Case, Classifier, Context, Defense, Outcome, Truth, get_defense
 from elixir_plugin.core.images import ImageSet
 from elixir_plugin.defense import Card
 from elixir_plugin.errors import InputError, PluginError, SettingsError
 from elixir_plugin.hookspecs import Entry, hookimpl
 from elixir_plugin.plugins import plugins
+from elixir_plugin.testing import leaks
+from elixir_plugin.testing.reachable import reachable
 
 pytestmark = pytest.mark.trojanvision
 SIZE, CLASSES, TRAIN, VALID = 16, 3, 48, 24
@@ -230,6 +232,25 @@ def test_a_detector_sees_clean_then_poison_and_trojanvision_scores_it(
     assert (case.train.labels[TRAIN:] == 0).all() and case.train.labels[:TRAIN].tolist() == train.targets
     assert defense.get_pred_labels().tolist() == [False] * TRAIN + [True] * 16
     assert "f1_score        :    1.000" in capsys.readouterr().out
+
+
+def test_nothing_that_a_detector_is_handed_leads_to_the_poison_or_to_trojanvision(
+    strangers: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    defense = parts(monkeypatch, tmp_path, "--defense", "exposed", "--exposed_clean_num", "6")()
+    defense.detect()
+    seen = Exposed.seen[-1]
+    assert seen.train is not None
+    valid = Pixels(VALID, None)
+    pixels = np.stack([np.asarray(picture) for picture in valid.pictures]).astype(np.float32) / 255
+    full = Case(
+        train=seen.train,
+        test=ImageSet(pixels, valid.targets, CLASSES),
+        truth=Truth(np.arange(len(seen.train)) >= TRAIN),
+    )
+    assert leaks(full, seen, name="handed") == []
+    hosts = (type(defense.attack), type(defense.dataset), type(defense.model), type(defense))
+    assert [how for how, found in reachable(seen) if isinstance(found, hosts)] == []
 
 
 def test_a_part_of_the_training_set_may_be_looked_at(

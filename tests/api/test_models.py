@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import threading
 import warnings
 from collections import namedtuple
@@ -365,13 +366,43 @@ def test_other_numbers_of_classes_are_named_before_any_work() -> None:
 
 
 @pytest.mark.parametrize("broken", ["conv.weight", "fc.bias"])
-def test_models_that_return_nan_are_refused(broken: str) -> None:
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_models_whose_weights_are_not_finite_are_refused(broken: str, value: float) -> None:
     module, data = Net(), colours(6)
     with torch.no_grad():
-        module.get_parameter(broken)[0] = float("nan")
+        module.get_parameter(broken).view(-1)[:2] = value
+    for model in (module, Classifier(module, K)):
+        with pytest.raises(InputError, match="weights are not finite") as caught:
+            elixir_plugin.repair(model, data, epochs=1)
+        assert caught.value.found == f"{broken} (2 of {module.get_parameter(broken).numel():,})"
+
+
+class Odd(Net):
+    """Returns NaN, whatever its weights are."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) * math.nan
+
+
+def test_models_that_return_nan_are_refused() -> None:
     with pytest.raises(InputError, match="returns NaN") as caught:
-        elixir_plugin.repair(module, data, epochs=1)
-    assert broken in str(caught.value.found)
+        elixir_plugin.repair(Odd(), colours(6), epochs=1)
+    assert caught.value.found == "finite weights"
+
+
+def test_buffers_may_be_infinite_where_they_are_no_statistics() -> None:
+    module = Net()
+    module.register_buffer("mask", torch.full((2, 2), -math.inf))
+    as_classifier(module, images=colours(6).images)
+    module.register_buffer("mask", torch.tensor([math.nan, 1.0]))
+    with pytest.raises(InputError, match="not finite") as caught:
+        as_classifier(module, images=colours(6).images)
+    assert caught.value.found == "mask (1 of 2)"
+    norm = nn.Sequential(nn.BatchNorm2d(3), Net())
+    norm[0].running_var.fill_(math.inf)
+    with pytest.raises(InputError, match="not finite") as caught:
+        as_classifier(norm, images=colours(6).images)
+    assert caught.value.found == "0.running_var (3 of 3)"
 
 
 # --- what modules are made of

@@ -135,7 +135,7 @@ class Bench:
         return self.keep(key, found)
 
 
-def copy_checkouts(given: Path, work: Path, images: int, tests: int) -> None:
+def copy_checkouts(given: Path, work: Path, images: int, tests: int, epochs: int) -> None:
     for name in (BENCH, BOX):
         if not (work / name).is_dir():
             shutil.copytree(
@@ -146,7 +146,7 @@ def copy_checkouts(given: Path, work: Path, images: int, tests: int) -> None:
             write_cifar(root / "cifar-10-batches-py", images, tests)
     for name in ("train_on_poisoned_set.py", "train_on_cleansed_set.py"):  # the schedule is part of the script
         script = work / BOX / name
-        text = re.sub(r"epochs = \d+", "epochs = 1", script.read_text())
+        text = re.sub(r"epochs = \d+", f"epochs = {epochs}", script.read_text())
         script.write_text(re.sub(r"learning_rate = 0.1\b", "learning_rate = 0.01", text))  # 0.1 diverges in one epoch
 
 
@@ -211,8 +211,10 @@ def make_set(bench: Bench, attack: Attack) -> None:
     bench.run(f"theirs-box-{attack.name}", BOX, str(SHIM), "test_model.py", *flags)
 
 
-def run_set(bench: Bench, attack: Attack) -> None:
+def run_set(bench: Bench, attack: Attack, names: list[str] | None) -> None:
     for name, ours, script in BOX_COMMANDS:
+        if names and name not in names:
+            continue
         bench.run(
             f"box-{attack.name}-{name}", BOX, "elixir.py", "--any-model", *ours, *script, *box_flags(bench, attack)
         )
@@ -225,7 +227,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--tests", type=int, default=500)
     parser.add_argument("--model", default="resnet18", help="BackdoorBench's name of a network")
+    parser.add_argument("--network", help="what config.arch of backdoor-toolbox names, e.g. gtsrb_cnn.GTSRB_CNN")
+    parser.add_argument("--epochs", type=int, default=1, help="of backdoor-toolbox's own trainings")
     parser.add_argument("--only", nargs="*", help="names of attacks")
+    parser.add_argument("--commands", nargs="*", help="of backdoor-toolbox: cleanser, retrain, d3, test_d3")
     parser.add_argument("--make", action="store_true", help="make records and sets, and run none of our commands")
     parser.add_argument("--uninstall", action="store_true", help="at the end, and compare with what was there before")
     parser.add_argument("--table", action="store_true")
@@ -234,10 +239,11 @@ def main() -> None:
     if given.table:
         print("\n".join(table(bench)))
         return
-    copy_checkouts(Path(os.environ["ELIXIR_TOOLKITS"]), bench.work, given.images, given.tests)
+    copy_checkouts(Path(os.environ["ELIXIR_TOOLKITS"]), bench.work, given.images, given.tests, given.epochs)
+    box = [dataclasses.replace(attack, network=given.network or attack.network) for attack in BOX_ATTACKS]
     chosen = [
         (make, attack)
-        for make, attacks in ((partial(make_record, model=given.model), BENCH_ATTACKS), (make_set, BOX_ATTACKS))
+        for make, attacks in ((partial(make_record, model=given.model), BENCH_ATTACKS), (make_set, box))
         for attack in attacks
         if not given.only or attack.name in given.only
     ]
@@ -261,7 +267,7 @@ def main() -> None:
                 if make is not make_set:
                     run_record(bench, attack, quick=quick)
                 elif quick:
-                    run_set(bench, attack)
+                    run_set(bench, attack, given.commands)
         if not given.only:
             export_all(bench)
         if given.uninstall:
@@ -336,11 +342,12 @@ def table(bench: Bench) -> Iterator[str]:
         read = bench.results.get(f"read-box-{attack.name}")
         for name, _, _ in BOX_COMMANDS:
             done = bench.results.get(f"box-{attack.name}-{name}")
-            report = box_report(bench, attack, "d3" if name == "test_d3" else "confusion_training")
+            report = box_report(bench, attack, "d3")
             before = printed(bench.results.get(f"theirs-box-{attack.name}"))
             where = f"backdoor-toolbox {attack.name} ({attack.network})"
             if name == "cleanser":
-                yield row(where, said(read), "suspect", report.get("before"), before)
+                suspect = report or box_report(bench, attack, "confusion_training")
+                yield row(where, said(read), "suspect", suspect.get("before"), before)
                 yield f"| {where}: {name} | {outcome_of(done)} | {' / '.join(done['lines'][-3:]) if done else ''} |"
             elif name == "test_d3":
                 yield row(f"{where}: d3", outcome_of(done), "after", report.get("after"), printed(done))

@@ -205,13 +205,13 @@ def _text_of(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
-def test_an_interruption_is_a_sentence_and_exits_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_is_a_sentence_and_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(versions, "inspect_environment", interrupt)
     done = call("env")
-    assert done.exit_code == 1 and "interrupted" in done.stderr and not done.stdout
+    assert done.exit_code == 130 and "interrupted" in done.stderr and not done.stdout
 
 
 @pytest.mark.e2e
@@ -232,7 +232,7 @@ def test_ctrl_c_leaves_no_result_and_the_next_run_goes_on(case_file: Path, tmp_p
             _, errors = process.communicate(timeout=60)
         finally:
             process.kill()
-    assert process.returncode == 1, errors
+    assert process.returncode == 130, errors
     assert "interrupted" in errors and "Traceback" not in errors
     assert not (tmp_path / "run/report.json").exists() and not (tmp_path / "native").exists()
 

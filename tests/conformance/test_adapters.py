@@ -211,6 +211,27 @@ def test_truth_on_the_model_is_noticed() -> None:
     assert faults_of(broken(change)) == ["- sealed truth: the model carries more than a classifier: ['target']"]
 
 
+def hang_on_the_module(case: Case, what: Any) -> Case:
+    assert isinstance(case.model, Classifier)
+    case.model.module.kept = what(case)
+    return case
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        (lambda case: {"rows": case.truth.poison}, "truth.poison"),
+        (lambda case: lambda: case.test, "test"),
+        (lambda case: case.test.images[:2], "memory of images of test"),
+        (lambda case: np.flatnonzero(case.truth.poison).tolist(), "the poison, as positions"),
+    ],
+)
+def test_what_leads_from_the_network_to_the_truth_is_noticed(what: Any, said: str) -> None:
+    faults = faults_of(broken(lambda case, path, seed: hang_on_the_module(case, what)))
+    assert len(faults) == 1 and faults[0].startswith("- sealed truth: a defense can reach what is sealed: case.model")
+    assert said in faults[0]
+
+
 def exporting(change: Any) -> type[Adapter]:
     """Return an adapter that writes ``change(case)`` where it is asked to write what it has read."""
 

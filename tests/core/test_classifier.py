@@ -343,7 +343,7 @@ def test_weights_that_are_not_dense_are_refused_and_nothing_is_loaded(odd):
     state["linear.weight"] = odd(state["linear.weight"])
     with pytest.raises(InputError, match="not plain numbers") as caught:
         load_by_name(target, state, where="x.pt")
-    assert caught.value.found == "linear.weight" and same(target.state_dict(), before)
+    assert caught.value.found == "linear.weight (not dense)" and same(target.state_dict(), before)
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])

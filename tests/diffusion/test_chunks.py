@@ -23,7 +23,7 @@ from elixir_plugin.core.images import ImageSet
 from elixir_plugin.diffusion.store.chunks import ChunkStore
 from elixir_plugin.diffusion.store.manifest import Geometry
 from elixir_plugin.errors import InputError, RunError, SettingsError
-from elixir_plugin.io import locks
+from elixir_plugin.io import holding, locks
 from elixir_plugin.io.distributed import barrier, local_device, rank_and_world, together
 
 IDENTITY = {"seed": 3, "level": {"sigma": 0.025, "steps": None}, "clip": True, "denoiser": "0123456789ab"}
@@ -232,7 +232,7 @@ class TestResuming:
     def test_start_that_was_cut_short(self, tmp_path: Path) -> None:
         folder = tmp_path / "store"
         make(folder)
-        (folder / "manifest.json").rename(folder / ".manifest.json.x1.part")
+        (folder / "manifest.json").rename(folder / ".manifest.json.x1_abcde.part")
         (folder / "data.npy").write_bytes(b"half")
         store = make(folder)
         fill(store)
@@ -456,20 +456,19 @@ class TestFullDisk:
         """A mark that cannot be written is not written by closing its file, either."""
         store = make(tmp_path / "store")
         path = tmp_path / "store" / "marks" / "00000000"
-        real = Path.open
 
         class Full(io.FileIO):
             def write(self, content: Any) -> int:
                 raise OSError(errno.ENOSPC, "No space left on device")
 
-        def opened(self: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
-            if self != path or "a" not in mode:
-                return real(self, mode, *arguments, **options)
-            raw = Full(self, mode)
+        def opened(file: Path, mode: str, **options: Any) -> Any:
+            if file != path:
+                return open(file, mode, **options)  # noqa: PTH123
+            raw = Full(file, mode)
             return raw if options.get("buffering") == 0 else io.BufferedWriter(raw)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "open", opened)
+            patch.setattr(locks, "open", opened, raising=False)
             with pytest.raises(RunError, match="cannot write"):
                 fill(store)
         assert path.read_bytes() == b""
@@ -574,7 +573,7 @@ class TestTwoProcesses:
         def unsupported(*_: Any) -> None:
             raise OSError(errno.ENOLCK, "No locks available")
 
-        monkeypatch.setattr(locks.fcntl, "flock", unsupported)
+        monkeypatch.setattr(holding.fcntl, "flock", unsupported)
         store = make(tmp_path / "store")
         fill(store)
         assert np.array_equal(store.array(), expected())

@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -22,6 +21,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from processes import forked
 
 from elixir_plugin.core.context import Context
 from elixir_plugin.core.images import ImageSet
@@ -59,21 +62,6 @@ def logged(log: Path, pause: float) -> Callable[[slice], Any]:
 
 def calls(log: Path) -> list[int]:
     return [int(line) for line in log.read_text().split()] if log.exists() else []
-
-
-def forked(action: Callable[[], object]) -> int:
-    """Run *action* in a child process that shares everything imported here; return its pid."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns of forking beside threads
-        pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        action()
-        code = 0
-    finally:
-        os._exit(code)
 
 
 def wait_until(condition: Callable[[], bool], alive: Callable[[], bool] = lambda: True, seconds: float = 120) -> None:

@@ -24,12 +24,19 @@ CONFIG = UNetConfig(
 )
 
 
-@pytest.mark.parametrize("odd", [lambda: torch.zeros(1).expand(10**12), lambda: torch.zeros(3, device="meta")])
+@pytest.mark.parametrize("odd", [lambda: torch.zeros(1).expand(10**6), lambda: torch.zeros(3, device="meta")])
 def test_tensors_without_their_numbers_are_refused(odd: Callable[[], Tensor], tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(2), "b": odd()}, tmp_path / "w.bin")
     with pytest.raises(InputError, match="not plain numbers") as caught:
         read_weights(tmp_path / "w.bin")
     assert caught.value.where == tmp_path / "w.bin" and caught.value.found == "b"
+
+
+def test_a_tensor_that_repeats_one_number_without_end_is_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(2), "b": torch.zeros(1).expand(10**12)}, tmp_path / "w.bin")
+    with pytest.raises(InputError, match="larger than the file accounts for") as caught:
+        read_weights(tmp_path / "w.bin")
+    assert caught.value.found == f"a tensor of {10**12} numbers that repeats 1 of them"
 
 
 def test_many_names_for_one_tensor_do_not_make_a_large_file(tmp_path: Path) -> None:

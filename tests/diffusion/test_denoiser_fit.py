@@ -330,12 +330,12 @@ def test_the_state_of_other_settings_is_refused(tmp_path: Path, monkeypatch: pyt
 
 
 def test_what_a_kill_left_behind_goes_and_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / ".d[1].abc.part").mkdir()
-    (tmp_path / ".d[1].abc.part" / "card.json").write_text("{}")
-    (tmp_path / ".d[1].checkpoint.abc.part").write_text("half")
-    (tmp_path / ".other.abc.part").write_text("not ours")
+    (tmp_path / ".d[1].abc_0xyz.part").mkdir()
+    (tmp_path / ".d[1].abc_0xyz.part" / "card.json").write_text("{}")
+    (tmp_path / ".d[1].checkpoint.abc_0xyz.part").write_text("half")
+    (tmp_path / ".other.abc_0xyz.part").write_text("not ours")
     fit_into(tmp_path / "d[1]", images(), settings(iterations=1), Context())
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.abc.part", "d[1]"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.abc_0xyz.part", "d[1]"]
 
 
 def test_one_rank_trains_and_the_others_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,7 @@ NAMES = (
     "README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
+    "SECURITY.md",
     *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
 )
 each_text = pytest.mark.parametrize("name", sorted(NAMES))

@@ -59,7 +59,7 @@ def test_built_in_cards_repeat_what_their_page_states(card: ResultCard) -> None:
 
 
 def run_folder(path: Path, seed: int, acc: float, **changes: Any) -> Path:
-    """Write the two files of a finished run that a card is made from."""
+    """Write, as far as cards go, the two files of a finished run that a card is made from."""
     run = {
         "defense": "d3",
         "preset": None,
@@ -81,6 +81,8 @@ def run_folder(path: Path, seed: int, acc: float, **changes: Any) -> Path:
             "detection": None,
         },
         "environment": {"device": "cpu", "torch": "2.4.0"},
+        "defense": {"name": "d3", "kind": "repair"},
+        "outcome": {},
     }
     path.mkdir(parents=True)
     (path / "run.yaml").write_text(yaml.safe_dump(run))

@@ -167,8 +167,8 @@ def test_an_interrupted_comparison_goes_on_to_the_same_results(at: int) -> None:
 
 def test_what_a_kill_leaves_under_way_is_cleared() -> None:
     compare()
-    (Path("out") / ".results.json.abc.part").touch()
-    (Path("out/shared/.suspect.abc.part")).mkdir(parents=True)
+    (Path("out") / ".results.json.abc_0xyz.part").touch()
+    (Path("out/shared/.suspect.abc_0xyz.part")).mkdir(parents=True)
     compare()
     assert not list(Path("out").glob(".*")) and not list(Path("out/shared").glob(".*"))
 

@@ -32,7 +32,7 @@ from elixir_plugin.defense import Card, Defense
 from elixir_plugin.errors import ElixirError, MissingNeedError, RunError, SettingsError
 from elixir_plugin.evaluation import retraining
 from elixir_plugin.hookspecs import Entry, hookimpl
-from elixir_plugin.io.files import to_json_types
+from elixir_plugin.io.files import atomic_file, to_json_types
 from elixir_plugin.io.locks import locked
 from elixir_plugin.plugins import plugins
 from elixir_plugin.runs import folder as run_folder
@@ -323,7 +323,7 @@ def test_force_runs_beside_what_is_there(watcher: Watcher) -> None:
     assert Scorer.runs == 3
 
 
-@pytest.mark.parametrize("failure", [RuntimeError("out of memory"), KeyboardInterrupt()])
+@pytest.mark.parametrize("failure", [RuntimeError("it broke"), KeyboardInterrupt()])
 def test_an_interrupted_run_leaves_no_result_and_goes_on(
     watcher: Watcher, monkeypatch: pytest.MonkeyPatch, failure: BaseException
 ) -> None:
@@ -393,7 +393,7 @@ def test_paths_among_the_options_of_the_input_do_not_depend_on_the_folder_one_is
 
 
 def test_seconds_include_those_of_the_goes_before(watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Scorer, "failure", RuntimeError("out of memory"))
+    monkeypatch.setattr(Scorer, "failure", RuntimeError("it broke"))
     with pytest.raises(RuntimeError):
         run_defense(spec())
     monkeypatch.setattr(Scorer, "failure", None)
@@ -437,9 +437,9 @@ def test_a_place_that_cannot_be_written_is_refused_before_work_starts(watcher: W
 def test_what_a_killed_run_had_under_way_is_cleared(watcher: Watcher) -> None:
     run_defense(spec())
     Path("out/report.json").unlink()
-    Path("out/.outcome.abc.part").mkdir()
-    Path("out/.outcome.abc.part/half").touch()
-    Path("out/.report.json.abc.part").touch()
+    Path("out/.outcome.abc_0xyz.part").mkdir()
+    Path("out/.outcome.abc_0xyz.part/half").touch()
+    Path("out/.report.json.abc_0xyz.part").touch()
     assert not run_defense(spec()).already_done
     assert not list(Path("out").glob(".*"))
 
@@ -569,10 +569,10 @@ def test_what_stopped_a_run_is_told_where_the_event_log_cannot_be_written(
     def broken(*_: Any) -> Outcome:
         Path("out/events.jsonl").unlink()
         Path("out/events.jsonl").mkdir()
-        raise RuntimeError("out of memory")
+        raise RuntimeError("it broke")
 
     monkeypatch.setattr(Scorer, "defend", broken)
-    with pytest.raises(RuntimeError, match="out of memory"):
+    with pytest.raises(RuntimeError, match="it broke"):
         run_defense(spec())
 
 
@@ -601,7 +601,7 @@ def leave(monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setattr(shutil, "rmtree", lambda *_, **__: None)
         run_defense(spec())
     Path("out/work/chunks").mkdir(parents=True)
-    Path("out/.report.html.abc.part").touch()
+    Path("out/.report.html.abc_0xyz.part").touch()
 
 
 def fail(*_: Any, **__: Any) -> None:
@@ -620,9 +620,11 @@ def test_what_another_process_is_just_finishing_is_left_alone(
     watcher: Watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leave(monkeypatch)
-    with locked(Path("out/events.jsonl"), wait=False) as other:
+    with locked(Path("out/events.jsonl"), wait=False) as other, atomic_file(Path("out/report.html")) as under_way:
+        under_way.write_text("theirs")
         assert other is not None and run_defense(spec()).already_done
-    assert Path("out/work/chunks").exists() and Path("out/.report.html.abc.part").exists()
+        assert Path("out/work/chunks").exists() and under_way.exists()
+    assert Path("out/report.html").read_text() == "theirs"
 
 
 def test_a_rank_tries_no_gpu_but_its_own(watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from ...io.reading import read_tensors, read_torch
 from .architectures import fitting_architectures
 from .fresh import drawing
 from .matching import FILE, Found, Make, Sets, behind_prefixes, classes_in, faults_of, fitting
-from .weights import odd_weights, told_misfits
+from .weights import refuse_changed_numbers, refuse_odd_weights, told_misfits
 
 DEPTH = 4  # how deep sets of weights lie in a checkpoint at most
 ITEMS = 16  # of a list that are looked at
@@ -77,8 +77,9 @@ def load_weights(
             raise _misfit(path, sets, module, name=name, declared=num_classes, other=other, channels=channels)
     chosen, notes = _chosen(path, found, key)
     wanted = module.state_dict()
-    if odd := odd_weights({each: chosen.weights[each] for each in wanted if each in chosen.weights}, wanted):
-        raise InputError("weights are not plain numbers", where=path, found=preview_list(odd), allowed="dense tensors")
+    used = {each: chosen.weights[each] for each in wanted if each in chosen.weights}
+    refuse_odd_weights(used, wanted, path)
+    refuse_changed_numbers(used, wanted, path)
     module.load_state_dict({each: chosen.weights.get(each, value) for each, value in wanted.items()})
     place = f" under {chosen.key}" if chosen.key != FILE else ""
     notes.insert(

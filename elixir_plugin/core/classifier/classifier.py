@@ -197,8 +197,10 @@ class Classifier(nn.Module):
         write_json(folder / "model.json", facts)
 
     @classmethod
-    def load(cls, folder: str | Path, module: nn.Module | None = None) -> Self:
+    def load(cls, folder: str | Path, module: nn.Module | None = None, *, finite: bool = True) -> Self:
         """Read a classifier back; *module* is needed when it was saved without an architecture name.
+
+        :param finite: whether weights that are not finite are refused; a run's own results are read as they are.
 
         :raises InputError: when a file is missing, damaged, or does not fit the other one.
         """
@@ -214,9 +216,9 @@ class Classifier(nn.Module):
                     "Classifier.load(folder, module)",
                 )
             make = partial(build_module, facts.architecture, facts.num_classes, facts.channels)
-            module = build_by_name(make, read_tensors(folder / "model.safetensors"), where=str(folder))
+            module = build_by_name(make, read_tensors(folder / "model.safetensors"), where=str(folder), finite=finite)
         else:
-            load_by_name(module, read_tensors(folder / "model.safetensors"), where=str(folder))
+            load_by_name(module, read_tensors(folder / "model.safetensors"), where=str(folder), finite=finite)
         return cls(module, **facts.model_dump()).eval()
 
 

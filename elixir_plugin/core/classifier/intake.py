@@ -16,6 +16,7 @@ from .classifier import Classifier, to_batch
 from .copies import copied
 from .modes import evaluating, gradients
 from .outputs import HALF, Form, as_logits, chosen, main_rows
+from .weights import refuse_not_finite
 
 SUM = 1e-3  # how far rows of probabilities may be from 1; half precision: ten times as far
 SIGMOIDS = ("SigmoidBackward", "HardsigmoidBackward")
@@ -39,6 +40,7 @@ def examined(model: Classifier, images: Images) -> Classifier:
     if len(images) == 0:
         return model
     refuse_without_weights(model.module)
+    refuse_not_finite(model.module)
     view, notes = _view(model), list(model.notes)
     batch = to_batch(np.array(images[:2]), model.device)
     _take_float32(view, batch, notes)
@@ -58,9 +60,9 @@ def examined(model: Classifier, images: Images) -> Classifier:
         raise InputError(
             "the model returns NaN",
             where=type(view.module).__name__,
-            found=_not_finite(view.module) or "finite weights",
+            found="finite weights",
             allowed="finite logits",
-            hint="give a model whose training did not diverge, or check mean and std",
+            hint="check mean and std, and what the model computes",
         )
     view.notes = tuple(notes)
     return view
@@ -204,8 +206,3 @@ def _ends_with_sigmoid(view: Classifier, batch: Tensor) -> bool:
     while step is not None and step.name().rstrip("0123456789").removesuffix("Backward") in PASSED_ON:
         step = step.next_functions[0][0] if step.next_functions else None
     return step is not None and step.name().startswith(SIGMOIDS)
-
-
-def _not_finite(module: nn.Module) -> str | None:
-    bad = [name for name, value in module.named_parameters() if not value.isfinite().all()]
-    return f"{len(bad)} weights that are not finite, first {bad[0]}" if bad else None

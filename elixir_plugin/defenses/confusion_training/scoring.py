@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax  # type: ignore[import-untyped]
 
 from ...core.images import Index
+from ...io.environment import one_thread_for_numpy
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -107,6 +108,7 @@ def _state(n: int, hits: int, inspected: bool) -> State:
     return "undecidable" if hits > n - MIN_GROUP else "tested"
 
 
+@one_thread_for_numpy()
 def log_likelihood_ratio(features: NDArray[Any], isolated: Mask, *, dims: int = 2, eps: float = 0.001) -> float:
     """Return log LR of one class: one Gaussian for isolated and one for other samples, against the latter alone.
 

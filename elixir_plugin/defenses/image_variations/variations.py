@@ -21,7 +21,10 @@ from ...core.images import Images, ImageSet
 from ...core.settings import fingerprint
 from ...diffusion.generators.base import ImageGenerator
 from ...diffusion.store.chunks import MANIFEST, MARKS, ChunkStore
+from ...diffusion.store.manifest import START_OVER
 from ...errors import InputError, PluginError
+from ...io.checked import Count, Facts
+from ...io.checked import checked as held_against
 from ...io.distributed import rank_and_world, together
 from ...io.files import refuse_unwritable, write_json
 from ...io.reading import read_json
@@ -190,9 +193,20 @@ def chunk_of(generator: ImageGenerator) -> int:
     return int(getattr(generator, "chunk", CHUNK))
 
 
+class Again(Facts):
+    """How many variations of a chunk were made again, and how many are blank."""
+
+    regenerated: Count
+    blank: Count
+
+
 def _counted(folder: Path) -> dict[str, int]:
-    files = [read_json(path) for path in sorted((folder / "again").glob("*.json"))]
-    return {name: sum(int(each[name]) for each in files) for name in ("regenerated", "blank")}
+    what = "not the counts of a chunk"
+    files = [
+        held_against(Again, read_json(path), what=what, where=path, hint=START_OVER)
+        for path in sorted((folder / "again").glob("*.json"))
+    ]
+    return {name: sum(getattr(each, name) for each in files) for name in ("regenerated", "blank")}
 
 
 def as_rgb(images: Images) -> Tensor:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import InputError, preview_list
+from ...io.opening import is_there
 from .weight_files import STEM, WEIGHTS, Weights, find_weights
 
 AVERAGED = ("unet_ema", "ema_unet", "ema")  # folders of averaged weights
@@ -37,8 +38,8 @@ def find_parts(folder: Path) -> Parts:
     """
     base = _network_of(folder)
     config, weights = base / CONFIG, find_weights(base)
-    scheduler = next((path for path in _schedulers(folder) if path.is_file()), None)
-    wanted = {CONFIG: config.is_file(), WEIGHTS[0]: weights is not None, SCHEDULER: scheduler is not None}
+    scheduler = next((path for path in _schedulers(folder) if is_there(path)), None)
+    wanted = {CONFIG: is_there(config), WEIGHTS[0]: weights is not None, SCHEDULER: scheduler is not None}
     missing = [name for name, there in wanted.items() if not there]
     if missing or weights is None or scheduler is None:
         beside = _strange_weights(base)
@@ -56,13 +57,13 @@ def find_parts(folder: Path) -> Parts:
 def _network_of(folder: Path) -> Path:
     """Return the folder of the network: ``unet/``, else *folder* itself, else that of averaged weights."""
     unet, averaged = folder / "unet", _averaged(folder)
-    if (unet / CONFIG).is_file() or (unet.is_dir() and not (folder / CONFIG).is_file()):
+    if is_there(unet / CONFIG) or (unet.is_dir() and not is_there(folder / CONFIG)):
         return unet
-    return averaged[0] if averaged and not (folder / CONFIG).is_file() else folder
+    return averaged[0] if averaged and not is_there(folder / CONFIG) else folder
 
 
 def _averaged(folder: Path) -> list[Path]:
-    return [folder / name for name in AVERAGED if (folder / name / CONFIG).is_file()]
+    return [folder / name for name in AVERAGED if is_there(folder / name / CONFIG)]
 
 
 def _schedulers(folder: Path) -> list[Path]:

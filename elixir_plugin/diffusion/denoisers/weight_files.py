@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...errors import InputError, preview_list
+from ...io.opening import is_there
 from ...io.pickles import holds_all
 from ...io.reading import read_json, read_tensors, read_torch
 
@@ -77,7 +78,7 @@ def find_weights(folder: Path) -> Weights | None:
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         match = _WHOLE.fullmatch(path.name) or _INDEX.fullmatch(path.name)
-        if match and path.is_file():
+        if match and is_there(path):
             found.setdefault(match["variant"] or "", []).append(path)
     if not found:
         _refuse_loose_shards(folder)
@@ -143,7 +144,7 @@ def _read_shards(index: Path) -> tuple[dict[str, Tensor], int]:
     """Return the tensors of all shards of *index*, and the bytes of their files."""
     places = _read_index(index)
     files = {name: index.parent / name for name in sorted(set(places.values()))}
-    missing = [name for name, path in files.items() if not path.is_file()]
+    missing = [name for name, path in files.items() if not is_there(path)]
     if missing:
         raise InputError(
             "a shard of the weights is missing",

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ...core.images import ImageBacking, ImageSet, LazyImages
 from ...errors import InputError
-from ...io.files import inside
-from ...io.images import JUNK, SUFFIXES, image_shape, read_image, resized
+from ...io.folders import Walk, is_folder, is_image
+from ...io.images import SUFFIXES, image_shape, read_image, resized
 
 EAGER_BYTES = 1 << 30  # decoded at once; larger sets are read as they are used
 
@@ -44,26 +44,13 @@ def read_pictures(folder: Path, channels: int = 3, resize: int | None = None, li
 
 
 def _names(folder: Path) -> list[str]:
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise InputError("image folder not found", where=folder)
-    names = []
-    for root, folders, files in os.walk(folder):
-        folders[:] = sorted(each for each in folders if not each.startswith(".") and each.lower() not in JUNK)
-        for each in folders:
-            if (Path(root) / each).is_symlink():
-                raise InputError(
-                    "links to folders are not followed",
-                    where=Path(root) / each,
-                    hint="name the folder it points to, or copy the images",
-                )
-        for file in files:
-            if file.lower().endswith(SUFFIXES) and not file.startswith("."):
-                name = (Path(root) / file).relative_to(folder).as_posix()
-                inside(folder, name)
-                names.append(name)
+    walk = Walk(folder.resolve(), link_hint="name the folder it points to, or copy the images")
+    names = sorted(name for name in walk.below("") if is_image(name))
     if not names:
         raise InputError("no images in folder", where=folder, allowed=f"files ending in {', '.join(SUFFIXES)}")
-    return sorted(names)
+    return names
 
 
 def _common_size(folder: Path, paths: Sequence[Path]) -> tuple[int, int]:

@@ -5,6 +5,7 @@ An "epoch" of the loop is a block of iterations: after each, the curves get a po
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from ...core.context import Context
 from ...core.images import ImageSet
 from ...core.settings import fingerprint
 from ...errors import InputError, RunError
+from ...io.checked import Facts, Seconds, checked
 from ...io.distributed import rank_and_world, together
 from ...io.files import refuse_unwritable, remove_leftovers, write_json
 from ...io.locks import alone
@@ -102,8 +104,23 @@ def _fit_once(images: ImageSet, settings: FitSettings, context: Context, name: s
     counted, started = sign is not None and sign.exists(), time.perf_counter()
     denoiser = fit_into(folder, images, settings, context, name=name, timing=timing, sign=sign)
     if not counted:
-        context.add_cached_time(max(0.0, read_json(timing)["seconds"] - (time.perf_counter() - started)))
+        context.add_cached_time(max(0.0, _seconds_in(timing) - (time.perf_counter() - started)))
     return denoiser
+
+
+class Timing(Facts):
+    """How long a training took."""
+
+    seconds: Seconds
+
+
+def _seconds_in(timing: Path) -> float:
+    """Return the seconds that *timing* says; 0 where it cannot be used: they are for information."""
+    try:
+        return checked(Timing, read_json(timing), what="not the seconds of a training", where=timing).seconds
+    except InputError as error:
+        logging.getLogger(__name__).warning("seconds of a training that are kept are left out: %s", error)
+        return 0.0
 
 
 def fit_into(

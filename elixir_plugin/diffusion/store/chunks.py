@@ -38,9 +38,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.context import Context
-from ...errors import RunError
-from ...io.files import atomic_file, remove_leftovers, writing
-from ...io.locks import NO_SUPPORT, locked
+from ...errors import InputError, RunError
+from ...io.files import atomic_file, is_leftover, remove_leftovers, writing
+from ...io.holding import NO_SUPPORT
+from ...io.locks import locked
+from ...io.opening import open_file
 from .manifest import START_OVER, Geometry, make_manifest, refuse_other
 
 MANIFEST, DATA, MARKS, LOCK = "manifest.json", "data.npy", "marks", ".lock"
@@ -150,9 +152,9 @@ class ChunkStore:
     def _refuse_damaged(self) -> None:
         data = self.folder / DATA
         try:
-            with data.open("rb") as file:
+            with open_file(data) as file:
                 sound = os.fstat(file.fileno()).st_size == self._size and file.read(len(self._header)) == self._header
-        except OSError:
+        except (OSError, InputError):
             sound = False
         if not sound or not (self.folder / MARKS).is_dir():
             raise RunError(
@@ -207,7 +209,7 @@ class ChunkStore:
         if marked is None:
             return False
         part = self.geometry.part(index)
-        with _reading(self.folder / DATA), (self.folder / DATA).open("rb") as file:
+        with _reading(self.folder / DATA), open_file(self.folder / DATA) as file:
             file.seek(self._offset(part))
             content = file.read((part.stop - part.start) * self.geometry.sample_bytes)
         intact = _digest(content) == marked
@@ -220,7 +222,8 @@ class ChunkStore:
         path = self._mark(index)
         with _reading(path):
             try:
-                match = re.fullmatch(rb"([0-9a-f]{32})\n", path.read_bytes())
+                with open_file(path) as file:
+                    match = re.fullmatch(rb"([0-9a-f]{32})\n", file.read(64))
             except FileNotFoundError:
                 return None
         return match[1] if match else None
@@ -240,7 +243,7 @@ def _refuse_other_files(folder: Path) -> None:
     with writing(folder):
         names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     mine = (DATA, MARKS, LOCK, MANIFEST)  # the last one when another process makes it at this moment
-    own = {name for name in names if name in mine or (name[:1] == "." and name.endswith(".part"))}
+    own = {name for name in names if name in mine or is_leftover(name)}
     if names - own or (names and LOCK not in names):  # without a lock, a data.npy is not ours
         found = sorted(names - own or names)[0]
         raise RunError("folder holds something else", where=folder, found=found, hint="choose another folder")
@@ -275,5 +278,7 @@ def _sync_folder(folder: Path) -> None:
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
+    except InputError as error:
+        raise RunError("cannot read", where=path, found=error.found or error.what, hint=START_OVER) from None
     except OSError as error:
         raise RunError("cannot read", where=path, found=error.strerror or str(error), hint=START_OVER) from error

@@ -97,7 +97,7 @@ def page(results: Mapping[str, Any], timings: Mapping[str, Any], figures: list[R
         sizes=[len(spec["cases"]), len(spec["defenses"]), len(spec["seeds"])],
         failures=[cell for cell in cells if cell["state"] == "failed"],
         figures=figures,
-        devices=sorted({each["environment"]["device"] for each in timings["cells"]}),
+        devices=sorted({each["environment"].get("device") or "not recorded" for each in timings["cells"]}),
         seconds=sum(each["seconds"] for each in timings["cells"]),
         spec=yaml.safe_dump(spec, sort_keys=False, allow_unicode=True),
         results=results,

@@ -35,10 +35,12 @@ from ...core.settings import fingerprint
 from ...defense import get_defense
 from ...errors import ElixirError, RunError, SettingsError, reason_of
 from ...io.distributed import rank_and_world
+from ...io.environment import threads
 from ...io.files import atomic_file, remove_leftovers, to_json_types, write_json
-from ...io.reading import read_json
 from ...io.text import escape_control
-from ..folder import holds_something, logged
+from ...report.facts import read_report
+from ..events import recorded_threads
+from ..folder import holds_something, is_finished, logged
 from ..run import resolved, retraining_of, run_defense
 from ..spec import RunSpec
 from .page import LivePage
@@ -47,6 +49,7 @@ from .table import csv_text, markdown, summarise
 
 FILE = "compare.yaml"
 SHARED = "shared"
+SCHEMA = 1  # of results.json
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,9 @@ def run_compare(
     """
     cells = plan_cells(spec)
     say = on_line or (lambda line: None)
-    with _opened(folder, spec), LivePage(folder) as page:
+    begun = (recorded_threads(place) for place in (cell.folder(folder) for cell in cells) if place is not None)
+    count = next((each for each in begun if each is not None), None)  # so that all cells compute with as many
+    with _opened(folder, spec), threads(count), LivePage(folder) as page:
         records = [_known(cell, folder) for cell in cells]
         clock = _Clock(len(cells))
         for number, cell in enumerate(cells):
@@ -171,9 +176,9 @@ def _known(cell: Cell, root: Path) -> dict[str, Any]:
     """Return what an earlier session found about a cell; the run itself looks more closely whether it still holds."""
     folder = cell.folder(root)
     try:
-        if folder is not None and (folder / "report.json").is_file():
-            return _record(cell, root, state="done", report=read_json(folder / "report.json"))
-    except (ElixirError, KeyError, TypeError):  # not a report of ours: the run will say so
+        if folder is not None and is_finished(folder):
+            return _record(cell, root, state="done", report=read_report(folder))
+    except ElixirError:  # not a report of ours: the run will say so
         pass
     return _record(cell, root)
 
@@ -195,7 +200,7 @@ def _record(
         facts |= {"metrics": report["metrics"], "verdict": report["outcome"]["verdict"]}
         timings = report["outcome"]["timings"]
         facts["timing"] = {
-            "seconds": timings["total"],
+            "seconds": timings.get("total", sum(timings.values())),
             "stages": timings,
             "environment": report["environment"],
         }
@@ -209,6 +214,7 @@ def _written(spec: CompareSpec, folder: Path, records: list[dict[str, Any]]) -> 
     timed = [{name: each[name] for name in names} | each["timing"] for each in records if "timing" in each]
     described = spec.model_copy(update={"out": None}).dump()
     results: dict[str, Any] = {
+        "schema": SCHEMA,
         "elixir_plugin": __version__,
         "compare": described,
         "identity": fingerprint(described),
