@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from ...errors import InputError
 from ...io.folders import is_folder
 from ...io.opening import is_there, open_file
 from ...io.reading import read_plain_pickle
+
+FILE_BYTES = 1 << 30  # far above the 155 MB of the largest file
 
 
 @dataclass(frozen=True)
@@ -124,8 +127,13 @@ def class_names(dataset: str, root: Path) -> tuple[str, ...] | None:
 def _md5(path: Path) -> str:
     digest = hashlib.md5(usedforsecurity=False)
     with open_file(path) as file:
-        while block := file.read(2**20):
-            digest.update(block)
+        if (size := os.fstat(file.fileno()).st_size) > FILE_BYTES:
+            raise InputError("file is too large", where=path, found=f"{size:,} bytes", allowed=f"{FILE_BYTES:,} bytes")
+        try:
+            while block := file.read(2**20):
+                digest.update(block)
+        except OSError as error:
+            raise InputError("file cannot be read", where=path, found=error.strerror) from None
     return digest.hexdigest()
 
 

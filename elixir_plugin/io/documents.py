@@ -27,6 +27,7 @@ SMALLEST, LARGEST = -(2**63), 2**64 - 1  # whole numbers: what arrays can hold
 # U+DC80..U+DCFF stand for bytes of file names that are not UTF-8, see os.fsdecode, and become those bytes again
 _UNWRITABLE = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
 _ESCAPED = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
+_LARGE = re.compile(r"[0-9]{19}|[eE]\+?[0-9]{3}")  # in any number beyond 64 bits, and in any that is not finite
 _COSTLY = ",:[{"  # there are no more values in JSON text than these characters, and one
 
 
@@ -61,20 +62,37 @@ def parse_json(text: str, *, where: object) -> Any:
         if len(found) < len(pairs):
             twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
             raise given_twice(where, twice, InputError)
+        for key, each in pairs if refused else ():
+            if isinstance(each, InputError):
+                each.where = f"{where}: {key}"
+                raise each
         return found
 
-    def whole(digits: str) -> int:
-        return checked_whole(digits, where)
+    def whole(digits: str) -> int | InputError:
+        try:
+            return checked_whole(digits, where)
+        except InputError as error:
+            refused.append(error)
+            return error
 
-    def real(digits: str) -> float:
-        return _finite(float(digits), digits, where)
+    def real(digits: str) -> float | InputError:
+        if math.isfinite(value := float(digits)):
+            return value
+        refused.append(InputError("number is not finite", where=where, found=digits, allowed="finite numbers"))
+        return refused[-1]
 
+    refused: list[InputError] = []  # each also stands in place of its number until it is known under which key
+    hooks: dict[str, Any] = {"object_pairs_hook": fields, "parse_constant": real}
+    if _LARGE.search(text) is not None:  # else Python's own parsers, which are faster, need no check
+        hooks |= {"parse_int": whole, "parse_float": real}
     try:
-        value = json.loads(text, object_pairs_hook=fields, parse_int=whole, parse_float=real, parse_constant=real)
+        value = json.loads(text, **hooks)
     except RecursionError:
         raise too_deep(where, InputError) from None
     except ValueError as error:
         raise InputError("file is not JSON", where=where, found=str(error)) from None
+    if refused:
+        raise refused[0]
     with_text = _ESCAPED.search(text) is not None
     level = [value]
     for _ in range(DEPTH + 1):
@@ -143,12 +161,6 @@ def checked_whole(digits: str, where: object, error: type[ElixirError] = InputEr
 def not_64_bits(found: str, where: object, error: type[ElixirError]) -> ElixirError:
     """Return the error for a whole number that arrays cannot hold."""
     return error("whole number out of range", where=where, found=found, allowed="what fits into 64 bits")
-
-
-def _finite(value: float, digits: str, where: object) -> float:
-    if not math.isfinite(value):
-        raise InputError("number is not finite", where=where, found=digits, allowed="finite numbers")
-    return value
 
 
 def given_twice(where: object, key: str, error: type[ElixirError]) -> ElixirError:

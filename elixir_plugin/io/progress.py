@@ -12,10 +12,21 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, TextIO
 
 LOGGER = logging.getLogger("elixir_plugin.progress")
 SILENCE = 60.0  # seconds after which a stage says that it is still at work
 _last_said = [0.0]  # when a line was shown, by time.perf_counter
+
+
+if TYPE_CHECKING:
+    _Stream = logging.StreamHandler[TextIO]
+else:
+    _Stream = logging.StreamHandler  # Python 3.10 cannot index it
+
+
+class LogFile(_Stream):
+    """Writes to a log file that is open; nobody reads progress there."""
 
 
 class _ToStderr(logging.Handler):
@@ -64,11 +75,12 @@ def said_while(stage: str) -> Iterator[None]:
 
 def _is_shown() -> bool:
     """Tell whether a handler writes such a record elsewhere than into a file."""
+    line = LOGGER.makeRecord(LOGGER.name, logging.INFO, __file__, 0, "", (), None)
     logger: logging.Logger | None = LOGGER
     while logger is not None:
         for handler in logger.handlers:
-            silent = isinstance(handler, logging.NullHandler | logging.FileHandler)
-            if not silent and handler.level <= logging.INFO:
+            silent = isinstance(handler, logging.NullHandler | logging.FileHandler | LogFile)
+            if not silent and handler.level <= line.levelno and handler.filter(line):
                 return True
         logger = logger.parent if logger.propagate else None
     return False

@@ -179,7 +179,7 @@ def _check_header(path: Path) -> None:
         refuse_holes(file, path)
         size = int.from_bytes(file.read(8), "little")
         there = max(0, file.seek(0, os.SEEK_END) - 8)
-    if size > there:
+    if not 2 <= size <= there:
         raise ValueError(f"a header of {size:,} bytes, of which {there:,} are there")
     if size > HEADER:
         raise InputError(

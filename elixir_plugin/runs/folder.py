@@ -22,6 +22,7 @@ from ..io.checked import RUN_AGAIN, refuse_newer
 from ..io.files import atomic_file, is_leftover, refuse_unwritable, remove_folder, remove_leftovers, writing
 from ..io.locks import locked
 from ..io.opening import without_waiting
+from ..io.progress import LogFile
 from ..io.text import escape_control
 from ..plugins import plugins
 from ..report.facts import read_report
@@ -161,7 +162,7 @@ def logged(folder: Path) -> Iterator[None]:
         file = open(  # noqa: SIM115
             folder / "log.txt", "a", encoding="utf-8", errors="backslashreplace", opener=without_waiting
         )
-    handler = logging.StreamHandler(file)
+    handler = LogFile(file)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("elixir_plugin")
     logger.addHandler(handler)

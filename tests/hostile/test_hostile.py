@@ -17,7 +17,7 @@ from sandbox import Job, Limits, run_jobs
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs fork, limits and /proc")
 COSTLY = (rooms.run, rooms.denoiser, rooms.sharded, rooms.signs)  # rooms that take seconds to make
-EACH, MANY = 3, 30  # kinds for each reader in the quick suite, and among whole programs
+EACH, MANY = 3, 8  # kinds for each reader in the quick suite, and among whole programs
 
 
 def failures(hostile: Hostile, chosen: list[tuple[Reader, Kind]]) -> list[str]:

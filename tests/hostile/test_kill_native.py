@@ -33,7 +33,7 @@ def test_a_kill_at_some_events_of_writing(tmp_path: Path, scenario: Scenario) ->
     assert not tally.faults and tally.tried == 2
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", BY_NAME)
 def test_a_kill_at_every_event_of_writing(tmp_path: Path, scenario: Scenario) -> None:
     tally = try_kills(scenario, tmp_path)

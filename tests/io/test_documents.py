@@ -233,3 +233,10 @@ def test_optional_documents_that_are_no_files_are_not_taken_for_absent(tmp_path:
         with pytest.raises(InputError, match="not a regular file") as caught:
             read()
         assert str(path) in str(caught.value.where)
+
+
+def test_the_key_of_a_refused_number_is_named() -> None:
+    for text in ('{"a": [{"lr": 1e999}]}', '{"lr": NaN}', f'{{"lr": {2**64}}}'):
+        with pytest.raises(InputError) as caught:
+            parse_json(text, where="facts.json")
+        assert caught.value.where == "facts.json: lr"
