@@ -19,15 +19,15 @@ from ..core.classifier.classifier import Classifier
 from ..core.context import Context
 from ..core.mirroring import settled
 from ..core.pixels import normalisation
-from ..core.settings import Settings, fingerprint
+from ..core.settings import Settings
 from ..errors import InputError
-from ..io.files import atomic_folder
 from ..plugins import plugins
 from ..training.batches import Samples, ShuffledBatches
 from ..training.fit import untrained
 from ..training.loop import FAST, Recipe, Schedule, train
 from .base import Poison
 from .digits import Splits, digits
+from .keeping import kept_model
 from .sources import Base, read_base
 
 DIGITS = "the reserved clean set was set aside before poisoning and shares no sample with the suspect set"
@@ -113,6 +113,7 @@ class Testbed(Adapter):
         """
         options = self.options
         poison: Poison = plugins().get("poison", str(path))(options.poison)
+        poison.context = Context(cache=self.cache)
         base = self._base(seed)
         case = poisoned_case(poison, base.splits, seed, notes=base.notes)
         case = dataclasses.replace(case, origin=dataclasses.replace(case.origin, path=str(path)), mirror=base.mirror)
@@ -134,15 +135,8 @@ class Testbed(Adapter):
         train_it = partial(
             train_suspect, case, self.options.recipe, context, self.options.architecture, normalised=normalised
         )
-        if self.cache is None:
-            return train_it()
         facts = [case.train.fingerprint(), seed, self.options.architecture, self.options.recipe.dump()]
-        folder = self.cache / f"suspect-{fingerprint(facts)}"
-        if not folder.is_dir():
-            model = train_it()
-            with atomic_folder(folder) as part:
-                model.save(part)
-        return Classifier.load(folder)
+        return kept_model(self.cache, "suspect", facts, train_it)
 
 
 def poisoned_case(poison: Poison, splits: Splits, seed: int = 0, notes: tuple[str, ...] = (DIGITS,)) -> Case:
@@ -152,6 +146,7 @@ def poisoned_case(poison: Poison, splits: Splits, seed: int = 0, notes: tuple[st
     :param notes: on the data, for readers of the report.
     :raises SettingsError: when the poison does not fit the data.
     """
+    poison = poison.fitted(splits.train)
     train, truth = poison.poison(splits.train, seed)
     settings = poison.settings.dump()
     count = int(truth.poison.sum())
