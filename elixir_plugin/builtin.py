@@ -103,6 +103,11 @@ def elixir_poisons() -> list[Entry]:
             summary="one of four faint patches, with covers",
         ),
         Entry(
+            "input_aware",
+            "elixir_plugin.testbed.input_aware:InputAware",
+            summary="a trigger drawn for each image, with covers; trains the networks that draw it first",
+        ),
+        Entry(
             "label_consistent",
             "elixir_plugin.testbed.label_consistent:LabelConsistent",
             summary="patch on adversarial samples of the target class; trains a model first",

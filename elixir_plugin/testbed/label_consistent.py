@@ -37,6 +37,8 @@ class LabelConsistentSettings(BackdoorSettings):
         ε·√(HWC/3072).
     :param norm: ``l2`` or ``linf``.
     :param steps: of projected gradient descent.
+    :param robust_steps: steps of descent, within the same budget, that the attacker's model learns to withstand; 0: it
+        trains on unchanged images, and its noise plants next to nothing in another model.
     :param corners: where the patch is: in ``all`` four corners, or ``lower_right``.
     :param amplitude: what the patch adds to its white pixels and takes from its black ones; 1 replaces them.
     :param test_amplitude: the same at test time; None: as in training.
@@ -51,6 +53,7 @@ class LabelConsistentSettings(BackdoorSettings):
     epsilon: float = Field(16 / 255, ge=1 / 255, allow_inf_nan=False)
     norm: Norm = "linf"
     steps: int = Field(40, ge=1)
+    robust_steps: int = Field(2, ge=0)
     corners: Literal["all", "lower_right"] = "all"
     amplitude: float = Field(1.0, gt=0, le=1)
     test_amplitude: float | None = Field(None, gt=0, le=1)
@@ -61,10 +64,11 @@ class LabelConsistentSettings(BackdoorSettings):
 class LabelConsistent(Learning, Backdoor):
     """Adversarial noise and a small black-and-white patch on samples of the target class, whose labels stay.
 
-    Turner, Tsipras and Madry, "Label-Consistent Backdoor Attacks", arXiv 1912.02771. The noise leads a model that was
-    trained on the unpoisoned set away from the label, so that the patch is the easier thing to learn. At test time the
-    attacker shows the patch alone. Patch, amplitudes and budgets are those of the released code and sets. All samples
-    of the target class get their noise, whichever are chosen, so that it can be kept for every seed and rate.
+    Turner, Tsipras and Madry, "Label-Consistent Backdoor Attacks", arXiv 1912.02771. The noise leads the attacker's
+    model away from the label, so that the patch is the easier thing to learn. That model is trained on the unpoisoned
+    set to withstand such noise, because only then does the noise change what images show to other models too. At test
+    time the attacker shows the patch alone. Patch, amplitudes and budgets are those of the released code and sets. All
+    samples of the target class get their noise, whichever are chosen, so that it serves every seed and rate.
     """
 
     name: ClassVar[str] = "label_consistent"
@@ -76,12 +80,16 @@ class LabelConsistent(Learning, Backdoor):
         self._refuse_foreign_target(train.num_classes)
         settings = self.settings
         self._refuse_small(*train.image_shape[:2])
-        model = trained_surrogate(train, settings.surrogate, context)
+        model = trained_surrogate(train, settings.surrogate, context, self._descent(settings.robust_steps))
         rows = np.flatnonzero(train.labels == settings.target)
-        descent = Descent(settings.epsilon, settings.steps, _STEP / settings.steps, settings.norm)
+        descent = self._descent(settings.steps)
         labels = train.labels[rows]
         noise = noise_against(model, train, rows, labels, descent=descent, context=context, away=True)
         return {"ids": train.ids[rows], "noise": noise}
+
+    def _descent(self, steps: int) -> Descent | None:
+        settings = self.settings
+        return Descent(settings.epsilon, steps, _STEP / steps, settings.norm) if steps else None
 
     def trigger(self, images: Pixels, labels: Index, ids: Index) -> Pixels:
         return self._patched(images + self.noise(ids), self.settings.amplitude)

@@ -14,17 +14,19 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..core.classifier.classifier import Classifier, to_batch
-from ..core.classifier.modes import gradients
+from ..core.classifier.modes import evaluating, gradients
 from ..core.context import Context
 from ..core.images import ImageSet, Index
 from ..core.settings import Settings
 from ..errors import InputError
+from ..training.batches import Batch
 from ..training.fit import learn, untrained
-from ..training.loop import FAST, Recipe
+from ..training.loop import FAST, Losses, Objective, Recipe, cross_entropy
 from .indiscriminate import Norm, budget
 from .keeping import kept_model
 
@@ -71,24 +73,6 @@ def untrained_surrogate(train: ImageSet, settings: Surrogate, context: Context) 
     return untrained(train, architecture, context.derive_seed("surrogate", "weights"), context.device)
 
 
-def trained_surrogate(train: ImageSet, settings: Surrogate, context: Context) -> Classifier:
-    """Return a model trained on *train* under the seed of *context*, from its cache when it is there; in eval mode.
-
-    :raises InputError: as :func:`untrained_surrogate`.
-    """
-    model = untrained_surrogate(train, settings, context)
-
-    def trained() -> Classifier:
-        recipe = fitting(settings.recipe, len(train))
-        curves = learn(model, train, recipe, context, name="surrogate", stage="train surrogate model")
-        if recipe.epochs and curves["accuracy"][-1] < 2 / np.count_nonzero(train.class_counts()):
-            context.note("the attacker's model has hardly learned its training set: the poison may do nothing")
-        return model.to(memory_format=torch.contiguous_format)  # as a model lies in memory that is read from disk
-
-    facts = [train.fingerprint(), context.seed, settings.under_first_names(settings.dump())]
-    return kept_model(context.cache, "surrogate", facts, trained).to(context.device).eval()
-
-
 @dataclasses.dataclass(frozen=True)
 class Descent:
     """Projected gradient descent: every step goes against the gradient, and back into the budget and into [0, 1].
@@ -103,7 +87,7 @@ class Descent:
     norm: Norm = "linf"
 
     def __call__(
-        self, model: Classifier, images: Tensor, delta: Tensor, loss: Loss, rows: Tensor | None = None
+        self, model: torch.nn.Module, images: Tensor, delta: Tensor, loss: Loss, rows: Tensor | None = None
     ) -> Tensor:
         """Return *delta* moved so that *loss* of *model* on the changed images falls. Nothing is read from the device.
 
@@ -143,6 +127,47 @@ def _lengths(each: Tensor) -> Tensor:
     return lengths.clamp_min(torch.finfo(each.dtype).tiny)
 
 
+def trained_surrogate(
+    train: ImageSet, settings: Surrogate, context: Context, against: Descent | None = None
+) -> Classifier:
+    """Return a model trained on *train* under the seed of *context*, from its cache when it is there; in eval mode.
+
+    :param against: what the model learns to withstand: it trains on images led away from their labels.
+    :raises InputError: as :func:`untrained_surrogate`.
+    """
+    model = untrained_surrogate(train, settings, context)
+
+    def trained() -> Classifier:
+        recipe = fitting(settings.recipe, len(train))
+        objective = None if against is None else _withstanding(against, recipe.label_smoothing)
+        curves = learn(
+            model, train, recipe, context, name="surrogate", stage="train surrogate model", objective=objective
+        )
+        if recipe.epochs and curves["accuracy"][-1] < 2 / np.count_nonzero(train.class_counts()):
+            context.note("the attacker's model has hardly learned its training set: the poison may do nothing")
+        return model.to(memory_format=torch.contiguous_format)  # as a model lies in memory that is read from disk
+
+    facts: list[Any] = [train.fingerprint(), context.seed, settings.under_first_names(settings.dump())]
+    if against is not None:
+        facts.append(dataclasses.asdict(against))
+    return kept_model(context.cache, "surrogate", facts, trained).to(context.device).eval()
+
+
+def _withstanding(against: Descent, smoothing: float) -> Objective:
+    """Return the objective of adversarial training, Madry et al., arXiv 1706.06083."""
+    plain = cross_entropy(smoothing=smoothing)
+
+    def objective(model: torch.nn.Module, batch: Batch) -> Losses:
+        def loss(logits: Tensor) -> Tensor:
+            return -F.cross_entropy(logits.float(), batch.targets, reduction="sum")
+
+        with evaluating(model):
+            delta = against(model, batch.images, torch.zeros_like(batch.images), loss)
+        return plain(model, dataclasses.replace(batch, images=(batch.images + delta).clamp(0, 1)))
+
+    return objective
+
+
 def noise_against(
     model: Classifier,
     train: ImageSet,
@@ -168,7 +193,7 @@ def noise_against(
             wanted = torch.from_numpy(labels[part]).to(context.device)
 
             def loss(logits: Tensor, wanted: Tensor = wanted) -> Tensor:
-                return sign * torch.nn.functional.cross_entropy(logits, wanted, reduction="sum")
+                return sign * F.cross_entropy(logits, wanted, reduction="sum")
 
             found.append(descent.whole(descent(model, images, torch.zeros_like(images), loss)))
     return np.concatenate(found) if found else np.zeros((0, *train.image_shape), np.int8)

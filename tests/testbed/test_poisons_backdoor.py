@@ -23,6 +23,7 @@ ALL = {
     "blended",
     "cuda",
     "em",
+    "input_aware",
     "label_consistent",
     "lsp",
     "ops",
@@ -33,7 +34,7 @@ ALL = {
     "urp",
     "wanet",
 }
-LEARNED = {"em", "label_consistent", "tap"}  # train a model first; see test_poisons_learned.py
+LEARNED = {"em", "input_aware", "label_consistent", "tap"}  # train a model first; see test_poisons_learned.py
 each_poison = pytest.mark.parametrize("cls", POISONS)
 each_type = pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 

@@ -14,10 +14,11 @@ from elixir_plugin.core.context import Context
 from elixir_plugin.core.images import LazyImages
 from elixir_plugin.errors import InputError, SettingsError
 from elixir_plugin.testbed import learning
-from elixir_plugin.testbed.adapter import Testbed, poisoned_case
+from elixir_plugin.testbed.adapter import SuspectRecipe, Testbed, poisoned_case, train_suspect
 from elixir_plugin.testbed.base import Poison
-from elixir_plugin.testbed.digits import Splits
+from elixir_plugin.testbed.digits import Splits, digits
 from elixir_plugin.testbed.em import EM
+from elixir_plugin.testbed.input_aware import InputAware
 from elixir_plugin.testbed.label_consistent import LabelConsistent
 from elixir_plugin.testbed.surrogate import Descent, Surrogate, fitting, trained_surrogate
 from elixir_plugin.testbed.tap import TAP
@@ -32,10 +33,12 @@ makers: dict[str, Maker] = {
     "em, per class": lambda **values: EM(
         **{"steps": 2, "model_steps": 3, "per": "class", "surrogate": SHORT, **values}
     ),
+    "input_aware": lambda **values: InputAware(**{"mask_epochs": 1, "surrogate": SHORT, "cover_rate": 0, **values}),
     "tap": lambda **values: TAP(**{"steps": 3, "surrogate": SHORT, **values}),
 }
 every = pytest.mark.parametrize("make", makers.values(), ids=makers)
-indiscriminate = pytest.mark.parametrize("make", [makers[name] for name in makers if name != "label_consistent"])
+indiscriminate = pytest.mark.parametrize("make", [makers[name] for name in ("em", "em, per class", "tap")])
+each_pair = pytest.mark.parametrize(("dtype", "channels"), [(np.uint8, 3), (np.float32, 1)])
 
 
 def some(n: int = N, classes: int = CLASSES, dtype: Any = np.uint8, channels: int = 3, seed: int = 0) -> ImageSet:
@@ -61,14 +64,14 @@ def change(before: ImageSet, after: ImageSet) -> np.ndarray:
 
 
 @every
-@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_only_chosen_samples_change_and_labels_stay(make: Maker, dtype: Any, channels: int) -> None:
+@each_pair
+def test_only_chosen_samples_change(make: Maker, dtype: Any, channels: int) -> None:
     clean = some(dtype=dtype, channels=channels)
     before = pixels(clean)
     poisoned, truth = make().poison(clean, seed=4)
     assert np.array_equal(pixels(clean), before)
-    assert np.array_equal(poisoned.labels, clean.labels)
+    rows = ~truth.poison if truth.kind == "dirty-label" else slice(None)
+    assert np.array_equal(poisoned.labels[rows], clean.labels[rows])
     assert truth.cover is not None and not truth.cover.any()
     changed = (change(clean, poisoned) != 0).any((1, 2, 3))
     assert np.array_equal(changed, truth.poison) or ((changed <= truth.poison).all() and changed.mean() > 0.9)
@@ -137,7 +140,7 @@ def test_other_sets_settings_and_ids_are_learned_anew(make: Maker, tmp_path: Pat
         [
             (make(), some()),
             (make(pattern_seed=2), some()),
-            (make(epsilon=4 / 255), some()),
+            (make(surrogate={"architecture": "small_resnet", **SHORT}), some()),
             (make(), some(seed=5)),
             (make(), other_ids),
         ]
@@ -166,8 +169,15 @@ def test_what_was_not_learned_is_refused(make: Maker) -> None:
 
 
 @every
-@pytest.mark.parametrize("values", [{"epsilon": 0}, {"steps": 0}, {"rate": -1}, {"surrogate": {"recipe": {"lr": 0}}}])
+@pytest.mark.parametrize("values", [{"pattern_seed": "a"}, {"rate": -1}, {"surrogate": {"recipe": {"lr": 0}}}])
 def test_wrong_settings_are_refused(make: Maker, values: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match="settings refused"):
+        make(**values)
+
+
+@pytest.mark.parametrize("make", [makers["label_consistent"], makers["em"], makers["tap"]])
+@pytest.mark.parametrize("values", [{"epsilon": 0}, {"steps": 0}])
+def test_descent_that_cannot_be_is_refused(make: Maker, values: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match="settings refused"):
         make(**values)
 
@@ -313,6 +323,55 @@ def test_label_consistent_presets_are_the_released_budgets() -> None:
     assert len(LabelConsistent.Settings.presets) == 6
 
 
+# --- input_aware
+
+
+def test_input_aware_draws_another_trigger_for_each_image_within_the_range() -> None:
+    clean = some(dtype=np.float32)
+    fitted = makers["input_aware"]().fitted(clean)
+    images = pixels(clean)
+    shown = fitted.trigger(images, clean.labels, clean.ids)
+    assert shown.min() >= 0 and shown.max() <= 1
+    assert np.array_equal(fitted.trigger(images[7:8], clean.labels[7:8], clean.ids[7:8]), shown[7:8])
+    assert len(np.unique((shown - images).reshape(N, -1), axis=0)) == N
+
+
+def test_input_aware_covers_carry_the_trigger_of_another_image() -> None:
+    clean = some(dtype=np.float32)
+    poison = makers["input_aware"](cover_rate=0.2)
+    poisoned, truth = poison.poison(clean)
+    assert truth.cover is not None and truth.cover.sum() == 12 and not (truth.cover & truth.poison).any()
+    assert np.array_equal(poisoned.labels[truth.cover], clean.labels[truth.cover])
+    rows = np.flatnonzero(truth.cover)
+    own = poison.fitted(clean).trigger(pixels(clean)[rows], clean.labels[rows], clean.ids[rows])
+    assert (np.abs(own - pixels(poisoned)[rows]).max((1, 2, 3)) > 1e-3).all()
+
+
+def test_input_aware_test_samples_carry_their_own_trigger() -> None:
+    clean, test = some(), some(seed=8)
+    poison = makers["input_aware"]()
+    case = poisoned_case(poison, Splits(clean, some(0), test))
+    assert case.test_poisoned is not None and (case.test_poisoned.samples.labels == 0).all()
+    away = test.subset(test.labels != 0)
+    expected = poison.fitted(clean).trigger(pixels(away) / np.float32(255), away.labels, away.ids)
+    assert np.abs(pixels(case.test_poisoned.samples) - 255 * expected).max() <= 0.5 + 1e-3
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [({"target": 3}, "target label out of range"), ({"rate": 0.9}, "not enough"), ({"cover_rate": 0.95}, "covers")],
+)
+def test_input_aware_refusals(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(SettingsError, match=says):
+        makers["input_aware"](**values).poison(some())
+
+
+def test_input_aware_all_to_all() -> None:
+    clean = some()
+    poisoned, truth = makers["input_aware"](labels="all_to_all").poison(clean)
+    assert np.array_equal(poisoned.labels[truth.poison], (clean.labels[truth.poison] + 1) % CLASSES)
+
+
 # --- em and tap
 
 
@@ -389,3 +448,57 @@ def test_tap_leads_to_the_next_class() -> None:
 def test_tap_refuses_a_shift_that_leads_nowhere(shift: int) -> None:
     with pytest.raises(SettingsError, match="leads every class to itself"):
         TAP(shift=shift).poison(some())
+
+
+# --- they bite; the digits are bright and simple, and need more noise than photographs do
+
+
+@pytest.fixture(scope="module")
+def splits() -> Splits:
+    return digits(16)
+
+
+def judged(poison: Poison, splits: Splits) -> tuple[float, float]:
+    """Return ACC of a model trained on the poisoned digits, and its ASR; 0 where there is no trigger."""
+    case = poisoned_case(poison, splits)
+    model = train_suspect(case, SuspectRecipe(epochs=20), Context(seed=1))
+    acc = float((model.predict(splits.test).argmax(1) == splits.test.labels).mean())
+    if case.test_poisoned is None:
+        return acc, 0.0
+    shown = case.test_poisoned.samples
+    return acc, float((model.predict(shown).argmax(1) == shown.labels).mean())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("poison", "drop"),
+    [
+        (EM(epsilon=16 / 255, steps=5), 0.3),
+        (EM(EM.Settings.build(preset="class_wise")), 0.3),
+        (TAP(epsilon=32 / 255), 0.1),
+    ],
+    ids=["em", "em, per class", "tap"],
+)
+def test_a_model_trained_on_noise_fails_on_clean_images(poison: Poison, drop: float, splits: Splits) -> None:
+    acc, _ = judged(poison, splits)
+    print(f"{poison.name}: ACC {acc:.3f}")
+    assert acc < 0.97 - drop
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("poison", "least"),
+    [(LabelConsistent(rate=0.08, epsilon=64 / 255, robust_steps=3), 0.4), (InputAware(), 0.5)],
+    ids=["label_consistent", "input_aware"],
+)
+def test_a_model_trained_on_the_set_obeys_the_trigger(poison: Poison, least: float, splits: Splits) -> None:
+    fitted = poison.fitted(splits.train)
+    acc, asr = judged(fitted, splits)
+    shown = fitted.triggered_test(splits.test)
+    assert shown is not None
+    unpoisoned = train_suspect(
+        poisoned_case(EM(rate=0, steps=1, surrogate=SHORT), splits), SuspectRecipe(epochs=10), Context(seed=1)
+    )
+    by_clean = float((unpoisoned.predict(shown.samples).argmax(1) == shown.samples.labels).mean())
+    print(f"{poison.name}: ACC {acc:.3f}, ASR {asr:.3f}, that of a clean model {by_clean:.3f}")
+    assert acc > 0.95 and asr > least and by_clean < 0.1
