@@ -80,16 +80,16 @@ class LabelConsistent(Learning, Backdoor):
         self._refuse_foreign_target(train.num_classes)
         settings = self.settings
         self._refuse_small(*train.image_shape[:2])
-        model = trained_surrogate(train, settings.surrogate, context, self._descent(settings.robust_steps))
+        against = self._descent(settings.robust_steps) if settings.robust_steps else None
+        model = trained_surrogate(train, settings.surrogate, context, against)
         rows = np.flatnonzero(train.labels == settings.target)
         descent = self._descent(settings.steps)
         labels = train.labels[rows]
         noise = noise_against(model, train, rows, labels, descent=descent, context=context, away=True)
         return {"ids": train.ids[rows], "noise": noise}
 
-    def _descent(self, steps: int) -> Descent | None:
-        settings = self.settings
-        return Descent(settings.epsilon, steps, _STEP / steps, settings.norm) if steps else None
+    def _descent(self, steps: int) -> Descent:
+        return Descent(self.settings.epsilon, steps, _STEP / steps, self.settings.norm)
 
     def trigger(self, images: Pixels, labels: Index, ids: Index) -> Pixels:
         return self._patched(images + self.noise(ids), self.settings.amplitude)
