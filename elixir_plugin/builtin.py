@@ -102,11 +102,31 @@ def elixir_poisons() -> list[Entry]:
             "elixir_plugin.testbed.adaptive:AdaptivePatch",
             summary="one of four faint patches, with covers",
         ),
+        Entry(
+            "input_aware",
+            "elixir_plugin.testbed.input_aware:InputAware",
+            summary="a trigger drawn for each image, with covers; trains the networks that draw it first",
+        ),
+        Entry(
+            "label_consistent",
+            "elixir_plugin.testbed.label_consistent:LabelConsistent",
+            summary="patch on adversarial samples of the target class; trains a model first",
+        ),
         Entry("lsp", "elixir_plugin.testbed.indiscriminate:LSP", summary="indiscriminate: linearly separable patches"),
         Entry("urp", "elixir_plugin.testbed.indiscriminate:URP", summary="indiscriminate: one noise image per class"),
         Entry("ar", "elixir_plugin.testbed.autoregressive:AR", summary="indiscriminate: autoregressive noise"),
         Entry("ops", "elixir_plugin.testbed.one_pixel:OPS", summary="indiscriminate: one pixel per class"),
         Entry("cuda", "elixir_plugin.testbed.indiscriminate:CUDA", summary="indiscriminate: one filter per class"),
+        Entry(
+            "em",
+            "elixir_plugin.testbed.em:EM",
+            summary="indiscriminate: error-minimising noise; trains a model along with it",
+        ),
+        Entry(
+            "tap",
+            "elixir_plugin.testbed.tap:TAP",
+            summary="indiscriminate: adversarial noise towards another class; trains a model first",
+        ),
     ]
 
 

@@ -19,15 +19,15 @@ from ..core.classifier.classifier import Classifier
 from ..core.context import Context
 from ..core.mirroring import settled
 from ..core.pixels import normalisation
-from ..core.settings import Settings, fingerprint
+from ..core.settings import Settings
 from ..errors import InputError
-from ..io.files import atomic_folder
 from ..plugins import plugins
 from ..training.batches import Samples, ShuffledBatches
 from ..training.fit import untrained
 from ..training.loop import FAST, Recipe, Schedule, train
 from .base import Poison
 from .digits import Splits, digits
+from .keeping import kept_model
 from .sources import Base, read_base
 
 DIGITS = "the reserved clean set was set aside before poisoning and shares no sample with the suspect set"
@@ -112,6 +112,7 @@ class Testbed(Adapter):
         :raises SettingsError: for an unknown poison, or settings that do not fit the data.
         """
         poison: Poison = plugins().get("poison", str(path))(self.options.poison)
+        poison.context = Context(cache=self.cache)
         case = self.poisoned(poison, self.base(seed), seed)
         case = dataclasses.replace(case, origin=dataclasses.replace(case.origin, path=str(path)))
         return dataclasses.replace(case, model=self._model(case, Context(seed=seed))) if self.options.model else case
@@ -138,15 +139,8 @@ class Testbed(Adapter):
     def _model(self, case: Case, context: Context) -> Classifier:
         """Return the suspect model, from the cache when it is there."""
         assert case.train is not None
-        if self.cache is None:
-            return self.suspect_model(case, context)
         facts = [case.train.fingerprint(), context.seed, self.options.architecture, self.options.recipe.dump()]
-        folder = self.cache / f"suspect-{fingerprint(facts)}"
-        if not folder.is_dir():
-            model = self.suspect_model(case, context)
-            with atomic_folder(folder) as part:
-                model.save(part)
-        return Classifier.load(folder)
+        return kept_model(self.cache, "suspect", facts, lambda: self.suspect_model(case, context))
 
 
 def poisoned_case(poison: Poison, splits: Splits, seed: int = 0, notes: tuple[str, ...] = (DIGITS,)) -> Case:
@@ -156,6 +150,7 @@ def poisoned_case(poison: Poison, splits: Splits, seed: int = 0, notes: tuple[st
     :param notes: on the data, for readers of the report.
     :raises SettingsError: when the poison does not fit the data.
     """
+    poison = poison.fitted(splits.train)
     train, truth = poison.poison(splits.train, seed)
     settings = poison.settings.dump()
     count = int(truth.poison.sum())

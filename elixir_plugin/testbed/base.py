@@ -13,7 +13,7 @@ from typing_extensions import Self
 
 from ..core import settings as config
 from ..core.case import TriggeredSet, Truth
-from ..core.context import derive_seed
+from ..core.context import Context, derive_seed
 from ..core.images import CHUNK, Images, ImageSet, Index
 from ..errors import SettingsError
 
@@ -29,11 +29,14 @@ class Poison(ABC):
 
     :param settings: a settings object, a mapping, or None for the defaults.
     :param values: single settings by keyword.
+    :ivar context: device, cache and progress of what the poison learns; its seed is not used. None: on the CPU, kept
+        nowhere.
     """
 
     name: ClassVar[str]
     Settings: ClassVar[type[config.Settings]] = config.Settings
     settings: config.Settings
+    context: Context | None = None
 
     def __init__(self, settings: config.Settings | Mapping[str, Any] | None = None, **values: Any) -> None:
         self.settings = self.Settings.coerce(settings, values, where=f"settings of poison {self.name}")
@@ -70,7 +73,8 @@ class Poison(ABC):
     def fitted(self, train: ImageSet) -> Self:
         """Return the poison with whatever it learns from the whole set; most learn nothing. Called by :meth:`poison`.
 
-        The result must depend on the samples and their ids alone, not on their order.
+        The result must depend on the samples and their ids alone, not on their order. Where learning is costly, a
+        poison that is fitted to *train* already should return itself.
         """
         return self
 

@@ -269,15 +269,22 @@ def sample_normals(seed: int, ids: Index, shape: tuple[int, ...]) -> Values:
 def rescaled(delta: NDArray[Any], epsilon: float, norm: Norm) -> Values:
     """Return *delta* ``[n, H, W, C]`` with every sample brought to its full budget, pixel scale.
 
-    :param epsilon: ``l2``: ‖δ‖₂ of a 32×32 RGB image; other sizes get ε·√(HWC/3072), the same strength per pixel.
-        ``linf``: max |δ|.
+    :param epsilon: see :func:`budget`.
     """
     flat = np.asarray(delta, np.float64).reshape(len(delta), int(np.prod(delta.shape[1:])))
     if norm == "l2":
         size = np.sqrt((flat * flat).sum(axis=1))
-        budget = epsilon * np.sqrt(flat.shape[1] / _CIFAR_PIXELS)
     else:
-        size, budget = np.abs(flat).max(axis=1), epsilon
-    scale = budget / np.maximum(size, np.finfo(np.float64).tiny)  # no noise at all stays none
+        size = np.abs(flat).max(axis=1)
+    scale = budget(epsilon, norm, flat.shape[1]) / np.maximum(size, np.finfo(np.float64).tiny)  # none stays none
     out: Values = flat * scale[:, None]
     return out.reshape(delta.shape)
+
+
+def budget(epsilon: float, norm: Norm, values: int) -> float:
+    """Return how large the noise of an image of *values* = HWC numbers may be.
+
+    :param epsilon: ``l2``: ‖δ‖₂ of a 32×32 RGB image; other sizes get ε·√(HWC/3072), the same strength per pixel.
+        ``linf``: max |δ|.
+    """
+    return float(epsilon * np.sqrt(values / _CIFAR_PIXELS)) if norm == "l2" else epsilon
