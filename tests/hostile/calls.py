@@ -139,6 +139,12 @@ def append(folder: Path) -> object:
     return append_detection(folder / "detection_info.csv", case, Outcome(flagged=flagged))
 
 
+def blended(folder: Path) -> object:
+    from elixir_plugin.testbed.poisons import Blended
+
+    return Blended(picture=str(folder / "image.png")).pattern((8, 8, 3))
+
+
 def stored(folder: Path) -> object:
     from elixir_plugin.core.context import Context
     from elixir_plugin.diffusion.store.chunks import ChunkStore

@@ -21,6 +21,7 @@ from calls import (
     adapter,
     append,
     at,
+    blended,
     card,
     case_of,
     compared,
@@ -204,7 +205,8 @@ _FILES = partial(adapter, "backdoor_toolbox", _BLEND, model="none")
 _BENCH = partial(
     adapter, "backdoorbench", _RECORD, architecture="small_resnet", data=at("data/cifar10"), index=at("index.txt")
 )
-CALLS = (_FOLDERS, _WEIGHTS, _ARRAYS, _TENSORS, _FILES, _BENCH)  # what hands files to adapters
+_BATCHES = partial(adapter, "cifar", "data/cifar10")
+CALLS = (_FOLDERS, _WEIGHTS, _ARRAYS, _TENSORS, _FILES, _BENCH, _BATCHES)  # what hands files to adapters
 
 
 def _adapters() -> list[Reader]:
@@ -229,6 +231,11 @@ def _adapters() -> list[Reader]:
                {_RECORD: _TREES, f"{_RECORD}/attack_result.pt": _DATA, f"{_RECORD}/bd_train_dataset": _TREES,
                 f"{_RECORD}/bd_train_dataset/1/1.png": _IMAGES, "data/cifar10": _TREES, f"{_CIFAR}/data_batch_1": _DATA,
                 f"{_CIFAR}/test_batch": _DATA, "index.txt": _DOCUMENTS}),
+        *_many("cifar", rooms.record, case_of(_BATCHES),
+               {_CIFAR: _TREES, f"{_CIFAR}/data_batch_2": _DATA, f"{_CIFAR}/batches.meta": _DATA}),
+        *_many("picture of blended", rooms.single, blended, {"image.png": _IMAGES}),
+        *_many("set of the zoo", rooms.zoo, of("zoo.verify", "verify", "made"),
+               {"made": _TREES, "made/zoo.json": _DOCUMENTS, "made/samples.csv": _DOCUMENTS, "made/case.npz": _DATA}),
         *_many("backdoorbench flags", rooms.record, flags, {"config/defense/d3/config.yaml": _DOCUMENTS}),
         *_many("gtsrb", rooms.signs, of("adapters.backdoorbench.data", "_read_gtsrb", "", (32, 32, 3)),
                {".": _TREES, "Train/00003/GT-00003.csv": _DOCUMENTS, "Train/00003/0.png": _IMAGES, "Test": _TREES}),

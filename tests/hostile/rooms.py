@@ -108,6 +108,15 @@ def toolbox(folder: Path) -> None:
         Image.fromarray(pixels(1)[0]).save(folder / "triggers" / name)
 
 
+def zoo(folder: Path) -> None:
+    """A set of the zoo, made from digits of 8 pixels."""
+    from elixir_plugin.zoo.entries import find_entry
+    from elixir_plugin.zoo.make import make
+
+    entry, options = find_entry("badnets_white_10pc"), {"size": 8, "clean": 40, "test": 1600}
+    make(entry, folder / "made", to="arrays", options=options, model=False)
+
+
 def grid(folder: Path) -> None:
     """One of the files that a WaNet set of backdoor-toolbox has beside its labels."""
     folder.mkdir(parents=True, exist_ok=True)
