@@ -22,7 +22,7 @@ PROGRAM = (sys.executable, "-P", "-m", "elixir_plugin")
 SHORT = ("-o", "size=8", "-o", "recipe.epochs=1", "--set", "epochs=1", "--any-model", "--out", "run")
 RUN = ("run", "d3", "--from", "testbed:badnets", *SHORT)
 LONG = ("run", "d3", "--from", "testbed:badnets", *SHORT, "--set", "epochs=100000")
-PATIENCE = 120  # seconds, on a busy machine
+PATIENCE = 300  # seconds, on a busy machine
 
 
 def environment(**changes: str | None) -> dict[str, str]:
