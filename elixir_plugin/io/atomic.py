@@ -191,9 +191,8 @@ def _take_place(new: Path, path: Path) -> None:
     with ExitStack() as stack:
         try:
             for attempt in range(ATTEMPTS):
-                if os.path.lexists(
-                    path
-                ):  # moved aside first: there is nothing for the time of a rename, not of a removal
+                if os.path.lexists(path):
+                    # moved aside first: there is nothing for the time of a rename, not of a removal
                     _take(path, stack)
                     path.replace(aside)
                 try:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ConfigDict, Field
+from short_settings import SHORT
 
 from elixir_plugin.core import settings as config
 from elixir_plugin.core.case import Case
@@ -23,45 +24,6 @@ from elixir_plugin.defense import Card, Defense, get_defense
 from elixir_plugin.errors import ElixirError, InputError, MissingNeedError, SettingsError
 from elixir_plugin.plugins import plugins
 from elixir_plugin.testing.defenses import ConformanceError, check_defense, check_settings, tiny_case
-
-SHORT: dict[str, dict[str, Any]] = {  # settings that make a run short
-    "d3": {"epochs": 1},
-    "confusion_training": {
-        "architecture": "small_resnet",
-        "reference": "labels",
-        "ratios": (0.5,),
-        "suspect_size": None,
-        "reserved_size": None,
-        "pretrain_epochs": (1,),
-        "confusion_steps": (4,),
-        "confusion_batch": 16,
-        "confusion_lr": (0.01,),
-        "lam": (10,),
-        "shifted_from": 2,
-    },
-    "eclipse": {
-        "fit": {"size": "tiny", "length": 1000, "t_train_max": 40, "iterations": 3, "batch_size": 4},
-        "purification": {"level": {"steps": 25, "of": 1000}, "steps": 2},
-    },
-    "dataelixir": {
-        "architecture": "fast_resnet",
-        "fit": {"size": "tiny", "iterations": 2, "batch_size": 4},
-        "purification": {"level": {"steps": 30, "of": 1000, "schedule": "linear"}, "rounds": 2, "steps": 3},
-        "states": 2,
-        "threshold": 2,
-        "recipe": {"epochs": 1, "batch_size": 32},
-        "detection": {"mode": "given", "targets": [0]},
-    },
-    "image_variations": {
-        "architecture": "fast_resnet",
-        "backend": "sdedit",  # not whichever pipeline this machine holds
-        "teacher": "train",
-        "fit": {"size": "tiny", "iterations": 2, "batch_size": 4},
-        "num_inference_steps": 4,
-        "search": {"candidates": (0.1, 0.2), "images": 16, "agreement": 0.0},
-        "recipe": {"epochs": 1, "batch_size": 32},
-    },
-}
 
 
 @pytest.mark.parametrize("name", sorted(plugins().offers()["defense"]))

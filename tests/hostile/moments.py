@@ -22,7 +22,7 @@ PROGRAM = (sys.executable, "-P", "-m", "elixir_plugin")
 SHORT = ("-o", "size=8", "-o", "recipe.epochs=1", "--set", "epochs=1", "--any-model", "--out", "run")
 RUN = ("run", "d3", "--from", "testbed:badnets", *SHORT)
 LONG = ("run", "d3", "--from", "testbed:badnets", *SHORT, "--set", "epochs=100000")
-PATIENCE = 120  # seconds, on a busy machine
+PATIENCE = 300  # seconds, on a busy machine
 
 
 def environment(**changes: str | None) -> dict[str, str]:
@@ -157,6 +157,22 @@ def short_of_addresses(kib: int, folder: Path) -> None:
     assert "memory" in done.stderr and f"{kib / 2**20:.1f} GiB" in done.stderr and not (folder / "run").exists()
 
 
+def refusal_of(program: str, folder: Path, env: Mapping[str, str]) -> str:
+    """Run the text of a *program* in *folder*, and return the one error that it ends with."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    one_error(done.stderr)
+    return done.stderr
+
+
 def memory_runs_out_later(folder: Path) -> None:
     """Where the libraries fit but the data do not, the error is one as well."""
     program = (
@@ -169,18 +185,7 @@ def memory_runs_out_later(folder: Path) -> None:
         f"sys.argv = ['elixir-plugin', *{RUN!r}, '-o', 'size=64']\n"
         "main()\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", program],
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE,
-    )
-    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    one_error(done.stderr)
-    assert "out of memory" in done.stderr
+    assert "out of memory" in refusal_of(program, folder, environment())
 
 
 def no_home(home: str | None, folder: Path) -> None:
@@ -224,18 +229,7 @@ def temporary_folder_unusable(folder: Path) -> None:
         "main()\n"
     )
     needed = {name: value for name, value in environment().items() if name in ("PATH", "PYTHONPATH", "OMP_NUM_THREADS")}
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", program],
-        cwd=folder,
-        env={**needed, "HOME": "/proc/none"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE,
-    )
-    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    one_error(done.stderr)
-    assert "TMPDIR" in done.stderr, done.stderr
+    assert "TMPDIR" in refusal_of(program, folder, {**needed, "HOME": "/proc/none"})
     assert not (folder / "run").exists()
 
 

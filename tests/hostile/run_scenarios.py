@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import rooms
+import short_settings
 from safetensors import safe_open
 
 from elixir_plugin.runs.compare.run import run_compare
@@ -18,45 +19,14 @@ from elixir_plugin.runs.run import run_defense
 from elixir_plugin.runs.spec import RunSpec
 
 RECIPE = {"epochs": 1, "batch_size": 4}
-SHORT: dict[str, dict[str, Any]] = {  # settings that make a run on eight images of 8 px short
+SMALL: dict[str, dict[str, Any]] = {  # for eight images of 8 px
     "d3": {"epochs": 2, "batch_size": 4},
-    "confusion_training": {
-        "architecture": "fast_resnet",
-        "reference": "labels",
-        "ratios": (0.5,),
-        "suspect_size": None,
-        "reserved_size": None,
-        "pretrain_epochs": (1,),
-        "confusion_steps": (4,),
-        "confusion_batch": 4,
-        "confusion_lr": (0.01,),
-        "lam": (10,),
-        "shifted_from": 2,
-        "held_out": 0.5,
-    },
-    "eclipse": {
-        "fit": {"size": "tiny", "length": 1000, "t_train_max": 40, "iterations": 3, "batch_size": 4},
-        "purification": {"level": {"steps": 25, "of": 1000}, "steps": 2},
-    },
-    "dataelixir": {
-        "architecture": "fast_resnet",
-        "fit": {"size": "tiny", "iterations": 2, "batch_size": 4},
-        "purification": {"level": {"steps": 30, "of": 1000, "schedule": "linear"}, "rounds": 2, "steps": 3},
-        "states": 2,
-        "threshold": 2,
-        "recipe": RECIPE,
-        "detection": {"mode": "given", "targets": [0]},
-    },
-    "image_variations": {
-        "architecture": "fast_resnet",
-        "backend": "sdedit",
-        "teacher": "train",
-        "fit": {"size": "tiny", "iterations": 2, "batch_size": 4},
-        "num_inference_steps": 4,
-        "search": {"candidates": (0.1, 0.2), "images": 4, "agreement": 0.0},
-        "recipe": RECIPE,
-    },
+    "confusion_training": {"architecture": "fast_resnet", "confusion_batch": 4, "held_out": 0.5},
+    "eclipse": {},
+    "dataelixir": {"recipe": RECIPE},
+    "image_variations": {"search": {"candidates": (0.1, 0.2), "images": 4, "agreement": 0.0}, "recipe": RECIPE},
 }
+SHORT = {name: {**short_settings.SHORT[name], **values} for name, values in SMALL.items()}
 MODELS = ("d3",)  # defenses that need a suspect model
 TIMES = ("timings", "seconds", "attempts", "environment", "exhibits", "command", "timing", "identity")
 
