@@ -186,7 +186,7 @@ def train_suspect(
     """
     if case.train is None:
         raise InputError("nothing to train on", where="case.train", allowed="a suspect set")
-    recipe = settled(recipe, case, context)
+    recipe = settled(recipe, case, context).for_size(len(case.train))
     seed = context.derive_seed("demo", "model")
     mean, std = normalisation(case.train) if normalised else ([0.0], [1.0])
     make = partial(untrained, case.train, architecture, seed, mean=mean, std=std)

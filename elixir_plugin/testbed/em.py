@@ -25,9 +25,16 @@ from .base import Pixels
 from .indiscriminate import Indiscriminate, IndiscriminateSettings
 from .keeping import Arrays
 from .learning import Learning
-from .surrogate import BATCH, Descent, Surrogate, fitting, untrained_surrogate
+from .surrogate import BATCH, Descent, Surrogate, untrained_surrogate
 
-ALTERNATING = {"epochs": 100, "batch_size": 128, "lr": 0.1, "schedule": "constant", "precision": "float32"}
+ALTERNATING = {
+    "epochs": 100,
+    "batch_size": 128,
+    "least_steps": 32,
+    "lr": 0.1,
+    "schedule": "constant",
+    "precision": "float32",
+}
 
 
 class EMSettings(IndiscriminateSettings):
@@ -115,7 +122,7 @@ class _Alternation:
         return (clean + self.noise[self._noise_of(rows)]).clamp_(0, 1).permute(0, 2, 3, 1)
 
     def run(self) -> None:
-        recipe = fitting(self.settings.surrogate.recipe, len(self))
+        recipe = self.settings.surrogate.recipe.for_size(len(self))
         batches = ShuffledBatches(self, recipe.batch_size, self.context, recipe.augmentation, "em")
         with self.context.stage("noise"):
             try:

@@ -23,13 +23,21 @@ from .adaptive import Covered
 from .base import BackdoorSettings, Pixels
 from .keeping import Arrays
 from .learning import Learning
-from .surrogate import Surrogate, fitting, untrained_surrogate
+from .surrogate import Surrogate, untrained_surrogate
 
 BLOCK = 64  # images that go through the networks at a time, always as many, so that company changes no bits
 WIDTH = 16
 DENSITY_WEIGHT = 100.0  # of the loss that keeps masks small, as in the released code
 SHARPNESS = 40.0  # of the step that makes masks nearly black and white
-ADAM = {"epochs": 20, "batch_size": 128, "optimizer": "adam", "lr": 5e-3, "weight_decay": 0.0, "precision": "float32"}
+ADAM = {
+    "epochs": 20,
+    "batch_size": 128,
+    "least_steps": 32,
+    "optimizer": "adam",
+    "lr": 5e-3,
+    "weight_decay": 0.0,
+    "precision": "float32",
+}
 
 
 class InputAwareSettings(BackdoorSettings):
@@ -131,7 +139,7 @@ class InputAware(Learning, Covered):
         self._train(attack, settings.surrogate.recipe.epochs, objective, images, context)
 
     def _train(self, model: nn.Module, epochs: int, objective: Objective, images: ImageSet, context: Context) -> None:
-        recipe = fitting(self.settings.surrogate.recipe, len(images))
+        recipe = self.settings.surrogate.recipe.for_size(len(images))
         recipe = recipe.build({**recipe.dump(), "epochs": epochs})
         name = f"{self.name} {type(model).__name__}"
         samples = Samples(images, context.device)

@@ -31,8 +31,7 @@ from .indiscriminate import Norm, budget
 from .keeping import kept_model
 
 BATCH = 512  # images per step of descent
-STEPS = 32  # of training per epoch, at least
-LEAST_BATCH = 16
+LEAST = 16  # images that a model can be trained on
 LARGE = 10_000  # images; a larger set is for the faster network, which learns little from a few low-resolution images
 Loss = Callable[[Tensor], Tensor]  # logits [B, K] -> a scalar to make small
 
@@ -41,18 +40,11 @@ class Surrogate(Settings):
     """The model that an attacker trains.
 
     :param architecture: its network; None: ``fast_convnet`` for 10,000 images or more, else ``small_resnet``.
-    :param recipe: how it is trained; small sets are given smaller batches, at a rate that is lower in proportion, so
-        that an epoch has 32 steps.
+    :param recipe: how it is trained.
     """
 
     architecture: str | None = None
     recipe: Recipe = Recipe.build(FAST)
-
-
-def fitting(recipe: Recipe, size: int) -> Recipe:
-    """Return *recipe* with batches for a set of *size* images: at least 32 of them where that leaves 16 images each."""
-    batch = min(recipe.batch_size, max(LEAST_BATCH, size // STEPS))
-    return recipe.build({**recipe.dump(), "batch_size": batch, "lr": recipe.lr * batch / recipe.batch_size})
 
 
 def untrained_surrogate(train: ImageSet, settings: Surrogate, context: Context) -> Classifier:
@@ -61,12 +53,12 @@ def untrained_surrogate(train: ImageSet, settings: Surrogate, context: Context) 
     :raises InputError: when fewer than two classes have samples: there is nothing to learn.
     """
     present = np.count_nonzero(train.class_counts())
-    if present < 2 or len(train) < LEAST_BATCH:
+    if present < 2 or len(train) < LEAST:
         raise InputError(
             "the set is too small to train a model on",
             where="training set of the poison",
             found=f"{len(train)} samples of {present} classes",
-            allowed=f"{LEAST_BATCH} samples or more, of 2 classes or more",
+            allowed=f"{LEAST} samples or more, of 2 classes or more",
             hint="take a poison that needs no model, e.g. badnets or lsp",
         )
     architecture = settings.architecture or ("fast_convnet" if len(train) >= LARGE else "small_resnet")
@@ -138,7 +130,7 @@ def trained_surrogate(
     model = untrained_surrogate(train, settings, context)
 
     def trained() -> Classifier:
-        recipe = fitting(settings.recipe, len(train))
+        recipe = settings.recipe.for_size(len(train))
         objective = None if against is None else _withstanding(against, recipe.label_smoothing)
         curves = learn(
             model, train, recipe, context, name="surrogate", stage="train surrogate model", objective=objective

@@ -121,6 +121,7 @@ def learn(
     if state is not None:
         facts = {"images": images.fingerprint(), "start": model.fingerprint(), **(identity or {})}
         checkpoint = Checkpoint(state, facts)
+    recipe = recipe.for_size(len(images))
     source = ShuffledBatches(Samples(images, context.device), recipe.batch_size, context, recipe.augmentation, name)
     with context.stage(stage):
         return train(model, source, recipe, context, objective=objective, checkpoint=checkpoint, name=name)

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from ..core.augmentation import Augmentation as Augmentation  # noqa: PLC0414  (re-exported: part of a recipe)
 from ..core.augmentation import augment as augment  # noqa: PLC0414  (re-exported)
@@ -32,6 +33,7 @@ from .device import CentreTaps, computes_bf16, has_bf16, out_of_memory
 FAST: dict[str, Any] = {  # minutes on a CPU; see docs/fast_training.md for what it reaches
     "epochs": 16,
     "batch_size": 512,
+    "least_steps": 48,
     "lr": 1.0,
     "nesterov": True,
     "schedule": "triangle",
@@ -41,6 +43,7 @@ FAST: dict[str, Any] = {  # minutes on a CPU; see docs/fast_training.md for what
 }
 Schedule = Literal["constant", "cosine", "step", "triangle"]
 Precision = Literal["auto", "fastest", "float32", "bf16"]
+LEAST_BATCH = 16  # images, where batches are made smaller for a small set
 TRIANGLE = (0.2, 0.01)  # shares of the highest rate at which it begins and ends
 TOO_FEW = "Expected more than 1 value per channel when training"  # says torch's batch norm
 
@@ -53,10 +56,15 @@ class Recipe(Settings):
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({"fast": FAST})
-    added: ClassVar[Mapping[str, Any]] = MappingProxyType({"nesterov": False, "label_smoothing": 0.0, "warmup": 0.2})
+    added: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {"nesterov": False, "label_smoothing": 0.0, "warmup": 0.2, "least_steps": 0}
+    )
 
     epochs: int = Field(100, ge=0, description="passes over the set")
     batch_size: int = Field(128, ge=1, description="images per step")
+    least_steps: int = Field(
+        0, ge=0, description="of an epoch: a smaller set gets smaller batches, at a rate that is lower in proportion"
+    )
     optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="which optimiser")
     lr: float = Field(0.1, gt=0, description="learning rate at the start")
     momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
@@ -72,6 +80,20 @@ class Recipe(Settings):
         "auto", description="auto: bf16 autocast on CUDA only; fastest: wherever the device has instructions for it"
     )
     channels_last: bool = Field(True, description="memory layout of weights and images; does not change the method")
+
+    def for_size(self, size: int) -> Self:
+        """Return the recipe with batches for a set of *size* images, see ``least_steps``; of 16 images at least.
+
+        >>> small = Recipe(batch_size=512, lr=1.0, least_steps=48).for_size(1536)
+        >>> small.batch_size, small.lr
+        (32, 0.0625)
+        """
+        batch = self.batch_size
+        if self.least_steps:
+            batch = min(batch, max(LEAST_BATCH, size // self.least_steps))
+        if batch == self.batch_size:
+            return self
+        return self.model_copy(update={"batch_size": batch, "lr": self.lr * batch / self.batch_size})
 
 
 Losses = Mapping[str, Tensor]

@@ -20,7 +20,7 @@ from elixir_plugin.testbed.digits import Splits, digits
 from elixir_plugin.testbed.em import EM
 from elixir_plugin.testbed.input_aware import InputAware
 from elixir_plugin.testbed.label_consistent import LabelConsistent
-from elixir_plugin.testbed.surrogate import Descent, Surrogate, fitting, trained_surrogate
+from elixir_plugin.testbed.surrogate import Descent, Surrogate, trained_surrogate
 from elixir_plugin.testbed.tap import TAP
 
 N, CLASSES, EDGE = 60, 3, 8
@@ -220,13 +220,6 @@ def test_a_surrogate_is_the_same_fresh_and_kept(tmp_path: Path) -> None:
     assert np.array_equal(models[0].predict(some()), models[2].predict(some()))
     assert models[0].architecture == "small_resnet"
     assert models[0].fingerprint() != trained_surrogate(some(), settings, Context(seed=2)).fingerprint()
-
-
-@pytest.mark.parametrize(("size", "batch"), [(50_000, 512), (16_384, 512), (3_200, 100), (100, 16)])
-def test_small_sets_take_smaller_batches_at_a_lower_rate(size: int, batch: int) -> None:
-    recipe = fitting(Surrogate().recipe, size)
-    assert (recipe.batch_size, recipe.lr) == (batch, pytest.approx(batch / 512))
-    assert recipe.schedule == "triangle"
 
 
 @pytest.mark.parametrize(("norm", "epsilon"), [("linf", 8 / 255), ("linf", 5.7 / 255), ("l2", 1.0), ("l2", 4.7)])

@@ -74,6 +74,15 @@ def test_labels_are_smoothed() -> None:
 
 
 class TestPreset:
+    @pytest.mark.parametrize(("size", "batch"), [(50_000, 512), (24_576, 512), (4_800, 100), (100, 16)])
+    def test_a_small_set_takes_smaller_batches_at_a_lower_rate(self, size: int, batch: int) -> None:
+        recipe = Recipe.build({"preset": "fast"}).for_size(size)
+        assert (recipe.batch_size, recipe.lr) == (batch, pytest.approx(batch / 512))
+        assert recipe.schedule == "triangle"
+
+    def test_other_recipes_keep_their_batches(self) -> None:
+        assert Recipe().for_size(100) == Recipe()
+
     @pytest.mark.parametrize("values", [{"preset": "fast", "epochs": 4}, {"epochs": 4, "preset": "fast"}])
     def test_its_values_are_overlaid_by_those_given(self, values: dict[str, object]) -> None:
         recipe = Recipe.build(values)
