@@ -27,13 +27,18 @@ class Base:
     :param name: in words.
     :param options: of the testbed, to read it.
     :param facts: what tells it from others, in JSON types; no places.
-    :param full: whether it has the images that the recipe ``fast`` is made for.
+    :param full: whether it has images that the recipe ``fast`` is made for.
     """
 
     name: str
     options: dict[str, Any]
     facts: dict[str, Any]
     full: bool = True
+
+    @property
+    def share(self) -> float:
+        """Return its size, full-size CIFAR-10 being 1."""
+        return float(self.facts.get("train", 1000)) / 50_000
 
 
 def prepare(data: Path | str, work: Path, limit: int | None) -> Base:

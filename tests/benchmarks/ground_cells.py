@@ -33,6 +33,7 @@ from elixir_plugin.runs.compare.table import UNDEFENDED
 from elixir_plugin.runs.run import estimate_run, run_defense
 from elixir_plugin.runs.spec import RunSpec
 from elixir_plugin.testbed.adapter import Testbed
+from elixir_plugin.training.loop import FAST
 
 ROOT = Path(__file__).resolve().parents[2]
 OPEN = "open"  # folder beside the cards: what failed, and what defenses say they would cost
@@ -77,6 +78,7 @@ class Ground:
         self.recipe = {} if epochs is None else {"epochs": epochs}
         fit = {"preset": "fast"} if base.full else {"augmentation": {"crop": 0, "flip": False}}
         self.retrain = {**fit, **self.recipe}  # what a defense leaves is trained on as a suspect set is
+        self.training = TRAINING * base.share * (1 if epochs is None else epochs / FAST["epochs"])
         self._names: dict[str, str] = {}
 
     # what a cell is
@@ -90,7 +92,9 @@ class Ground:
         """Return the run of a defense, its folder that of the same cell of a comparison in the work folder."""
         assert cell.column is not None
         source = {"source": f"testbed:{cell.attack.poison}", "options": self.options(cell), "name": cell.attack.name}
-        defense = {"defense": cell.column.name, "preset": cell.column.preset}
+        column = cell.column
+        defense = {"defense": column.name, "preset": column.preset, "settings": dict(column.settings)}
+        defense["name"] = column.label
         common = {"seeds": [cell.seed], "retrain": self.retrain, "device": "cpu", "any_model": True}
         (planned,) = plan_cells(CompareSpec.build({"cases": [source], "defenses": [defense], **common}))
         if planned.spec is None:
@@ -106,7 +110,9 @@ class Ground:
             facts: list[Any] = [self.base.facts, poison.settings.fingerprint()]
             facts.append(Testbed.Options.under_first_names(options))
             if cell.column is not None:
-                defense = plugins().get("defense", cell.column.name)(preset=cell.column.preset)
+                defense = plugins().get("defense", cell.column.name)(
+                    dict(cell.column.settings), preset=cell.column.preset
+                )
                 facts += [defense.settings.fingerprint(), Retraining.build(self.retrain).fingerprint()]
             self._names[cell.stem] = f"{cell.stem}-{fingerprint(facts)[:6]}"
         return self._names[cell.stem]
@@ -169,16 +175,13 @@ class Ground:
         return ResultCard.build(values, where=str(cell))
 
     def _defended(self, cell: Cell) -> ResultCard:
-        spent = time.process_time()
+        started, spent = time.monotonic(), time.process_time()
         result = run_defense(self.run_spec(cell), quiet=True, cache=self.work / "shared")
         card = card_from_runs([result.folder], case=self._words(cell))
         suspect = self.card_of(Cell(cell.attack, None, cell.reserved, cell.seed))
         timings = result.report["outcome"]["timings"]
         details = {**(suspect.details if suspect else {}), **self._about(cell), "stages": timings}
-        details |= {
-            "seconds": sum(timings.values()) - timings.get("total", 0.0),
-            "defense_seconds": timings.get("total"),
-        }
+        details["seconds"] = time.monotonic() - started
         details["cpu_seconds"] = time.process_time() - spent
         remove_folder(result.folder / "outcome")  # images by the ten thousand; report and card stay
         return card.model_copy(update={"details": details})
@@ -245,7 +248,7 @@ VERSIONS = ("python", "torch", "numpy", "scipy", "Pillow", "scikit-learn")
 class Prices:
     """About what cells cost, in seconds of one core: as others like them did, as the defense says, or a guess."""
 
-    def __init__(self, cards: list[ResultCard], estimates: Mapping[str, float]) -> None:
+    def __init__(self, cards: list[ResultCard], estimates: Mapping[str, float], training: float = TRAINING) -> None:
         spent: dict[str, list[float]] = {}
         for card in cards:
             key = card.details["attack"] if card.details["column"] == SUSPECT else card.details["column"]
@@ -253,7 +256,7 @@ class Prices:
         self._spent = {key: statistics.median(each) for key, each in spent.items()}
         self._estimates = estimates
         plain = [each for name, each in self._spent.items() if name in ATTACKS and not ATTACKS[name].learns]
-        self.training = statistics.median(plain) if plain else TRAINING
+        self.training = statistics.median(plain) if plain else training
 
     def knows(self, column: Column) -> bool:
         """Whether the price is more than a guess."""

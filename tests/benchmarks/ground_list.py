@@ -17,7 +17,7 @@ SEED, OTHER_SEED = 101, 102  # of the sets that are judged; whoever tunes someth
 RESERVED = 2500  # images, 5 % of the training set; they are taken out of it before poisoning
 WAVE = 6  # attacks whose cheap cells are done together
 SUSPECT = "undefended"
-TRAINING = 600.0  # seconds that one training of the recipe `fast` takes on one core, until a card says more
+TRAINING = 600.0  # seconds that a training of the recipe `fast` takes on one core at full size, until a card says more
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class Column:
     """One defense or control with its settings.
 
     :param trainings: about what a cell costs, in trainings of a suspect model, until a card says more.
-    :param preset: of the defense.
+    :param preset, settings: of the defense.
+    :param named: what tells it from the defense with its defaults, in words.
     :param control: what costs nothing to think of, and has to be beaten.
     :param estimates: whether the defense can say what a run costs; then it is asked, once.
     """
@@ -49,13 +50,16 @@ class Column:
     name: str
     trainings: float
     preset: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    named: str | None = None
     control: bool = False
     estimates: bool = False
 
     @property
     def label(self) -> str:
         """Its name in tables, as `compare` has it."""
-        return self.name if self.preset is None else f"{self.name} ({self.preset})"
+        told = self.named or self.preset
+        return self.name if told is None else f"{self.name} ({told})"
 
 
 PUBLISHED = (  # of the numbers below

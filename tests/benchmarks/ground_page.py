@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ground_cells import OPEN, Prices
-from ground_list import ATTACKS, COLUMNS, PUBLISHED, PUBLISHED_CLEAN, RESERVED, SEED, SUSPECT, Attack, Column
+from ground_list import ATTACKS, COLUMNS, PUBLISHED, PUBLISHED_CLEAN, RESERVED, SEED, SUSPECT, TRAINING, Attack, Column
 
 from elixir_plugin.io.files import atomic_file
 from elixir_plugin.io.reading import read_json
@@ -21,7 +21,9 @@ Key = tuple[str, str, int, int]  # attack, column, reserved, seed
 class Known:
     """What the files in the folder of cards say."""
 
-    def __init__(self, cards: Sequence[ResultCard], open_files: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(
+        self, cards: Sequence[ResultCard], open_files: Sequence[Mapping[str, Any]], training: float = TRAINING
+    ) -> None:
         self.cards: dict[Key, ResultCard] = {}
         for card in cards:
             about = card.details
@@ -32,14 +34,17 @@ class Known:
             if "failed" in each
         }
         estimates = {each["defense"]: each["seconds"] for each in open_files if "seconds" in each}
-        self.prices = Prices(list(cards), estimates)
+        self.prices = Prices(list(cards), estimates, training)
 
     @classmethod
-    def read(cls, folder: Path) -> Known:
-        """Read the cards in *folder*; what is there for another purpose is passed over."""
+    def read(cls, folder: Path, training: float = TRAINING) -> Known:
+        """Read the cards in *folder*; what is there for another purpose is passed over.
+
+        :param training: seconds that a training takes, until a card says more.
+        """
         cards = [card for card in load_cards(folder) if "column" in card.details] if folder.is_dir() else []
         files = sorted((folder / OPEN).glob("*.json")) if (folder / OPEN).is_dir() else []
-        return cls(cards, [read_json(file) for file in files])
+        return cls(cards, [read_json(file) for file in files], training)
 
     def rows(self) -> list[tuple[Attack, int, int]]:
         """Return attack, reserved size and seed of every row, those without any card among them."""
@@ -62,6 +67,8 @@ class Known:
             return " / ".join(_percent(self.number(key, metric)) for metric in metrics)
         if key in self.failed:
             return "failed"
+        if (key[0], SUSPECT, *key[2:]) in self.failed:
+            return "no suspect model"
         column = None if key[1] == SUSPECT else COLUMNS[key[1]]
         return f"not yet run: {_hours(self.prices.of(ATTACKS[key[0]], column))}"
 
@@ -123,7 +130,7 @@ def _conditions(known: Known) -> Iterator[str]:
     yield f"- Cells: {len(known.cards)} done, {len(known.failed)} failed."
     yield f"- Data: {'; '.join(bases) or '–'}. The reserved clean images are taken out before poisoning."
     yield f"- Models: {'; '.join(trained) or '–'}. What a defense leaves is trained on as the suspect set was."
-    yield f"- One thread per training, so that a result does not depend on the load. Seed {SEED}, where a row says no other."
+    yield f"- One thread per training, so that a result does not depend on the load. Seed {SEED} where none is named."
     yield f"- Commits: {', '.join(commits) or '–'}. Each card has versions, settings, seconds and the command."
     yield f"- `not yet run: 3 h`: about so many hours of one core (a training: {known.prices.training / 60:.0f} min)."
 
@@ -136,7 +143,7 @@ def _attacks(known: Known) -> Iterator[str]:
         card = known.cards.get(key)
         name = _row_name(attack, reserved, seed)
         if card is None:
-            yield _line(name, "", "", "", "", "", "", known.text(key) if key not in known.failed else "failed")
+            yield _line(name, "", "", "", "", "", "", known.text(key))
             continue
         facts = card.details
         shares = [
@@ -147,7 +154,8 @@ def _attacks(known: Known) -> Iterator[str]:
     yield ""
     yield (
         f"A dirty-label attack holds with ASR ≥ {100 * ASR_BAR:.0f} % at ACC ≥ {100 * ACC_BAR:.0f} %; an "
-        f"indiscriminate one, where a number is published, with {100 * DROP_BAR:.0f} % of the published drop below our own `clean`. "
+        f"indiscriminate one, where a number is published, with {100 * DROP_BAR:.0f} % of the published drop, "
+        "below our own `clean`. "
         f"Published: {PUBLISHED}; {100 * PUBLISHED_CLEAN:.2f} % without poison."
     )
 

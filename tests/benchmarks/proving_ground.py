@@ -34,6 +34,7 @@ from elixir_plugin.plugins import plugins  # noqa: E402
 ROOT = Path(__file__).resolve().parents[2]
 ARCHIVE = ROOT.parent / "shared" / "data" / "cifar10-jpeg.zip"
 DEAR = 3600.0  # seconds from which a cell waits until all cheaper ones are done
+ASKING = 180.0  # seconds that a defense may take to say what it costs
 PAUSE = 1.0  # seconds between two looks at what another process holds
 
 
@@ -49,8 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     base = prepare(options.data, work, options.limit)
     ground = Ground(base, work, cards, epochs=options.epochs, command=command(options))
     cells = chosen(options)
+    code = 0
     if options.workers > 1:
-        helpers(options.workers)
+        code = helpers(options.workers)
     else:
         if options.parent is not None:
             end_with(options.parent)
@@ -59,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_rest(ground, cells)
         if options.write:
             print(write_page(cards))
-    return 0
+    return code
 
 
 def parser() -> argparse.ArgumentParser:
@@ -99,9 +101,9 @@ def command(options: argparse.Namespace) -> str:
 def chosen(options: argparse.Namespace) -> list[Cell]:
     """Return the cells that were asked for, and the suspect models they need; say what is left out."""
     registered = plugins().offers()["defense"]
-    for name in dict.fromkeys(column.name for column in COLUMNS.values()):
-        if name not in registered and options.parent is None:
-            print(f"{name}: left out, this version has no such defense", flush=True)
+    missing = dict.fromkeys(column.name for column in COLUMNS.values() if column.name not in registered)
+    if missing and options.parent is None:
+        print(f"left out, as this version has no such defense: {', '.join(missing)}", flush=True)
     cells = []
     for cell in all_cells(options.reserved, options.seeds):
         if options.only and cell.attack.name not in options.only:
@@ -117,7 +119,7 @@ def run(ground: Ground, cells: Sequence[Cell], deadline: float, *, retry: bool) 
     """Run what is open and fits into the time, until nothing is left; other processes may do so at the same time."""
     tried: set[str] = set()
     while True:
-        known = Known.read(ground.cards)
+        known = Known.read(ground.cards, ground.training)
         busy = False
         for cell, price in ordered(cells, known):
             state = ground.state(cell)
@@ -144,7 +146,7 @@ def run(ground: Ground, cells: Sequence[Cell], deadline: float, *, retry: bool) 
 
 def attempt(ground: Ground, cell: Cell, price: float, known: Known) -> None:
     """Run one cell, or ask first what it costs where its defense can say so."""
-    if cell.column is not None and cell.column.estimates and not known.prices.knows(cell.column):
+    if is_asked(cell, known):
         say(f"{cell}: what would it cost?")
         if (found := ground.price(cell)) is not None:
             say(f"{cell}: about {found / 3600:.1f} h")
@@ -158,29 +160,38 @@ def attempt(ground: Ground, cell: Cell, price: float, known: Known) -> None:
 
 
 def ordered(cells: Sequence[Cell], known: Known) -> list[tuple[Cell, float]]:
-    """Return the cells with their prices: wave by wave the cheapest first, the dear ones last."""
-    wave = {name: at // WAVE for at, name in enumerate(ATTACKS)}
-    priced = [(cell, known.prices.of(cell.attack, cell.column)) for cell in cells]
+    """Return the cells with their prices: wave by wave the cheapest first, the dear ones last.
 
-    def place(each: tuple[Cell, float]) -> tuple[float, float, float]:
+    Where a defense has to be asked what it costs, the price is that of asking.
+    """
+    wave = {name: at // WAVE for at, name in enumerate(ATTACKS)}
+
+    def place(each: tuple[Cell, float]) -> tuple[bool, int, float]:
         cell, price = each
         dear = price > DEAR and cell.column is not None
-        return (1.0 if dear else 0.0, wave[cell.attack.name], 0.0 if cell.column is None else price)
+        return (dear, wave[cell.attack.name], 0.0 if cell.column is None else price)
 
-    return sorted(priced, key=place)
+    def priced(cell: Cell) -> float:
+        return ASKING if is_asked(cell, known) else known.prices.of(cell.attack, cell.column)
+
+    return sorted(((cell, priced(cell)) for cell in cells), key=place)
+
+
+def is_asked(cell: Cell, known: Known) -> bool:
+    """Whether the defense has to say first what it costs."""
+    return cell.column is not None and cell.column.estimates and not known.prices.knows(cell.column)
 
 
 def suspect_of(cell: Cell) -> Cell:
     return Cell(cell.attack, None, cell.reserved, cell.seed)
 
 
-def helpers(count: int) -> None:
-    """Have *count* processes of this same command share the cells, and wait for them."""
+def helpers(count: int) -> int:
+    """Have *count* processes of this same command share the cells, wait for them, and return the worst exit code."""
     arguments = [sys.executable, __file__, *sys.argv[1:], "--workers", "1", "--parent", str(os.getpid())]
     started = [subprocess.Popen(arguments) for _ in range(count)]
     try:
-        for each in started:
-            each.wait()
+        return max(abs(each.wait()) for each in started)
     finally:
         for each in started:
             if each.poll() is None:
@@ -200,7 +211,7 @@ def end_with(parent: int) -> None:
 
 def print_rest(ground: Ground, cells: Sequence[Cell]) -> None:
     """Say what is done and what is left, and about how long that takes."""
-    known = Known.read(ground.cards)
+    known = Known.read(ground.cards, ground.training)
     states = {cell.stem: ground.state(cell) for cell in cells}
     left = [known.prices.of(cell.attack, cell.column) for cell in cells if states[cell.stem] == "open"]
     failed = [cell for cell in cells if states[cell.stem] == "failed"]
