@@ -10,7 +10,8 @@ import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -58,6 +59,8 @@ class ResultCard(Settings):
     (0.9, ())
     """
 
+    added: ClassVar[Mapping[str, Any]] = MappingProxyType({"details": {}})
+
     format: int = Field(1, ge=1, le=1, description="version of this format")
     defense: str = Field(description="its name")
     preset: str | None = Field(None, description="named settings below `settings`")
@@ -72,6 +75,7 @@ class ResultCard(Settings):
     reported: tuple[Reported, ...] = Field((), description="what others report")
     source: str = Field(description="where the measured numbers are stated, or the runs they come from")
     notes: tuple[str, ...] = Field((), description="what a reader must know")
+    details: dict[str, Any] = Field({}, description="more facts on the runs, by name, e.g. seconds, commit, command")
 
     @property
     def name(self) -> str:
@@ -151,7 +155,7 @@ def save_card(card: ResultCard, folder: Path) -> Path:
     :raises RunError: when there is another card of that name, or the folder cannot be written.
     """
     file = folder / f"{card.name}.json"
-    if file.exists() and read_json(file) != card.dump():
+    if file.exists() and ResultCard.build(read_json(file), where=str(file)) != card:
         raise RunError("there is another card of this name", where=file, hint="remove it, or choose {argument:to}")
     write_json(file, card.dump())
     return file
@@ -181,6 +185,9 @@ def card_lines_of(card: ResultCard) -> Iterator[str]:
     yield f"  versions: {', '.join(versions) or 'not recorded'}"
     for note in card.notes:
         yield f"  note: {note}"
+    plain = {key: value for key, value in card.details.items() if isinstance(value, str | int | float)}
+    if plain:
+        yield f"  details: {', '.join(f'{key} {value}' for key, value in plain.items())}"
 
 
 def measured_text(number: Measured | None) -> str:
