@@ -42,7 +42,12 @@ def elixir_defenses() -> list[Entry]:
 def _baselines() -> Iterator[Entry]:
     for name, target, kind, summary in (
         ("do_nothing", "do_nothing:DoNothing", "purify", "the suspect set as it is"),
-        ("drop_class", "drop_class:DropClass", "detect", "flag the class that a small model fits best"),
+        (
+            "drop_class",
+            "drop_class:DropClass",
+            "detect",
+            "flag the class of the samples that a small model fits best",
+        ),
         ("finetune", "finetune:Finetune", "repair", "train the suspect model further on the reserved clean set"),
         ("gaussian_noise", "gaussian_noise:GaussianNoise", "purify", "add Gaussian noise to every image"),
         ("grayscale", "grayscale:Grayscale", "purify", "replace the channels of every image by its luminance"),

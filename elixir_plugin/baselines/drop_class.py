@@ -3,8 +3,9 @@
 Without the target class there is no backdoor, at the price of that class. Which class it is, a cheap rule guesses; it
 sees nothing but the suspect set:
 
-- ``loss``: the class whose samples a small model fits best, by mean cross-entropy after a few epochs. Triggers are
-  learned before anything else (Li et al., NeurIPS 2021, arXiv 2110.11571), and they all lie in the target class.
+- ``loss``: the class that most of the samples have which a small model fits best after a few epochs. Triggers are
+  learned before anything else, so that the lowest losses are those of poison samples (Li et al., NeurIPS 2021, arXiv
+  2110.11571), and these all lie in the target class. The mean loss of a class says less: an easy class has a lower one.
 - ``count``: the largest class. Dirty-label poison adds to its target, and benchmarks begin with classes of one size.
 
 Neither says that there is poison: one class is always dropped.
@@ -37,12 +38,13 @@ class DropClassSettings(Settings):
     """Settings of the baseline ``drop_class``."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"count": {"rule": "count"}}
-    basic = ("label", "rule", "architecture", "recipe.epochs")
+    basic = ("label", "rule", "isolated", "architecture", "recipe.epochs")
 
     label: int | None = Field(None, ge=0, description="the class to drop; default: what `rule` says")
     rule: Literal["loss", "count"] = Field(
-        "loss", description="drop the class that a small model fits best after a few epochs, or the largest"
+        "loss", description="drop the class of most of the samples that a small model fits best, or the largest"
     )
+    isolated: float = Field(0.05, gt=0, le=1, description="share of the suspect set that counts as fitted best")
     architecture: str = Field("small_resnet", description="of the model of rule `loss`")
     recipe: Recipe = Field(
         Recipe(epochs=8, batch_size=64, lr=0.05, augmentation=Augmentation()),
@@ -97,9 +99,7 @@ class DropClass(Defense):
         elif self.settings.rule == "count":
             suspicion = counts.astype(np.float64)
         else:
-            losses, curves = self._class_losses(train, context)
-            suspicion = -losses
-        suspicion[counts == 0] = suspicion.min() - 1  # of which there is nothing to drop
+            suspicion, curves = self._shares(train, context)
         dropped = int(suspicion.argmax())
         rows = [
             {"class": label, "samples": int(counts[label]), "suspicion": float(suspicion[label])}
@@ -112,13 +112,13 @@ class DropClass(Defense):
             tables={"dropped": dropped, "per_class": rows},
         )
 
-    def _class_losses(self, train: ImageSet, context: Context) -> tuple[NDArray[np.float64], dict[str, list[float]]]:
-        """Return the mean cross-entropy ``[num_classes]`` of the samples of each class; 0 where there are none."""
+    def _shares(self, train: ImageSet, context: Context) -> tuple[NDArray[np.float64], dict[str, list[float]]]:
+        """Return which shares ``[num_classes]`` the classes have of the samples with the lowest cross-entropy."""
         seed = context.derive_seed(self.name, "weights")
         model = untrained(train, self.settings.architecture, seed, context.device)
         curves = learn(model, train, self.settings.recipe, context, name=self.name, stage="train")
         with context.stage("score"):
             logits, labels = torch.from_numpy(model.predict(train)), torch.tensor(train.labels)
-            losses = F.cross_entropy(logits, labels, reduction="none").double().numpy()
-        sums = np.bincount(train.labels, losses, train.num_classes)
-        return sums / np.maximum(1, train.class_counts()), curves
+            losses = F.cross_entropy(logits, labels, reduction="none").numpy()
+        best = np.argsort(losses, kind="stable")[: max(1, round(self.settings.isolated * len(train)))]
+        return np.bincount(train.labels[best], minlength=train.num_classes) / len(best), curves

@@ -105,7 +105,7 @@ def augmented_once(images: ImageSet, settings: Augmentation, generator: torch.Ge
         chunk = torch.from_numpy(pixels)
         chosen = {name: draw[rows] for name, draw in draws.items()}
         chosen |= draw_noise(settings, chunk.shape, generator, torch.device("cpu"))
-        return augment(chunk, settings, chosen).numpy()  # type: ignore[no-any-return]
+        return augment(chunk, settings, chosen).numpy()
 
     return changed(images, once)
 
