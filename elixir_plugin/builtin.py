@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from .hookspecs import Entry, hookimpl
 
 
@@ -33,7 +35,34 @@ def elixir_defenses() -> list[Entry]:
             "train",
             "train a student on diffusion variations of the images alone, distilled from a suspect teacher",
         ),
+        *_baselines(),
     ]
+
+
+def _baselines() -> Iterator[Entry]:
+    for name, target, kind, summary in (
+        ("do_nothing", "do_nothing:DoNothing", "purify", "the suspect set as it is"),
+        (
+            "drop_class",
+            "drop_class:DropClass",
+            "detect",
+            "flag the class of the samples that a small model fits best",
+        ),
+        ("finetune", "finetune:Finetune", "repair", "train the suspect model further on the reserved clean set"),
+        ("gaussian_noise", "gaussian_noise:GaussianNoise", "purify", "add Gaussian noise to every image"),
+        ("grayscale", "grayscale:Grayscale", "purify", "replace the channels of every image by its luminance"),
+        ("jpeg", "jpeg:Jpeg", "purify", "compress every image as JPEG, quality 10"),
+        ("random_crop", "random_crop:RandomCrop", "purify", "train with large random shifts and mirroring"),
+        ("random_drop", "random_drop:RandomDrop", "detect", "flag a share of the samples at random"),
+        ("random_head", "random_head:RandomHead", "repair", "draw the last layer anew and train it alone"),
+        (
+            "train_on_clean_only",
+            "train_on_clean_only:TrainOnCleanOnly",
+            "train",
+            "train a fresh model on the reserved clean set alone",
+        ),
+    ):
+        yield Entry(name, f"elixir_plugin.baselines.{target}", kind, summary, baseline=True)
 
 
 @hookimpl

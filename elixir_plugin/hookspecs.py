@@ -40,6 +40,7 @@ class Entry:
     :param target: ``"package.module:attribute"``, or the object itself.
     :param kind: for defenses one of ``detect``, ``purify``, ``train``, ``repair``; free otherwise.
     :param summary: one line for ``elixir-plugin list``.
+    :param baseline: for defenses: what others are compared with. It runs where it is named, and nowhere else.
 
     >>> Entry("sqrt", "math:sqrt").load()(9.0)
     3.0
@@ -49,6 +50,7 @@ class Entry:
     target: Any
     kind: str = ""
     summary: str = ""
+    baseline: bool = False
 
     def load(self) -> Any:
         """Return the object behind :attr:`target`."""

@@ -81,6 +81,14 @@ class Plugins:
             self._offers = self._collect()
         return self._offers
 
+    def defenses(self) -> dict[str, Offer]:
+        """Return name -> offer of the defenses that are meant where none is named: all but the :meth:`baselines`."""
+        return {name: offer for name, offer in self.offers()["defense"].items() if not offer.entry.baseline}
+
+    def baselines(self) -> dict[str, Offer]:
+        """Return name -> offer of the defenses that others are compared with."""
+        return {name: offer for name, offer in self.offers()["defense"].items() if offer.entry.baseline}
+
     def get(self, kind: str, name: str) -> Any:
         """Import and return what is offered under *name*.
 
@@ -89,9 +97,7 @@ class Plugins:
         """
         known = self.offers()[kind]
         if name not in known:
-            raise SettingsError(
-                f"unknown {kind}", found=name, allowed=", ".join(sorted(known)) or "none", hint=nearest(name, known)
-            )
+            raise SettingsError(f"unknown {kind}", found=name, allowed=listed(known), hint=nearest(name, known))
         offer = known[name]
         try:
             return offer.entry.load()
@@ -171,6 +177,20 @@ class Plugins:
                 else:
                     found[entry.name] = Offer(entry, origin)
         return found
+
+
+def listed(offers: Mapping[str, Offer]) -> str:
+    """Return the names of *offers* in order, baselines last, for a message.
+
+    >>> made = {name: Offer(Entry(name, object, baseline=name == "a"), "mine") for name in ("c", "a", "b")}
+    >>> listed(made), listed({})
+    ('b, c; baselines: a', 'none')
+    """
+    own, baselines = (
+        ", ".join(sorted(name for name, offer in offers.items() if offer.entry.baseline is said))
+        for said in (False, True)
+    )
+    return "; ".join(filter(None, (own, baselines and f"baselines: {baselines}"))) or "none"
 
 
 def _wanted(points: Iterable[EntryPoint]) -> list[EntryPoint]:

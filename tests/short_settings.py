@@ -41,4 +41,8 @@ SHORT: dict[str, dict[str, Any]] = {
         "search": {"candidates": (0.1, 0.2), "images": 16, "agreement": 0.0},
         "recipe": {"epochs": 1, "batch_size": 32},
     },
+    "drop_class": {"architecture": "fast_resnet", "recipe": {"epochs": 1, "batch_size": 32}},
+    "finetune": {"epochs": 1},
+    "random_head": {"epochs": 1},
+    "train_on_clean_only": {"architecture": "fast_resnet", "epochs": 1},
 }

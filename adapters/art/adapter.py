@@ -96,10 +96,10 @@ def _base(suffix: str) -> type:
     return bases[suffix]
 
 
-def _class_names() -> dict[str, tuple[str, str]]:
-    """Return class name -> (defense, family), for all that can be imported; the first of two keeps a name."""
+def _class_names(*, baselines: bool = False) -> dict[str, tuple[str, str]]:
+    """Return class name -> (defense, family), for all that can be imported, baselines last; the first keeps a name."""
     found: dict[str, tuple[str, str]] = {}
-    for name in sorted(plugins().offers()["defense"]):
+    for name in [*sorted(plugins().defenses()), *(sorted(plugins().baselines()) if baselines else ())]:
         try:
             cls = get_defense(name)
         except PluginError:
@@ -113,7 +113,7 @@ def _class_names() -> dict[str, tuple[str, str]]:
 def __getattr__(name: str) -> Any:
     if not name.endswith(tuple(FAMILIES)):
         raise AttributeError(f"module {__package__!r} has no attribute {name!r}")
-    known = _class_names()
+    known = _class_names(baselines=True)
     if name not in known:
         hint = nearest(name, known) or f"there are: {', '.join(known)}"
         raise AttributeError(f"module {__package__!r} has no attribute {name!r}; {hint}")

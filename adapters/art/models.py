@@ -170,10 +170,9 @@ class Trainer(Configured):
         outcome = self._run(case, estimator.device)
         if outcome.model is not None and fits(outcome.model, estimator):
             load_into(estimator, outcome.model)
-        elif outcome.train is not None or outcome.kept is not None or outcome.flagged is not None:
+        elif outcome.model is None or _leaves_samples(outcome, len(x)):
             self._retrain(case, outcome, plan)
         else:
-            assert outcome.model is not None
             logging.getLogger(__name__).warning("the trained model is another network: get_classifier() is a new one")
             self._classifier = estimator_like(estimator, outcome.model)
 
@@ -203,6 +202,11 @@ class Trainer(Configured):
         if own["retrain"] is not None and not isinstance(own["retrain"], Mapping):
             raise SettingsError("not a mapping", where="retrain", found=type(own["retrain"]).__name__)
         Retraining.build(own["retrain"] or {}, where="retrain")
+
+
+def _leaves_samples(outcome: Outcome, n: int) -> bool:
+    said = any(part is not None for part in (outcome.train, outcome.kept, outcome.flagged))
+    return said and len(outcome.kept_rows(n)) > 0
 
 
 def estimator_like(estimator: Any, model: Classifier) -> Any:

@@ -20,7 +20,7 @@ import os
 import runpy
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,17 +56,32 @@ def main(root: Path, arguments: Sequence[str] | None = None) -> None:
         sys.exit(error.exit_code)
 
 
-def ours(flag: str) -> list[str]:
-    """Return the names of our defenses that ``-cleanser`` or ``-defense`` accepts."""
-    offers = plugins().offers()["defense"]
+def ours(flag: str, *, baselines: bool = True) -> list[str]:
+    """Return the names of our defenses that ``-cleanser`` or ``-defense`` accepts.
+
+    :param baselines: with the names of baselines, which are accepted, and not listed in the help.
+    """
+    offers = plugins().offers()["defense"] if baselines else plugins().defenses()
     return sorted(name for name, offer in offers.items() if offer.entry.kind in FLAGS[flag])
+
+
+class Choices(list[str]):
+    """What a flag of the toolkit accepts: what it lists, and *more*."""
+
+    def __init__(self, listed: Iterable[str], more: Iterable[str]) -> None:
+        super().__init__(listed)
+        self._more = frozenset(more)
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or name in self._more
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="elixir.py",
         description="Run a script of this checkout with the defenses of elixir_plugin among its own.",
-        epilog=f"-cleanser also takes {', '.join(ours('cleanser'))}; -defense also takes {', '.join(ours('defense'))}",
+        epilog="; ".join(f"-{flag} also takes {', '.join(ours(flag, baselines=False))}" for flag in FLAGS)
+        + "; both take baselines by name",
     )
     parser.add_argument("--preset", help="named settings of the defense; see 'elixir-plugin show NAME'")
     parser.add_argument("-s", "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting; repeatable")
@@ -99,7 +114,9 @@ def _accept_our_names() -> None:
     def add_argument(self: Any, *names: Any, **values: Any) -> Any:
         flag = str(names[0]).lstrip("-") if names else ""
         if flag in FLAGS and values.get("choices") is not None:
-            values["choices"] = [*values["choices"], *(name for name in ours(flag) if name not in values["choices"])]
+            theirs = list(values["choices"])
+            listed = (name for name in ours(flag, baselines=False) if name not in theirs)
+            values["choices"] = Choices([*theirs, *listed], ours(flag))
         return original(self, *names, **values)
 
     argparse.ArgumentParser.add_argument = add_argument  # type: ignore[method-assign]

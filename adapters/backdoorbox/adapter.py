@@ -96,14 +96,15 @@ def read_case(
     )
 
 
-def install(core: Any) -> list[str]:
+def install(core: Any, *, baselines: bool = False) -> list[str]:
     """Put every class into BackdoorBox's ``core`` and ``core.defenses``, so that ``core.D3(…)`` works.
 
     :param core: the package, imported by you.
+    :param baselines: the classes of the baselines too.
     :return: the names of the classes. Calling it again changes nothing.
     :raises SettingsError: when a name is taken by somebody else; nothing is then changed.
     """
-    classes = {name: backdoorbox_class(defense) for name, defense in _class_names().items()}
+    classes = {name: backdoorbox_class(defense) for name, defense in _class_names(baselines=baselines).items()}
     places = [place for place in (core, getattr(core, "defenses", None)) if place is not None]
     for place in places:
         for name in classes:
@@ -128,10 +129,10 @@ def _made(cls: type[Defense]) -> Any:
     return type(cls.__name__, (behaviour,), {"__module__": __package__, "__doc__": doc, "defense": cls})
 
 
-def _class_names() -> dict[str, str]:
-    """Return class name -> defense, for all that can be imported; the first of two keeps a name."""
+def _class_names(*, baselines: bool = False) -> dict[str, str]:
+    """Return class name -> defense, for all that can be imported, baselines last; the first of two keeps a name."""
     found: dict[str, str] = {}
-    for name in sorted(plugins().offers()["defense"]):
+    for name in [*sorted(plugins().defenses()), *(sorted(plugins().baselines()) if baselines else ())]:
         try:
             found.setdefault(get_defense(name).__name__, name)
         except PluginError:
@@ -140,7 +141,7 @@ def _class_names() -> dict[str, str]:
 
 
 def __getattr__(name: str) -> Any:
-    known = {} if name.startswith("_") else _class_names()
+    known = {} if name.startswith("_") else _class_names(baselines=True)
     if name not in known:
         hint = nearest(name, known)
         raise AttributeError(f"module {__package__!r} has no attribute {name!r}" + (f"; {hint}" if hint else ""))

@@ -15,7 +15,7 @@ from ...core.case import Case, Truth
 from ...core.images import ImageSet
 from ...errors import InputError, SettingsError
 from ...evaluation.metrics import detection_metrics
-from ...evaluation.retraining import Retraining, kept_rows, retrain
+from ...evaluation.retraining import Retraining, retrain
 from ..common.draws import stratified_positions
 from .behaviour import Behaviour, OnTrainset
 from .data import may_mirror, original_labels, truth_of
@@ -178,7 +178,7 @@ class Suppress(OnTrainset):
         mirror = may_mirror(self.poisoned_trainset)
         case = Case(train=sets["train"], clean=sets.get("clean"), mirror=mirror)
         outcome = self._run(case, plan)
-        self._sanitised = (outcome.train or sets["train"]).subset(kept_rows(case, outcome))
+        self._sanitised = (outcome.train or sets["train"]).subset(outcome.kept_rows(len(sets["train"])))
         trained = outcome.model
         if trained is None:
             context = self._context(plan)

@@ -32,11 +32,12 @@ KINDS: dict[str, tuple[type[Behaviour], str]] = {  # kind of defense -> behaviou
 }
 
 
-def register(registry: Any = None, *, replace: bool = False) -> dict[str, Any]:
+def register(registry: Any = None, *, replace: bool = False, baselines: bool = False) -> dict[str, Any]:
     """Put every defense into trojanvision's registry, and return name -> class. Calling it again changes nothing.
 
     :param registry: default: ``trojanvision.defenses.class_dict``.
     :param replace: let our names replace others that are there.
+    :param baselines: the baselines too.
     :raises PluginError: when trojanvision cannot be imported.
     :raises SettingsError: when a name is taken by somebody else.
     """
@@ -44,7 +45,7 @@ def register(registry: Any = None, *, replace: bool = False) -> dict[str, Any]:
     own = [name for name, cls in held.items() if issubclass(cls, Behaviour)]
     for name in own:
         del held[name]
-    return register_into(held, defense_class, replace=replace)
+    return register_into(held, defense_class, replace=replace, baselines=baselines)
 
 
 def defense_class(name: str) -> Any:

@@ -15,6 +15,7 @@ import click
 
 from ...errors import ElixirError, SettingsError, nearest
 from ...io.text import escape_control
+from ...plugins import plugins
 from .adapter import register
 
 COMMAND = f"python -m {__package__}"
@@ -37,13 +38,20 @@ def _run(arguments: list[str]) -> None:
     if script is not None and not script.is_file():
         raise SettingsError("no such script", where=Path.cwd(), found=script)
     sys.argv = arguments if script else [COMMAND, *arguments]
-    register()
+    register(baselines=_defense_of(arguments) in plugins().baselines())
     if script is None:
         _refuse_unnamed(arguments)
         chain()
         return
     sys.path.insert(0, str(script.absolute().parent))  # as python SCRIPT does
     runpy.run_path(str(script), run_name="__main__")
+
+
+def _defense_of(arguments: list[str]) -> str | None:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--defense")
+    named: str | None = parser.parse_known_args(arguments)[0].defense
+    return named
 
 
 def _refuse_unnamed(arguments: list[str]) -> None:

@@ -28,7 +28,7 @@ from ..core.outcome import Outcome
 from ..core.scale import scale_notes
 from ..defense import Defense, get_defense
 from ..errors import InputError, SettingsError
-from ..plugins import plugins
+from ..plugins import listed, plugins
 from .arrays import Layout, Normalisation
 from .convert import least_classes, to_raw
 from .items import Key
@@ -189,12 +189,12 @@ def _of_kind(kind: str, name: str) -> type[Defense]:
     """Return a defense by name, after making sure that it does what the verb says."""
     cls = get_defense(name)
     if cls.kind != kind:
-        offers = plugins().offers()["defense"]
+        offers = plugins().offers()["defense"].items()
         raise SettingsError(
             f"this defense does not {kind}",
             where="defense",
             found=f"{name} ({cls.kind})",
-            allowed=", ".join(sorted(each for each, offer in offers.items() if offer.entry.kind == kind)) or "none",
+            allowed=listed({each: offer for each, offer in offers if offer.entry.kind == kind}),
             hint="elixir_plugin.api.functions.defend() takes a defense of any kind",
         )
     return cls

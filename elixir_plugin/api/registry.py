@@ -1,4 +1,4 @@
-"""Put every defense into a host's own registry, whatever that looks like.
+"""Put every defense into a host's own registry, whatever that looks like; baselines where they are asked for.
 
 .. code-block:: python
 
@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from ..defense import get_defense
 from ..errors import PluginError, SettingsError, nearest
-from ..plugins import plugins
+from ..plugins import listed, plugins
 
 Style = Literal["class", "factory", "function"]
 NAMING = ("name", "key", "alias")  # what registries call the parameter that takes the name
@@ -29,6 +29,7 @@ def register_into(
     only: Collection[str] | None = None,
     kinds: Collection[str] | None = None,
     replace: bool = False,
+    baselines: bool = False,
 ) -> dict[str, Any]:
     """Register defenses with a host.
 
@@ -39,9 +40,10 @@ def register_into(
         function that takes settings and returns a ready defense; it imports the defense when it is called.
         ``"function"``: one that does it all, as :mod:`elixir_plugin.api.functions` does: ``f(model, clean, …)`` for
         defenses that repair models, ``f(data, …)`` for all others. Or your own function from name to thing.
-    :param only: these names alone.
+    :param only: these names alone, which may be those of baselines.
     :param kinds: these kinds alone, e.g. ``{"repair"}``.
     :param replace: let our names replace those that are there.
+    :param baselines: the baselines too, where *only* does not say what.
     :return: name -> what was registered. A defense that cannot be imported is logged and left out.
     :raises SettingsError: when a name is unknown or taken, or the registry is not understood; a mapping is then
         unchanged.
@@ -52,7 +54,7 @@ def register_into(
     """
     make = _maker(style)
     put = _putter(registry)
-    names = _chosen(only, kinds)
+    names = _chosen(only, kinds, baselines=baselines)
     if isinstance(registry, MutableMapping) and not replace and (taken := [name for name in names if name in registry]):
         raise SettingsError("name is taken", where="registry", found=", ".join(taken), hint="replace=True, or only=…")
     things = {name: thing for name in names if (thing := _made(make, name)) is not None}
@@ -105,15 +107,14 @@ def _maker(style: Style | Callable[[str], Any]) -> Callable[[str], Any]:
     return styles[style]
 
 
-def _chosen(only: Collection[str] | None, kinds: Collection[str] | None) -> list[str]:
+def _chosen(only: Collection[str] | None, kinds: Collection[str] | None, *, baselines: bool) -> list[str]:
     offers = plugins().offers()["defense"]
     for name in only or ():
         if name not in offers:
             raise SettingsError(
-                "unknown defense", where="only", found=name, allowed=", ".join(sorted(offers)),
-                hint=nearest(name, offers),
-            )  # fmt: skip
-    names = sorted(offers if only is None else only)
+                "unknown defense", where="only", found=name, allowed=listed(offers), hint=nearest(name, offers)
+            )
+    names = sorted(only if only is not None else offers if baselines else plugins().defenses())
     return [name for name in names if kinds is None or offers[name].entry.kind in kinds]
 
 

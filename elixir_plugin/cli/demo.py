@@ -63,11 +63,11 @@ def run_demo(
     only: Collection[str] = (),
     on_row: Callable[[Row], None] | None = None,
 ) -> list[Row]:
-    """Run every registered defense on one poisoned case, and write ``report.json`` to *folder*.
+    """Run every registered defense but the baselines on one poisoned case, and write ``report.json`` to *folder*.
 
     The report of each defense, as a page too, is in a folder of its name beside it.
 
-    :param only: names of the defenses to run; default all.
+    :param only: names of the defenses to run, which may be baselines.
     :returns: a row per defense, in the order they ran.
 
     A defense with a preset called ``demo`` runs with it, all others with their defaults. On what a purifying defense
@@ -78,7 +78,7 @@ def run_demo(
     described = describe(case)
     rows: list[Row] = []
     runs: dict[str, Any] = {}
-    for name in only or plugins().offers()["defense"]:
+    for name in only or plugins().defenses():
         source = Source(adapter="testbed", path=poison.name, options={"size": size, "poison": poison.settings.dump()})
         row, facts = _run_one(name, case, context, source, folder / name, described=described)
         rows.append(row)

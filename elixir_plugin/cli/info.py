@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +16,9 @@ from .._version import __version__
 from ..errors import SettingsError, nearest
 from ..io.text import escape_control
 from .text import card_lines, settings_lines
+
+if TYPE_CHECKING:
+    from ..plugins import Offer
 
 PART = {
     "defense": "defenses",
@@ -28,13 +32,14 @@ PART = {
 
 @click.command("list")
 def list_() -> None:
-    """List defenses, adapters, poisons, architectures, denoisers and generators of image variations."""
+    """List defenses, baselines, adapters, poisons, architectures, denoisers and generators of image variations."""
     from ..plugins import plugins
 
     for kind, title in PART.items():
-        click.echo(f"{title}:")
-        for name, offer in sorted(plugins().offers()[kind].items()):
-            click.echo(escape_control(f"  {name:<18} {offer.entry.kind:<8} {offer.entry.summary}".rstrip()))
+        offers = plugins().offers()[kind]
+        _list_section(title, {name: offer for name, offer in offers.items() if not offer.entry.baseline})
+        if kind == "defense":
+            _list_section("baselines, which defenses are compared with", plugins().baselines())
     broken = [info.name for info in plugins().infos.values() if info.broken or info.refused]
     if broken:
         click.echo(
@@ -53,9 +58,9 @@ def show(*, name: str, expert: bool) -> None:
     for kind in PART:
         if name in offers[kind]:
             thing = plugins().get(kind, name)
-            click.echo(
-                escape_control(f"{name} ({kind}, from {offers[kind][name].origin}): {offers[kind][name].entry.summary}")
-            )
+            offer = offers[kind][name]
+            what = "baseline" if offer.entry.baseline else kind
+            click.echo(escape_control(f"{name} ({what}, from {offer.origin}): {offer.entry.summary}"))
             say(card_lines(thing))
             say(settings_lines(getattr(thing, "Settings", None) or getattr(thing, "Options", None), expert=expert))
             if kind == "denoiser":
@@ -107,6 +112,14 @@ def env(as_json: bool) -> None:
             click.echo(f"\nproblem: {fault}", err=True)
     if report.faults:
         sys.exit(1)
+
+
+def _list_section(title: str, offers: Mapping[str, Offer]) -> None:
+    if not offers:
+        return
+    click.echo(f"{title}:")
+    for name, offer in sorted(offers.items()):
+        click.echo(escape_control(f"  {name:<19} {offer.entry.kind:<8} {offer.entry.summary}".rstrip()))
 
 
 def say(lines: Iterable[str]) -> None:

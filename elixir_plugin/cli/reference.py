@@ -164,10 +164,16 @@ def _listed() -> Iterator[tuple[str, str, Model]]:
     yield "Run file", "The content of `elixir-plugin run FILE.yaml`.", RunSpec
     yield "`retrain`", "In run and compare files, and under `--retrain-set`.", Retraining
     yield "Compare file", "The content of `elixir-plugin compare FILE.yaml`.", CompareSpec
-    for kind, title in (("defense", "Defense"), ("adapter", "Adapter"), ("poison", "Poison")):
-        for name, offer in sorted(plugins().offers()[kind].items()):
+    found, offers = plugins(), plugins().offers()
+    for kind, title, named in (
+        ("defense", "Defense", found.defenses()),
+        ("defense", "Baseline", found.baselines()),
+        ("adapter", "Adapter", offers["adapter"]),
+        ("poison", "Poison", offers["poison"]),
+    ):
+        for name, offer in sorted(named.items()):
             if offer.origin in BUILT_IN:
-                thing = plugins().get(kind, name)
+                thing = found.get(kind, name)
                 settings = thing.Options if kind == "adapter" else thing.Settings
                 summary = offer.entry.summary
                 yield f"{title} `{name}`", f"{summary[:1].upper()}{summary[1:]}.", settings

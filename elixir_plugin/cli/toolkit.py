@@ -38,7 +38,7 @@ def toolkit() -> None:
 @toolkit.command(context_settings=_understood)
 @click.argument("name", metavar="TOOLKIT")
 @_root
-@click.option("--defense", "defenses", multiple=True, help="Only this one; repeatable (default: all built-in ones).")
+@click.option("--defense", "defenses", multiple=True, help="Only this one; repeatable (default: the five built in).")
 @_modified
 def install(name: str, root: Path, defenses: tuple[str, ...], modified: str) -> None:
     """Place scripts and config files in the checkout of TOOLKIT at PATH; nothing that is there is overwritten."""
@@ -105,12 +105,12 @@ def _registered() -> list[str]:
 
 
 def _chosen(names: tuple[str, ...]) -> list[str]:
-    """Return *names* after checking them, else those of the defenses in the box."""
+    """Return *names* after checking them, else those of the defenses in the box, without the baselines."""
     from ..plugins import plugins
 
     for name in names:
         plugins().get("defense", name)
-    offers = plugins().offers()["defense"]
+    offers = plugins().defenses()
     return sorted(names or (name for name, offer in offers.items() if offer.origin.startswith("elixir_plugin:")))
 
 

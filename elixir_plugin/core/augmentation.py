@@ -12,7 +12,8 @@ from pydantic import Field
 from torch import Tensor
 
 from ..errors import SettingsError
-from .images import ImageSet
+from .images import Images, ImageSet
+from .pixels import changed
 from .settings import Settings
 
 
@@ -99,13 +100,14 @@ def draw_noise(
 def augmented_once(images: ImageSet, settings: Augmentation, generator: torch.Generator) -> ImageSet:
     """Return *images*, each changed by one draw: for whoever trains without drawing anew."""
     draws = draw_augmentation(settings, len(images), generator, torch.device("cpu"))
-    parts = []
-    for rows, pixels in images.chunks():
+
+    def once(rows: slice, pixels: Images) -> Images:
         chunk = torch.from_numpy(pixels)
         chosen = {name: draw[rows] for name, draw in draws.items()}
         chosen |= draw_noise(settings, chunk.shape, generator, torch.device("cpu"))
-        parts.append(augment(chunk, settings, chosen).numpy())
-    return images.replace(images=np.concatenate(parts))
+        return augment(chunk, settings, chosen).numpy()
+
+    return changed(images, once)
 
 
 class _Mirrored:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .images import Images, ImageSet, Index
+from .images import CHUNK, Images, ImageSet, Index
 
 
 def to_floats(images: Images) -> NDArray[np.float32]:
@@ -92,6 +92,22 @@ def shared_rows(images: ImageSet, others: ImageSet) -> Index:
     if images.images.dtype != others.images.dtype:
         images, others = as_uint8(images), as_uint8(others)
     return np.flatnonzero(np.isin(images.content_hashes(), others.content_hashes()))
+
+
+def changed(images: ImageSet, change: Callable[[slice, Images], Images], size: int = CHUNK) -> ImageSet:
+    """Return the same samples with other pixels of the same size and type, in memory.
+
+    :param change: maps where a chunk is and its pixels ``[n, H, W, C]`` to the pixels in their place.
+    :param size: images per chunk at most.
+
+    >>> dark = ImageSet(np.zeros((3, 4, 4, 1), np.uint8), [0, 0, 0], 1)
+    >>> changed(dark, lambda rows, pixels: pixels + 9).read(slice(None)).max()
+    np.uint8(9)
+    """
+    out: Images = np.empty(images.images.shape, images.images.dtype)
+    for rows, pixels in images.chunks(size):
+        out[rows] = change(rows, pixels)
+    return images.replace(images=out)
 
 
 class _Converted:

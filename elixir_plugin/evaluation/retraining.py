@@ -151,13 +151,28 @@ def run_control(name: str, case: Case, outcome: Outcome, plan: Retraining, conte
     elif name != "no_denoiser":
         added = static = None
     if name == "clean_only":
-        assert case.clean is not None
-        images, plan = case.clean, _as_many_steps(plan, len(images), len(case.clean))
+        model = clean_only(case, plan, context, stage=f"control {name}")
+        return model_metrics(model, case.test, case.test_poisoned)
     if static is not None:
         images = augmented_once(images, static, context.generator("control", name))
     return model_metrics(
         _trained(images, case, _with(plan, added), context, f"control {name}"), case.test, case.test_poisoned
     )
+
+
+def clean_only(
+    case: Case, plan: Retraining, context: Context, *, stage: str, start: Classifier | None = None
+) -> Classifier:
+    """Return a model trained under *plan* on the reserved clean set alone, for as many steps as on the suspect set.
+
+    No image is seen more than ten times as often.
+
+    :param stage: of the context.
+    :param start: as in :func:`retrain`.
+    """
+    assert case.clean is not None
+    plan = _as_many_steps(settled(plan, case, context), len(_suspects(case)), len(case.clean))
+    return _trained(case.clean, case, plan, context, stage, start=start)
 
 
 def blind_control(case: Case, controls: Mapping[str, ModelMetrics]) -> list[str]:

@@ -94,6 +94,15 @@ class Samples:
         return torch.from_numpy(self._set.read(rows.cpu().numpy())).to(self.device)
 
 
+def few_images_batch(count: int) -> int:
+    """Return a batch size for a set of *count* images: 256, or less so that an epoch has 8 steps, at least 32.
+
+    >>> few_images_batch(2500), few_images_batch(500), few_images_batch(100)
+    (256, 62, 32)
+    """
+    return min(256, max(32, count // 8))
+
+
 class ShuffledBatches:
     """Passes over :class:`Samples` in a new random order each epoch, augmented.
 

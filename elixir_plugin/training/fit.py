@@ -107,6 +107,7 @@ def learn(
     stage: str,
     state: Path | None = None,
     objective: Objective | None = None,
+    eval_mode: bool = False,
     identity: Mapping[str, Any] | None = None,
 ) -> dict[str, list[float]]:
     """Train *model* in place on *images*, leave it in eval mode, and return the curves.
@@ -115,6 +116,7 @@ def learn(
     :param stage: of the context.
     :param state: file that keeps the state, so that a killed run resumes where it stopped; None: keep nothing.
     :param objective: default cross-entropy.
+    :param eval_mode: keep the model in eval mode (batch norm frozen) while training.
     :param identity: what decides the result besides images, start and recipe, in JSON types.
     """
     checkpoint = None
@@ -124,4 +126,6 @@ def learn(
     recipe = recipe.for_size(len(images))
     source = ShuffledBatches(Samples(images, context.device), recipe.batch_size, context, recipe.augmentation, name)
     with context.stage(stage):
-        return train(model, source, recipe, context, objective=objective, checkpoint=checkpoint, name=name)
+        return train(
+            model, source, recipe, context, objective=objective, eval_mode=eval_mode, checkpoint=checkpoint, name=name
+        )

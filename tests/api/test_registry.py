@@ -15,7 +15,7 @@ from elixir_plugin.hookspecs import Entry, hookimpl
 from elixir_plugin.plugins import plugins
 from elixir_plugin.testing.defenses import tiny_case
 
-NAMES = set(plugins().offers()["defense"])
+NAMES = set(plugins().defenses())
 
 
 class ModuleRegistry:

@@ -36,7 +36,8 @@ def test_everything_built_in_is_in_it() -> None:
     for kind in ("defense", "adapter", "poison"):
         for name, offer in plugins().offers()[kind].items():
             if offer.origin in reference.BUILT_IN:
-                assert f"## {kind.title()} `{name}`" in text
+                title = "Baseline" if offer.entry.baseline else kind.title()
+                assert f"## {title} `{name}`" in text
 
 
 @pytest.mark.parametrize(("name", "model"), classes().items(), ids=lambda each: each if isinstance(each, str) else "")

@@ -45,6 +45,11 @@ def test_what_to_go_on_with_is_one_call_away(name: str) -> None:
         rows = outcome.kept
     elif outcome.flagged is not None:
         rows = rows[~outcome.flagged]
+    if name == "train_on_clean_only":  # the one that goes on with none of them
+        assert not len(rows)
+        with pytest.raises(InputError, match="nothing is left"):
+            outcome.sanitised(case.train)
+        return
     whole = outcome.train if outcome.train is not None else suspect(case)
     left = outcome.sanitised(case.train)
     assert len(left) == len(rows) > 0 and np.array_equal(left.ids, suspect(case).ids[rows])

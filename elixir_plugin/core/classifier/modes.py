@@ -1,4 +1,4 @@
-"""Modes that a module or a caller is in, put aside for a while: training, evaluation, no gradients."""
+"""Modes that a module or a caller is in: training, evaluation, no gradients, frozen weights."""
 
 from __future__ import annotations
 
@@ -26,3 +26,10 @@ def gradients() -> Iterator[None]:
     """Let gradients be recorded inside, also where the caller works under ``no_grad`` or ``inference_mode``."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
+
+
+def unfreeze(model: nn.Module) -> None:
+    """Make all weights trainable if none is: some toolkits freeze finished models."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        for parameter in model.parameters():
+            parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ...core.case import Case
 from ...core.classifier.classifier import Classifier
+from ...core.classifier.modes import unfreeze
 from ...core.context import Context
 from ...core.draws import Uncovered
 from ...core.images import ImageSet
@@ -26,7 +27,7 @@ from ...core.outcome import Outcome
 from ...core.panels import Panel
 from ...defense import Card, Defense
 from ...errors import InputError
-from ...training.batches import Batch, Samples, ShuffledBatches
+from ...training.batches import Batch, Samples, ShuffledBatches, few_images_batch
 from ...training.loop import Losses, Recipe, train
 from .panels import panels_of
 from .protect import Protection, lacking, protect, refuse_unprotected
@@ -66,7 +67,7 @@ class D3(Defense):
     def defend(self, case: Case, context: Context) -> Outcome:
         assert case.model is not None and case.clean is not None
         model = case.model.clone().to(context.device)
-        _unfreeze(model)
+        unfreeze(model)
         few = lacking(case).labels if self.settings.missing_classes == "protect" else ()
         protection = protect(model, case.clean, few, context) if few else None
         selected = select_weights(model, self.settings.select, case.clean)
@@ -108,7 +109,7 @@ class D3(Defense):
         clean = clean if protection is None else protection.clean
         recipe = Recipe(
             epochs=settings.epochs,
-            batch_size=settings.batch_size or min(256, max(32, len(clean) // 8)),
+            batch_size=settings.batch_size or few_images_batch(len(clean)),
             lr=settings.lr,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
@@ -235,13 +236,6 @@ def fraction_above(model: Classifier, clean: ImageSet, eps: float) -> float:
     """Return the share of clean samples whose loss in eval mode is above ε."""
     logits = torch.from_numpy(model.predict(clean))
     return float((F.cross_entropy(logits, torch.tensor(clean.labels), reduction="none") > eps).float().mean())
-
-
-def _unfreeze(model: nn.Module) -> None:
-    """Make all weights trainable if none is: some toolkits freeze finished models."""
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        for parameter in model.parameters():
-            parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
 
 
 def _bias_of(model: Classifier, selected: list[Selected]) -> tuple[Tensor, Tensor] | None:
