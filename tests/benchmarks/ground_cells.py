@@ -7,6 +7,7 @@ import shlex
 import statistics
 import subprocess
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from ground_list import ATTACKS, COLUMNS, RESERVED, SUSPECT, TRAINING, Attack, C
 
 from elixir_plugin._version import __version__
 from elixir_plugin.core.case import Case
+from elixir_plugin.core.classifier.classifier import Classifier
+from elixir_plugin.core.context import Context
 from elixir_plugin.core.settings import fingerprint
 from elixir_plugin.errors import ElixirError, reason_of
 from elixir_plugin.evaluation.metrics import model_metrics
@@ -38,6 +41,8 @@ from elixir_plugin.training.loop import FAST
 ROOT = Path(__file__).resolve().parents[2]
 OPEN = "open"  # folder beside the cards: what failed, and what defenses say they would cost
 CPU = torch.device("cpu")
+SPENT = ("cpu_seconds", "seconds")  # where a cell was done in one go
+VERSIONS = ("python", "torch", "numpy", "scipy", "Pillow", "scikit-learn")
 
 
 @dataclass(frozen=True)
@@ -94,11 +99,10 @@ class Ground:
         source = {"source": f"testbed:{cell.attack.poison}", "options": self.options(cell), "name": cell.attack.name}
         column = cell.column
         defense = {"defense": column.name, "preset": column.preset, "settings": dict(column.settings)}
-        defense["name"] = column.label
+        defense |= {"name": column.label}
         common = {"seeds": [cell.seed], "retrain": self.retrain, "device": "cpu", "any_model": True}
         (planned,) = plan_cells(CompareSpec.build({"cases": [source], "defenses": [defense], **common}))
-        if planned.spec is None:
-            raise RuntimeError(planned.reason)
+        assert planned.spec is not None, planned.reason
         return planned.spec.model_copy(update={"out": str(planned.folder(self.work)), "threads": 1})
 
     def name(self, cell: Cell) -> str:
@@ -132,6 +136,8 @@ class Ground:
             with threads(1):
                 card = self._suspect(cell) if cell.column is None else self._defended(cell)
         except (Exception, SystemExit) as error:  # a defense may fail in any way; the other cells go on
+            if not isinstance(error, ElixirError):
+                traceback.print_exc()
             facts = {"attack": cell.attack.name, "defense": cell.defense, "reserved": cell.reserved, "seed": cell.seed}
             self._replace(cell, self.cards / OPEN, {**facts, "failed": reason_of(error)})
             return None
@@ -153,7 +159,9 @@ class Ground:
     def _suspect(self, cell: Cell) -> ResultCard:
         """Make the suspect set and its model, which the other cells of the attack find in the cache."""
         started, spent = time.monotonic(), time.process_time()
-        case = self._case(cell)
+        testbed = _Trained(self.options(cell))
+        testbed.cache = self.work / "shared"
+        case = testbed.read(Path(cell.attack.poison), cell.seed)
         assert case.model is not None
         found = model_metrics(case.model, case.test, case.test_poisoned)
         now = environment(CPU)
@@ -166,11 +174,7 @@ class Ground:
             "device": now["device"],
             "measured": {name: {"value": value} for name, value in numbers.items() if value is not None},
             "source": "suspect model",
-            "details": {
-                **self._details(cell, case),
-                "seconds": time.monotonic() - started,
-                "cpu_seconds": time.process_time() - spent,
-            },
+            "details": {**self._details(cell, case), **(_spent(started, spent) if testbed.trained else {})},
         }
         return ResultCard.build(values, where=str(cell))
 
@@ -178,18 +182,17 @@ class Ground:
         started, spent = time.monotonic(), time.process_time()
         result = run_defense(self.run_spec(cell), quiet=True, cache=self.work / "shared")
         card = card_from_runs([result.folder], case=self._words(cell))
-        suspect = self.card_of(Cell(cell.attack, None, cell.reserved, cell.seed))
-        timings = result.report["outcome"]["timings"]
-        details = {**(suspect.details if suspect else {}), **self._about(cell), "stages": timings}
-        details["seconds"] = time.monotonic() - started
-        details["cpu_seconds"] = time.process_time() - spent
+        details = {**self._of_suspect(cell), **self._about(cell), "stages": result.report["outcome"]["timings"]}
+        if not result.already_done and result.report["attempts"] == 1:  # else the clock saw a part of it
+            details |= _spent(started, spent)
         remove_folder(result.folder / "outcome")  # images by the ten thousand; report and card stay
         return card.model_copy(update={"details": details})
 
-    def _case(self, cell: Cell) -> Case:
-        testbed = Testbed(self.options(cell))
-        testbed.cache = self.work / "shared"
-        return testbed.read(Path(cell.attack.poison), cell.seed)
+    def _of_suspect(self, cell: Cell) -> dict[str, Any]:
+        """Return what the card of the suspect model says of the set, without the seconds it took."""
+        file = self.cards / f"{self.name(suspect_of(cell))}.json"
+        known = ResultCard.build(read_json(file), where=str(file)).details
+        return {key: value for key, value in known.items() if key not in SPENT}
 
     def _details(self, cell: Cell, case: Case) -> dict[str, Any]:
         assert case.train is not None and case.truth is not None and case.truth.cover is not None
@@ -235,14 +238,15 @@ class Ground:
                 if other != file:
                     other.unlink(missing_ok=True)
 
-    # what is known
 
-    def card_of(self, cell: Cell) -> ResultCard | None:
-        file = self.cards / f"{self.name(cell)}.json"
-        return ResultCard.build(read_json(file), where=str(file)) if file.exists() else None
+class _Trained(Testbed):
+    """The testbed, which says whether it trained the suspect model or found it in the cache."""
 
+    trained = False
 
-VERSIONS = ("python", "torch", "numpy", "scipy", "Pillow", "scikit-learn")
+    def suspect_model(self, case: Case, context: Context) -> Classifier:
+        self.trained = True
+        return super().suspect_model(case, context)
 
 
 class Prices:
@@ -252,7 +256,8 @@ class Prices:
         spent: dict[str, list[float]] = {}
         for card in cards:
             key = card.details["attack"] if card.details["column"] == SUSPECT else card.details["column"]
-            spent.setdefault(key, []).append(card.details["seconds"])
+            if SPENT[0] in card.details:
+                spent.setdefault(key, []).append(card.details[SPENT[0]])
         self._spent = {key: statistics.median(each) for key, each in spent.items()}
         self._estimates = estimates
         plain = [each for name, each in self._spent.items() if name in ATTACKS and not ATTACKS[name].learns]
@@ -269,6 +274,11 @@ class Prices:
         return column.trainings * self.training if known is None else known
 
 
+def suspect_of(cell: Cell) -> Cell:
+    """Return the cell whose suspect model a cell needs."""
+    return Cell(cell.attack, None, cell.reserved, cell.seed)
+
+
 def all_cells(reserved: int = RESERVED, seeds: Sequence[int] | None = None) -> Iterator[Cell]:
     """Yield every cell of the table, attack by attack; *seeds* in place of those of the attacks."""
     for attack in ATTACKS.values():
@@ -276,6 +286,11 @@ def all_cells(reserved: int = RESERVED, seeds: Sequence[int] | None = None) -> I
             yield Cell(attack, None, reserved, seed)
             for column in COLUMNS.values():
                 yield Cell(attack, column, reserved, seed)
+
+
+def _spent(started: float, spent: float) -> dict[str, float]:
+    """Return the seconds since *started*, and those of the processor since *spent*."""
+    return {"cpu_seconds": time.process_time() - spent, "seconds": time.monotonic() - started}
 
 
 @functools.cache

@@ -122,9 +122,7 @@ def page(known: Known) -> str:
 
 def _conditions(known: Known) -> Iterator[str]:
     """Yield what all numbers have in common, as far as the cards do."""
-    bases = sorted(
-        {card.case.split(": ", 1)[1].split(",  ")[0].rsplit(", seed", 1)[0] for card in known.cards.values()}
-    )
+    bases = sorted({f"{each.details['data']}, {each.details['reserved']:,} reserved" for each in known.cards.values()})
     trained = sorted({_recipe(card) for card in known.cards.values() if "suspect_model" in card.details})
     commits = sorted({card.details["commit"] for card in known.cards.values()})
     yield f"- Cells: {len(known.cards)} done, {len(known.failed)} failed."

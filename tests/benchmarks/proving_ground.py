@@ -24,7 +24,7 @@ ONE = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # so that 
 os.environ.update(dict.fromkeys(ONE, "1"))  # before numpy and torch are imported
 
 from ground_base import prepare  # noqa: E402
-from ground_cells import Cell, Ground, all_cells  # noqa: E402
+from ground_cells import Cell, Ground, all_cells, suspect_of  # noqa: E402
 from ground_list import ATTACKS, COLUMNS, RESERVED, SUSPECT, WAVE  # noqa: E402
 from ground_page import Known, write_page  # noqa: E402
 
@@ -180,10 +180,6 @@ def ordered(cells: Sequence[Cell], known: Known) -> list[tuple[Cell, float]]:
 def is_asked(cell: Cell, known: Known) -> bool:
     """Whether the defense has to say first what it costs."""
     return cell.column is not None and cell.column.estimates and not known.prices.knows(cell.column)
-
-
-def suspect_of(cell: Cell) -> Cell:
-    return Cell(cell.attack, None, cell.reserved, cell.seed)
 
 
 def helpers(count: int) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from processes import python
+from short_settings import SHORT
 
 from elixir_plugin.runs.cards import ResultCard, card_lines_of, load_cards
 
@@ -24,8 +25,7 @@ import os, signal, sys
 sys.path.insert(0, {benchmarks!r})
 import ground_list
 from ground_list import Attack, Column
-ATTACKS = [Attack("clean", "badnets", {{"rate": 0.0}})]
-ATTACKS += [Attack("white", "badnets", {{"pattern": "white"}}, seeds=(101, 102))]
+ATTACKS = [Attack("clean", "badnets", {{"rate": 0.0}}), Attack("white", "badnets", {{"pattern": "white"}})]
 COLUMNS = [Column("d3", 1, settings={{"epochs": 2, "batch_size": 64}}, named=name) for name in ("short", "other")]
 COLUMNS[1].settings["warm_up"] = "near"
 COLUMNS += [Column("confusion_training", 2, settings={tiny!r}), Column("no_such_defense", 1)]
@@ -46,21 +46,14 @@ def killed_at(module, name, count, after):
 {kill}
 sys.exit(proving_ground.main(sys.argv[1:]))
 """
-TINY = {
-    "preset": "demo",
-    "ratios": [0.5, 0.2],
-    "pretrain_epochs": [1],
-    "confusion_steps": [4],
-    "last_models": 1,
-}
-CELLS = 12  # three sets, each undefended and under three defenses that there are
-ARGUMENTS = ("--data", "digits", "--epochs", "2", "--reserved", "100", "--budget", "10m", "--write")
+CELLS = 8  # two sets, each undefended and under the three defenses that there are
+ARGUMENTS = ("--data", "digits", "--epochs", "1", "--reserved", "100", "--budget", "10m", "--write")
 
 
 def go(work: Path, *arguments: str, kill: str = "", more: str = "[]") -> subprocess.CompletedProcess[str]:
     work.mkdir(exist_ok=True)
     script = work.parent / f"{work.name}-ground.py"
-    script.write_text(ROOM.format(benchmarks=str(BENCHMARKS), tiny=TINY, kill=kill, more=more))
+    script.write_text(ROOM.format(benchmarks=str(BENCHMARKS), tiny=SHORT["confusion_training"], kill=kill, more=more))
     return python(str(script), "--work", str(work), *ARGUMENTS, *arguments, cwd=work.parent)
 
 
@@ -98,7 +91,7 @@ def test_killed_between_and_inside_cells_it_ends_with_the_same_table(tmp_path: P
     assert last.stdout.count(" after ") == CELLS - held[-1]
     assert measured(stopped) == measured(whole)
     page = (whole / "cards.md").read_text()
-    assert (stopped / "cards.md").read_text() == page and "| white, 100 reserved, seed 102 |" in page
+    assert (stopped / "cards.md").read_text() == page and "| white, 100 reserved | dirty-label | 10 % | – |" in page
     again = go(stopped)
     assert again.stdout.count(" after ") == 0
     assert (stopped / "cards.md").read_text() == page
@@ -131,8 +124,18 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
         sys.modules.pop(name, None)
 
 
-def card(attack: str, column: str, *, kind: str = "dirty-label", seconds: float = 60.0, **numbers: float) -> ResultCard:
-    details = {"attack": attack, "column": column, "reserved": 2500, "seed": 101, "kind": kind, "seconds": seconds}
+def card(
+    attack: str,
+    column: str,
+    *,
+    kind: str = "dirty-label",
+    seconds: float = 60.0,
+    reserved: int = 2500,
+    seed: int = 101,
+    **numbers: float,
+) -> ResultCard:
+    details = {"attack": attack, "column": column, "reserved": reserved, "seed": seed, "kind": kind}
+    details |= {"cpu_seconds": seconds}
     details |= {"suspects": 1000, "poisoned": 100, "covers": 0, "commit": "abc", "data": "CIFAR-10"}
     measured = {name: {"value": value} for name, value in numbers.items()}
     values = {
@@ -151,6 +154,7 @@ def test_the_page_depends_on_the_cards_alone(modules: dict[str, ModuleType], tmp
         card("clean", "undefended", kind="none", acc=0.91),
         card("badnets_white_10pc", "undefended", acc=0.9, asr=0.99),
         card("badnets_white_10pc", "d3", acc=0.88, asr=0.02, seconds=120),
+        card("badnets_white_10pc", "d3", acc=0.8, asr=0.5, seconds=240, reserved=500, seed=102),
         card("badnets_white_10pc", "confusion_training (small)", acc=0.89, asr=0.01, tpr=0.97, fpr=0.002),
     ]
     opened = [
@@ -163,12 +167,17 @@ def test_the_page_depends_on_the_cards_alone(modules: dict[str, ModuleType], tmp
     lines = text.splitlines()
     (row,) = [line for line in lines if line.startswith("| badnets_white_10pc | 90.0 / 99.0 | 88.0 / 2.0 |")]
     assert "not yet run: 2.0 h" in row  # as dataelixir says
+    assert [line for line in lines if line.startswith("| lsp | ") and "| not yet run: 0.1 h |" in line]  # as d3 took
+    (row,) = [line for line in lines if line.startswith("| badnets_white_10pc, 500 reserved, seed 102 | not yet run")][
+        1:2
+    ]
+    assert row.split(" | ")[2] == "80.0 / 50.0"
     assert "| badnets_white_10pc | 97.0 / 0.2 |" in lines
     assert "- d3 on lsp, 2,500 reserved, seed 101: a \\| b \\<c\\>" in lines
     for folder in ("a", "b"):
         for each in cards:
             (tmp_path / folder).mkdir(exist_ok=True)
-            name = f"{each.details['attack']}--{each.details['column']}.json"
+            name = f"{each.details['attack']}--{each.details['column']}-{each.details['seed']}.json"
             (tmp_path / folder / name).write_text(json.dumps(each.dump()))
     pages = [modules["ground_page"].write_page(tmp_path / folder).read_bytes() for folder in ("a", "b")]
     assert pages[0] == pages[1]
