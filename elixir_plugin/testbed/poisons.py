@@ -69,12 +69,14 @@ class BadNetsSettings(PatchSettings):
     """Settings of :class:`BadNets`.
 
     :param pattern: what the patch looks like, see :mod:`.patterns`. The presets are the patches of other authors.
+    :param picture: path of an image file that is the patch instead; it is scaled to ``size``.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
-    added: ClassVar[Mapping[str, Any]] = MappingProxyType({"pattern": "checkerboard"})
+    added: ClassVar[Mapping[str, Any]] = MappingProxyType({"pattern": "checkerboard", "picture": None})
 
     pattern: Pattern = "checkerboard"
+    picture: str | None = Field(None, min_length=1)
 
 
 class BadNets(PatchBackdoor):
@@ -89,7 +91,14 @@ class BadNets(PatchBackdoor):
     settings: BadNetsSettings
 
     def patch(self, channels: int) -> Pixels:
-        return PATTERNS[self.settings.pattern](self.settings.size, channels)
+        """Return the patch ``[size, size, channels]``.
+
+        :raises InputError: when the image file cannot be read.
+        """
+        size = self.settings.size
+        if self.settings.picture is not None:
+            return _picture(self.settings.picture, (size, size, channels))
+        return PATTERNS[self.settings.pattern](size, channels)
 
 
 class BlendedSettings(BackdoorSettings):
@@ -134,7 +143,16 @@ class Blended(Backdoor):
             return rng.random(shape, np.float32)
         if picture == "shapes":
             return shapes(height, width, channels)
-        return resized(read_image(Path(picture), channels), (height, width)).astype(np.float32) / np.float32(255)
+        return _picture(picture, shape)
+
+
+def _picture(path: str, shape: tuple[int, ...]) -> Pixels:
+    """Return the image file at *path*, scaled to *shape* ``(H, W, C)``.
+
+    :raises InputError: when it cannot be read.
+    """
+    height, width, channels = shape
+    return resized(read_image(Path(path), channels), (height, width)).astype(np.float32) / np.float32(255)
 
 
 class SigSettings(BackdoorSettings):
@@ -235,7 +253,7 @@ class TaCT(BadNets):
     Tang, Wang, Tang and Zhang, "Demon in the Variant: Statistical Analysis of DNNs for Robust Backdoor Contamination
     Detection", USENIX Security 2021, arXiv 1908.00686. Samples of the source class get the trigger and the target
     label. Cover samples, of other classes, get the trigger and keep their label. Triggered test samples are those
-    of the source class. The trigger is the checkerboard of :class:`BadNets`; the idea works with any.
+    of the source class. The trigger is a patch of :class:`BadNets`; the idea works with any.
     """
 
     name: ClassVar[str] = "tact"

@@ -61,13 +61,18 @@ class WaNet(Backdoor):
     def cover_trigger(self, images: Pixels, labels: Index, ids: Index) -> Pixels:
         """Return *images* under the warp plus random offsets, a function of the sample's id."""
         height, width = images.shape[1:3]
-        warp = self.offsets(height, width)
+        warp = _within(self.offsets(height, width))  # the authors clip before and after the noise
+        noise = self.noise(ids, height, width) * self.settings.noise * _unit(height, width)
+        rows, columns = np.moveaxis(warp + noise, 3, 0)
+        return _warped(images, rows, columns)
+
+    def noise(self, ids: Index, height: int, width: int) -> Values:
+        """Return random offsets in ±1, ``[n, H, W, 2]``, down and right."""
         seed = self._seed("noise")
-        noise = np.empty((len(images), height, width, 2))
+        noise = np.empty((len(ids), height, width, 2))
         for out, sample in zip(noise, ids.tolist(), strict=True):
             out[:] = np.random.default_rng(derive_seed(seed, sample)).uniform(-1, 1, out.shape)
-        rows, columns = np.moveaxis(warp + noise * self.settings.noise * _unit(height, width), 3, 0)
-        return _warped(images, rows, columns)
+        return noise
 
     def offsets(self, height: int, width: int) -> Values:
         """Return the warp: offsets ``[H, W, 2]`` of the sampling places, down and right, in pixels.
@@ -82,9 +87,14 @@ class WaNet(Backdoor):
                 found=grid,
                 allowed=f"2..{min(height, width)}",
             )
-        points = np.random.default_rng(self._seed("pattern")).uniform(-1, 1, (grid, grid, 2))
-        points *= self.settings.strength / np.abs(points).mean()
-        return _enlarged(points, height, width) * _unit(height, width)
+        points = self.control_points()
+        points = points * (self.settings.strength / np.abs(points).mean())
+        return enlarged(points, height, width) * _unit(height, width)
+
+    def control_points(self) -> Values:
+        """Return the offsets that the warp is enlarged from, ``[k, k, 2]``, down and right; their size is free."""
+        grid = self.settings.grid
+        return np.random.default_rng(self._seed("pattern")).uniform(-1, 1, (grid, grid, 2))
 
     def _seed(self, *name: object) -> int:
         return derive_seed(self.settings.pattern_seed, self.name, *name)
@@ -95,11 +105,18 @@ def _unit(height: int, width: int) -> Values:
     return np.array([height - 1, width - 1]) / (2 * height)
 
 
-def _enlarged(points: Values, height: int, width: int) -> Values:
+def enlarged(points: Values, height: int, width: int) -> Values:
     """Interpolate ``[k, k, 2]`` bicubically to ``[H, W, 2]``; the outer points lie on the corners."""
     grid = torch.from_numpy(points).permute(2, 0, 1)[None]
     large = torch.nn.functional.interpolate(grid, size=(height, width), mode="bicubic", align_corners=True)
     return np.ascontiguousarray(large[0].permute(1, 2, 0).numpy())
+
+
+def _within(offsets: Values) -> Values:
+    """Return offsets ``[H, W, 2]`` in pixels, shortened where they lead out of the image."""
+    height, width = offsets.shape[:2]
+    own = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), 2)
+    return np.clip(own + offsets, 0, [height - 1, width - 1]) - own
 
 
 def _warped(images: Pixels, rows: Values, columns: Values) -> Pixels:

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cifar import cifar_sets
+from cifar import ARCHIVE, cifar_sets
 
 SHIM = Path(__file__).with_name("toolkit_shim.py")
 BENCH, BOX = "BackdoorBench", "backdoor-toolbox"
@@ -150,10 +150,11 @@ def copy_checkouts(given: Path, work: Path, images: int, tests: int, epochs: int
         script.write_text(re.sub(r"learning_rate = 0.1\b", "learning_rate = 0.01", text))  # 0.1 diverges in one epoch
 
 
-def write_cifar(folder: Path, images: int, tests: int) -> None:
-    """Write a small CIFAR-10 in the format that torchvision reads."""
+def write_cifar(folder: Path, images: int, tests: int, archive: Path = ARCHIVE) -> None:
+    """Write a CIFAR-10 of *images* and *tests* samples in the format that torchvision reads."""
     folder.mkdir(parents=True)
-    train, test = cifar_sets([images], 0)[0], cifar_sets([tests], 0, part="test")[0]
+    parts = (("train", images), ("test", tests))
+    train, test = (cifar_sets([count], 0, part=part, archive=archive)[0] for part, count in parts)
     names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": names, "num_cases_per_batch": images // 5}))
     batches = [(f"data_batch_{k + 1}", train, rows) for k, rows in enumerate(np.array_split(np.arange(images), 5))]

@@ -284,6 +284,18 @@ def test_wanet_moves_a_ramp_by_its_offsets():
         assert moved == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.parametrize(("strength", "noise"), [(0.5, 1), (3, 1), (3, 4), (1, 0.5)])
+def test_wanet_clips_the_warp_of_covers_before_and_after_the_noise(strength, noise):
+    attack, ids = WaNet(strength=strength, noise=noise), np.array([7])
+    warp, drawn = attack.offsets(32, 32), attack.noise(ids, 32, 32)[0] * noise * 31 / 64
+    for axis in (0, 1):
+        place = np.broadcast_to(np.arange(32)[:, None] if axis == 0 else np.arange(32), (32, 32))
+        expected = np.clip(np.clip(place + warp[..., axis], 0, 31) + drawn[..., axis], 0, 31)
+        ramp = (place / 31).astype(np.float32)[None, ..., None]
+        assert attack.cover_trigger(ramp, None, ids)[0, ..., 0] * 31 == pytest.approx(expected, abs=1e-4)
+        assert np.abs(expected - np.clip(place + warp[..., axis] + drawn[..., axis], 0, 31)).max() > 0.1
+
+
 def test_wanet_grid_must_fit():
     with pytest.raises(SettingsError, match="more control points"):
         WaNet(grid=13).triggered_test(random_set())
