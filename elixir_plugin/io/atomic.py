@@ -180,9 +180,13 @@ def _take(path: Path, stack: ExitStack) -> bool:
 
 def _hidden(name: str) -> str:
     """Return how the name of what becomes *name* begins; cut where the rest would not fit into a file name."""
-    name, room = f".{name}", NAME_BYTES - 32
+    return f"{cut_name(f'.{name}', NAME_BYTES - 32)}."
+
+
+def cut_name(name: str, room: int) -> str:
+    """Return *name*, cut where it has more than *room* bytes."""
     whole = os.fsencode(name)
-    return f"{name if len(whole) <= room else whole[:room].decode(errors='ignore')}."
+    return name if len(whole) <= room else whole[:room].decode(errors="ignore")
 
 
 def _take_place(new: Path, path: Path) -> None:

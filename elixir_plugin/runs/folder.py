@@ -19,7 +19,16 @@ from ..core.outcome import Outcome
 from ..core.settings import load_yaml
 from ..errors import ElixirError, InputError, OutcomeError, RunError, SettingsError
 from ..io.checked import RUN_AGAIN, refuse_newer
-from ..io.files import atomic_file, is_leftover, refuse_unwritable, remove_folder, remove_leftovers, writing
+from ..io.files import (
+    NAME_BYTES,
+    atomic_file,
+    cut_name,
+    is_leftover,
+    refuse_unwritable,
+    remove_folder,
+    remove_leftovers,
+    writing,
+)
 from ..io.locks import locked
 from ..io.opening import without_waiting
 from ..io.progress import LogFile
@@ -31,13 +40,12 @@ from .native import is_toolkits_own
 from .spec import SCHEMA, RunSpec
 
 REPORT = "report.json"
+ROOM_FOR_MORE = 8  # bytes of a folder's name for the number of a run beside
 
 
 def choose_folder(spec: RunSpec, force: bool) -> Path:
     """Return the folder to run in; refuse one that holds something else."""
-    source = Path(spec.source.path)
-    name = spec.out or f"runs/{spec.defense}-{source.stem or spec.source.adapter}-{spec.identity()[:6]}"
-    folder = Path(name)
+    folder = Path(spec.out or f"runs/{_name(spec)}")
     if force and (folder.is_dir() or not folder.exists()):
         return next(each for each in _side_by_side(folder) if not holds_something(each))
     if not folder.exists():
@@ -199,6 +207,13 @@ def stage_finished(folder: Path, stage: str, seconds: float) -> None:
         plugins().manager.hook.elixir_stage_finished(stage=stage, seconds=seconds)
     except Exception:  # a stranger's hook does not stop a run
         logger.exception("a plugin failed when told that stage %s is finished", stage)
+
+
+def _name(spec: RunSpec) -> str:
+    """Return ``DEFENSE-SOURCE-HASH``; the name of the source is cut where the whole would be too long for a file."""
+    source = Path(spec.source.path).stem or spec.source.adapter
+    room = NAME_BYTES - ROOM_FOR_MORE - len(os.fsencode(f"{spec.defense}--{spec.identity()[:6]}"))
+    return f"{spec.defense}-{cut_name(source, room)}-{spec.identity()[:6]}"
 
 
 def _side_by_side(folder: Path) -> Iterator[Path]:

@@ -73,22 +73,15 @@ def refuse_mixture(
                 allowed="a new folder, or one that only a run of the same defense wrote to",
                 hint="choose another {argument:write_to}",
             )
-    for defense, entry in note.items():
-        if defense != spec.defense and any((target / name).exists() for name in entry["files"]):
-            raise RunError(
-                "folder holds results of another defense",
-                where=target,
-                found=f"{defense}: {preview_list(list(entry['files']))}",
-                hint="choose another {argument:write_to}",
-            )
-        if defense == spec.defense and not entry["complete"] and entry["identity"] != spec.identity():
-            raise RunError(
-                "folder holds results that another run was writing when it was killed",
-                where=target,
-                found=f"run {entry['identity']}",
-                hint="run that one again, or choose another {argument:write_to}",
-            )
+    _refuse_another_defense(target, note, spec)
     entry = note.get(spec.defense)
+    if entry is not None and not entry["complete"] and entry["identity"] != spec.identity():
+        raise RunError(
+            "folder holds results that another run was writing when it was killed",
+            where=target,
+            found=f"run {entry['identity']}",
+            hint="run that one again, or choose another {argument:write_to}",
+        )
     if entry is not None and entry["complete"] and (edited := _edited(target, entry)):
         raise RunError(
             "results were changed since they were written",
@@ -96,6 +89,22 @@ def refuse_mixture(
             found=preview_list(edited),
             hint="move them elsewhere, or choose another {argument:write_to}",
         )
+
+
+def _refuse_another_defense(target: Path, note: Mapping[str, Any], spec: RunSpec) -> None:
+    for defense, entry in note.items():
+        if defense == spec.defense:
+            continue
+        found = preview_list([name for name in entry["files"] if (target / name).exists()])
+        if not entry["complete"]:
+            found = "it is writing, or was killed while it wrote"
+        if found:
+            raise RunError(
+                "folder holds results of another defense",
+                where=target,
+                found=f"{defense}: {found}",
+                hint="choose another {argument:write_to}",
+            )
 
 
 def is_toolkits_own(target: Path, own: Path | None) -> bool:
@@ -119,11 +128,15 @@ def write_native(
 
     Files that were changed since they were written are kept, with a warning in the log. Another process that writes
     there is waited for.
+
+    :raises RunError: when another defense has written there since :func:`refuse_mixture` looked.
     """
     with writing(target):
         target.mkdir(parents=True, exist_ok=True)
     with alone_in(target):
         note = _read(target)
+        if not is_toolkits_own(target, adapter.result_folder(case, spec.defense)):
+            _refuse_another_defense(target, note, spec)
         before = _known(target, note.get(spec.defense))
         _write(target, note, spec, complete=False, files=before)
         written = adapter.write(case, outcome, evaluation, target, spec.defense)

@@ -163,6 +163,44 @@ def test_results_of_another_defense_are_not_mixed_with() -> None:
     assert changes() == ["a/4.png"]
 
 
+def test_two_defenses_that_began_at_once_in_a_new_folder_do_not_mix(monkeypatch: pytest.MonkeyPatch) -> None:
+    def meanwhile(self: Mover, case: Case, context: Context) -> Outcome:
+        run(0)
+        return Mover.defend(self, case, context)
+
+    monkeypatch.setattr(Other, "defend", meanwhile)
+    with pytest.raises(RunError, match="results of another defense") as caught:
+        run(4, defense="other")
+    assert "mover" in str(caught.value.found) and changes() == ["b/0.png"]
+
+
+def test_nothing_goes_to_where_another_defense_is_writing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from elixir_plugin.adapters.image_folder import ImageFolder
+
+    def killed(*given: object) -> list[Path]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(ImageFolder, "write", killed)
+        run(0)
+    with pytest.raises(RunError, match="results of another defense") as caught:
+        run(4, defense="other")
+    assert "killed while it wrote" in str(caught.value.found)
+    run(0)
+    assert files() == sorted([*TABLES, "b/0.png"])
+
+
+@pytest.mark.parametrize("name", ["x" * 254, "é" * 127, "x" * 60])
+def test_a_long_name_of_the_source_fits_into_that_of_the_run(name: str) -> None:
+    Path("in").rename(name)
+    folders = []
+    for force in (False, True):
+        spec = RunSpec(defense="mover", source=Source(adapter="image_folder", path=name), settings={"first": 0})
+        folders.append(run_defense(spec, force=force).folder)
+    assert folders[0].is_dir() and str(folders[1]) == f"{folders[0]}-2"
+    assert folders[0].name.startswith(f"mover-{name[:60]}")
+
+
 def test_what_an_older_version_wrote_is_known_to_its_run() -> None:
     run(0)
     Path("native", NOTE).unlink()

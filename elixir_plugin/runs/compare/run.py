@@ -36,7 +36,7 @@ from ...defense import get_defense
 from ...errors import ElixirError, RunError, SettingsError, reason_of
 from ...io.distributed import rank_and_world
 from ...io.environment import threads
-from ...io.files import atomic_file, remove_leftovers, to_json_types, write_json
+from ...io.files import NAME_BYTES, atomic_file, cut_name, remove_leftovers, to_json_types, write_json
 from ...io.text import escape_control
 from ...report.facts import read_report
 from ..events import recorded_threads
@@ -153,7 +153,7 @@ def default_folder(path: Path) -> Path:
     >>> default_folder(Path("examples/digits.yaml")).as_posix()
     'runs/compare-digits'
     """
-    return Path("runs") / f"compare-{path.stem}"
+    return Path("runs") / cut_name(f"compare-{path.stem}", NAME_BYTES)
 
 
 def _run_cell(cell: Cell, root: Path, quiet: bool) -> tuple[dict[str, Any], bool]:
