@@ -27,20 +27,23 @@ def blank(labels: list[int], num_classes: int = 4) -> ImageSet:
     return ImageSet(np.zeros((len(labels), 8, 8, 3), np.uint8), labels, num_classes)
 
 
+RUNS = [
+    (poison, target, rate, seed)
+    for poison, target, rate in (("badnets", 8, 0.1), ("badnets", 3, 0.1), ("blended", 8, 0.1), ("badnets", 5, 0.03))
+    for seed in (0, 1)
+]
+
+
 @pytest.mark.parametrize(
-    ("poison", "seed"),
-    [
-        ("badnets", 0),
-        pytest.param("badnets", 1, marks=pytest.mark.slow),
-        pytest.param("blended", 0, marks=pytest.mark.slow),
-    ],
+    ("poison", "target", "rate", "seed"), [RUNS[0], *(pytest.param(*run, marks=pytest.mark.slow) for run in RUNS[1:])]
 )
-def test_the_class_of_the_samples_fitted_best_is_the_target(poison: str, seed: int) -> None:
-    case = digits(poison, seed)
+def test_the_class_of_the_samples_fitted_best_is_the_target(poison: str, target: int, rate: float, seed: int) -> None:
+    case = digits(poison, seed, target=target, rate=rate)
     assert case.train is not None and case.truth is not None
     outcome = get_defense("drop_class")(architecture="fast_resnet").run(case, Context(seed=seed))
-    assert outcome.tables["dropped"] == TARGET and outcome.flagged is not None
-    assert np.array_equal(outcome.flagged, case.train.labels == TARGET)
+    assert outcome.tables["dropped"] == target and outcome.flagged is not None
+    assert np.array_equal(outcome.flagged, case.train.labels == target)
+    assert get_defense("drop_class")(preset="count").run(case, Context()).tables["dropped"] == target
     found = detection_metrics(outcome.scores, outcome.flagged, case.truth)
     assert found is not None and found.tpr == 1 and found.auroc is not None and found.auroc > 0.9
     assert sum(row["suspicion"] for row in outcome.tables["per_class"]) == pytest.approx(1)
