@@ -51,8 +51,7 @@ class _Array(np.ndarray[Any, np.dtype[Any]]):
 
     def __setstate__(self, state: Any) -> None:
         *_, shape, dtype, fortran, data = state
-        held = data if type(data) is bytes else bytes(memoryview(data))
-        checked: Any = (1, tuple(shape), _numeric(dtype), bool(fortran), held)
+        checked: Any = (1, tuple(shape), _numeric(dtype), bool(fortran), bytes(memoryview(data)))
         super().__setstate__(checked)  # refuses data of another size
 
 

@@ -126,6 +126,7 @@ class TestTorchFiles:
             for each, content in members.items():
                 archive.writestr(each, change(content) if each.endswith(name) else content)
 
+    @pytest.mark.filterwarnings("ignore:TypedStorage is deprecated:UserWarning")  # by this test, which asks for one
     @pytest.mark.parametrize("as_zip", [True, False])
     @pytest.mark.parametrize(
         ("offset", "shape", "strides"),
@@ -195,6 +196,7 @@ class TestTorchFiles:
             assert repr(read) == repr(wanted), seed
         assert both > 20
 
+    @pytest.mark.filterwarnings("ignore:Validating sparse tensor:UserWarning", "ignore:Sparse:UserWarning")
     def test_a_sparse_tensor_with_indices_outside_is_refused(self, tmp_path: Path) -> None:
         tensor = torch.sparse_coo_tensor([[0, 9]], [1.0, 2.0], (3,), check_invariants=False)
         torch.save(tensor, tmp_path / "a.pt")
