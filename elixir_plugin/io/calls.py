@@ -21,6 +21,9 @@ _HASHED_ONCE = ("text", "_codecs.encode")
 _SINGLE = {f"{package}.multiarray.scalar" for package in ("numpy.core", "numpy._core")}
 _HASHING = {"builtins.set", "builtins.frozenset"}
 MAPPINGS = {"collections.OrderedDict", "collections.Counter"}
+# what takes a state once it is made; of what a tensor takes, none is any longer written, and it would change its size
+FILLED = {*MAPPINGS, "numpy.dtype", "PIL.Image.Image"}
+FILLED |= {f"{package}.multiarray._reconstruct" for package in ("numpy.core", "numpy._core")}
 _FROM_TYPE = "torch._tensor._rebuild_from_type_v2"
 CALLS = {
     *_OF_TENSORS,
@@ -33,11 +36,16 @@ CALLS = {
     *("torch.Size", "torch.device", "torch.nn.parameter.Parameter", "torch.serialization._get_layout"),
     "PIL.Image.Image",
 }  # fmt: skip
-_STORAGES = {"Untyped": 1, "Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2}
-_STORAGES |= dict.fromkeys(("Char", "Byte", "Bool", "QUInt8", "QInt8", "QUInt4x2", "QUInt2x4"), 1)
-_STORAGES |= {"ComplexDouble": 16, "ComplexFloat": 8, "QInt32": 4}
-ITEM_BYTES = {f"torch.{name}Storage": size for name, size in _STORAGES.items()}
-ITEM_BYTES["torch.storage.UntypedStorage"] = 1
+_NUMBERS = {
+    **{"Double": torch.double, "Float": torch.float, "Half": torch.half, "BFloat16": torch.bfloat16},
+    **{"Long": torch.long, "Int": torch.int, "Short": torch.short, "Char": torch.int8, "Byte": torch.uint8},
+    **{"Bool": torch.bool, "ComplexDouble": torch.cdouble, "ComplexFloat": torch.cfloat},
+    **{"QUInt8": torch.quint8, "QInt8": torch.qint8, "QInt32": torch.qint32},
+    **{"QUInt4x2": torch.quint4x2, "QUInt2x4": torch.quint2x4, "Untyped": torch.uint8},
+}
+STORAGES = {f"torch.{name}Storage": dtype for name, dtype in _NUMBERS.items()}
+STORAGES["torch.storage.UntypedStorage"] = torch.uint8
+ITEM_BYTES = {name: dtype.itemsize for name, dtype in STORAGES.items()}
 
 
 class Calls(Accounts):
@@ -86,11 +94,19 @@ class Calls(Accounts):
     def _count_repeated(self, given: list[Entry], pos: int) -> None:
         """Account for a tensor that has more numbers than its storage, which strides of 0 allow."""
         storage, shape = given[0], [self.number(each) for each in self.parts(given[2])]
-        if not isinstance(storage, Node) or storage.kind != "storage" or min(shape, default=0) < 0:
+        strides = [self.number(each) for each in self.parts(given[3])]
+        first = self.number(given[1])
+        if not isinstance(storage, Node) or storage.kind != "storage" or min((first, *shape, *strides)) < 0:
             raise ValueError("a tensor without a storage, or of negative size")
         if len(shape) > AXES:  # the product of endless numbers is endless work
             raise ValueError(f"a tensor of {len(shape):,} axes")
-        if (count := math.prod(shape)) > storage.numel:
+        if len(strides) != len(shape):
+            raise ValueError(f"a tensor of {len(shape)} axes and {len(strides)} strides")
+        count = math.prod(shape)
+        # what lies outside of its storage would make torch enlarge that
+        if count and first + sum((size - 1) * step for size, step in zip(shape, strides, strict=True)) >= storage.numel:
+            raise ValueError("a tensor that is larger than its storage")
+        if count > storage.numel:
             self._work += count
             if self._work > self._allowed(pos):
                 raise self._excess(

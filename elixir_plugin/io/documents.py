@@ -15,11 +15,13 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from ..errors import ElixirError, InputError
 from .opening import TEXT_LIMIT, read_text
+from .uncollected import uncollected
 
 DEPTH = 64  # levels of lists and mappings in each other
 VALUES = 5_000_000  # in a JSON file or a table; some hundred megabytes
@@ -27,7 +29,8 @@ SMALLEST, LARGEST = -(2**63), 2**64 - 1  # whole numbers: what arrays can hold
 # U+DC80..U+DCFF stand for bytes of file names that are not UTF-8, see os.fsdecode, and become those bytes again
 _UNWRITABLE = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
 _ESCAPED = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
-_LARGE = re.compile(r"[0-9]{19}|[eE]\+?[0-9]{3}")  # in any number beyond 64 bits, and in any that is not finite
+_ALIKE = bytes.maketrans(b"123456789E", b"000000000e")
+_LARGE = (b"0" * 19, b"0e000", b"0e+000")  # in any number beyond 64 bits, and in any that is not finite, made alike
 _COSTLY = ",:[{"  # there are no more values in JSON text than these characters, and one
 
 
@@ -56,7 +59,11 @@ def parse_json(text: str, *, where: object) -> Any:
     """
     if sum(map(text.count, _COSTLY)) >= VALUES:
         raise too_many(where, VALUES, InputError)
+    with uncollected():
+        return _parsed(text, where)
 
+
+def _parsed(text: str, where: object) -> Any:
     def fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
@@ -83,7 +90,8 @@ def parse_json(text: str, *, where: object) -> Any:
 
     refused: list[InputError] = []  # each also stands in place of its number until it is known under which key
     hooks: dict[str, Any] = {"object_pairs_hook": fields, "parse_constant": real}
-    if _LARGE.search(text) is not None:  # else Python's own parsers, which are faster, need no check
+    alike = text.encode("utf-8", "surrogatepass").translate(_ALIKE)
+    if any(each in alike for each in _LARGE):  # else Python's own parsers, which are faster, need no check
         hooks |= {"parse_int": whole, "parse_float": real}
     try:
         value = json.loads(text, **hooks)
@@ -96,20 +104,16 @@ def parse_json(text: str, *, where: object) -> Any:
     with_text = _ESCAPED.search(text) is not None
     level = [value]
     for _ in range(DEPTH + 1):
+        lists = [each for each in level if each.__class__ is list]
+        dicts = [each for each in level if each.__class__ is dict]
         if with_text:
-            for each in level:
-                for part in each if isinstance(each, dict) else (each,):
-                    if isinstance(part, str):
-                        checked_text(part, where)
-        containers = [each for each in level if isinstance(each, dict | list)]
-        if not containers:
+            for each in (*level, *chain.from_iterable(dicts)):
+                if isinstance(each, str):
+                    checked_text(each, where)
+        if not lists and not dicts:
             return value
-        level = [item for each in containers for item in _items(each)]
+        level = [*chain.from_iterable(lists), *chain.from_iterable(map(dict.values, dicts))]
     raise too_deep(where, InputError)
-
-
-def _items(container: dict[str, Any] | list[Any]) -> Any:
-    return container.values() if isinstance(container, dict) else container
 
 
 def read_table(path: Path, delimiter: str = ",") -> Iterator[list[str]]:

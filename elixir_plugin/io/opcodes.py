@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ MARKS = 4 * DEPTH  # containers that are begun at once
 INTEGER = 32  # bytes of an integer
 LINE = 400  # characters of a number written as text
 NAME = 1000  # characters of the name of a class, and of a text that is looked into
-SHORT = 32  # bytes of text up to which nothing is kept on its size
+SHORT = 32  # bytes that a reference may stand for without being compared with the budget: less than that grows by it
+MIDDLE = 260  # bytes of text up to which nothing is kept on its size, which one byte tells
 
 
 _LONG1, _LONG4 = pickle.LONG1[0], pickle.LONG4[0]
@@ -123,7 +125,8 @@ class Accounts:
         if isinstance(entry, Node):
             entry.closed = True
             return entry.weight
-        return FIXED[self.data[entry]] or SHORT
+        op = self.data[entry]
+        return FIXED[op] or (SHORT + self.data[entry + 1] if op in SIZED else SHORT)
 
     def _since_mark(self, pos: int) -> tuple[list[Entry], int, int]:
         """Take all from the last mark on off the stack; return it with its weight and depth."""
@@ -137,10 +140,10 @@ class Accounts:
         depth, self._high = self._high, high
         return items, pos + self._referred - before, depth
 
-    def _target(self) -> Node:
+    def _target(self, kinds: Collection[str]) -> Node:
         node = self._stack[-1]
-        if not isinstance(node, Node):
-            raise ValueError("something is put into what is no container")
+        if not isinstance(node, Node) or node.kind not in kinds:
+            raise ValueError("something is put into what does not hold such things")
         if node.closed:
             raise self._excess("a container that changes after another one took it, or holds itself", "finished parts")
         return node

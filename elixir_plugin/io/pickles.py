@@ -6,17 +6,22 @@ there; allowing them by name is not enough. A refusal is a ``pickle.UnpicklingEr
 
 from __future__ import annotations
 
+import io
 import pickle
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping
+from types import FunctionType
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .calls import STORAGES
 from .pickled_images import PickledImage
+
+_BUILTINS = ("builtins", "__builtin__")  # as Python 3 and Python 2 call it
 
 
 def _shown(value: Any) -> str:
@@ -109,11 +114,31 @@ for _package in ("numpy._core", "numpy.core"):  # as numpy 2 and numpy 1 call it
 STAND_INS |= NUMPY
 
 
-@contextmanager
-def allowed(*more: Any) -> Iterator[None]:
-    """Let ``torch.load(weights_only=True)`` use the stand-ins, and *more*, inside the block."""
-    with torch.serialization.safe_globals([*STAND_INS.values(), *more]):
-        yield
+def _sparse(layout: torch.layout, parts: Any) -> torch.Tensor:
+    """What makes a sparse tensor, once its indices are known to lie inside it."""
+    if layout == torch.sparse_coo:
+        return torch.sparse_coo_tensor(*parts[:3], check_invariants=True)
+    return torch.sparse_compressed_tensor(*parts, layout=layout, check_invariants=True)
+
+
+TORCH: dict[str, Any] = {
+    **STAND_INS,
+    **STORAGES,
+    **{f"{package}.{item.__name__}": item for package in _BUILTINS for item in (set, complex, bytearray)},
+    "collections.OrderedDict": OrderedDict,
+    "collections.Counter": Counter,
+    "torch.Size": torch.Size,
+    "torch.device": torch.device,
+    "torch.Tensor": torch.Tensor,
+    "torch.nn.parameter.Parameter": torch.nn.Parameter,
+    "torch.serialization._get_layout": torch.serialization._get_layout,
+    "torch._tensor._rebuild_from_type_v2": torch._tensor._rebuild_from_type_v2,
+    "torch._utils._rebuild_sparse_tensor": _sparse,
+    **{str(item): item for item in vars(torch).values() if isinstance(item, torch.dtype | torch.qscheme)},
+}
+for _name in ("tensor", "tensor_v2", "tensor_v3", "qtensor", "parameter", "parameter_with_state"):
+    TORCH[f"torch._utils._rebuild_{_name}"] = getattr(torch._utils, f"_rebuild_{_name}")
+TORCH["torch._utils._rebuild_meta_tensor_no_storage"] = torch._utils._rebuild_meta_tensor_no_storage
 
 
 class PlainUnpickler(pickle.Unpickler):
@@ -123,8 +148,39 @@ class PlainUnpickler(pickle.Unpickler):
         item = NUMPY.get(f"{module}.{name}")
         if item is None:
             raise pickle.UnpicklingError(f"{module}.{name}")
-        # a pickle may set attributes of what it is given, so it gets its own
-        return lambda *arguments: item(*arguments)  # noqa: PLW0108
+        return _own(item)
+
+
+def _own(item: Any) -> Any:
+    """Return *item* for one pickle: as that may set attributes of what it is given, it gets its own."""
+    return lambda *arguments: item(*arguments)  # noqa: PLW0108
+
+
+class TorchUnpickler(pickle.Unpickler):
+    """Accepts what :func:`torch.save` writes of tensors and plain data; any other global ends the reading.
+
+    The pickle must have passed :class:`.survey.Survey`, which knows what may be called, made and filled.
+
+    :param content: the pickle.
+    :param storage: gives the storage for the key that a tensor refers to, and the type of its numbers.
+    :param more: further classes, by name.
+    """
+
+    def __init__(self, content: bytes, storage: Callable[[str, torch.dtype], Any], more: Mapping[str, type]) -> None:
+        super().__init__(io.BytesIO(content), encoding="utf-8")
+        self._storage, self._more = storage, more
+
+    def find_class(self, module: str, name: str) -> Any:
+        item = TORCH.get(dotted := f"{module}.{name}")
+        if item is None:
+            item = self._more.get(dotted)
+        if item is None:
+            raise pickle.UnpicklingError(dotted)
+        return _own(item) if isinstance(item, FunctionType) else item
+
+    def persistent_load(self, identity: Any) -> Any:
+        _, dtype, key, *_ = identity
+        return self._storage(key, dtype)
 
 
 def is_dense(tensor: torch.Tensor) -> bool:

@@ -5,7 +5,6 @@ Pickles are read through an allow-list that holds plain containers, numbers, ten
 
 from __future__ import annotations
 
-import gc
 import io
 import os
 import pickle
@@ -19,11 +18,12 @@ import torch
 from safetensors import safe_open
 
 from ..errors import InputError
+from . import torch_files
 from .documents import read_json
 from .opening import open_file, refuse_holes
-from .pickles import STAND_INS, PlainUnpickler, allowed
+from .pickles import STAND_INS, PlainUnpickler
 from .survey import Survey, read_head
-from .torch_files import checked
+from .uncollected import uncollected
 
 __all__ = ["STOPPED", "read_json", "read_plain_pickle", "read_tensors", "read_torch"]
 
@@ -47,24 +47,10 @@ def read_torch(path: Path, *more: type) -> Any:
             asked_for=lambda error: _forbidden(path) or _asked_for(error),
             hint="a file that needs more can run code when opened: do not use it unless you made it yourself",
         ),
-        allowed(*more),
         open_file(path) as file,
-        _uncollected(),
+        uncollected(),
     ):
-        names = [f"{each.__module__}.{each.__qualname__}" for each in more]
-        return torch.load(checked(file, path, names), map_location="cpu", weights_only=True)
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Keep the garbage collector from going over what grows: a file of plain data makes no garbage in circles."""
-    running = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if running:
-            gc.enable()
+        return torch_files.load(file, path, more)
 
 
 def _forbidden(path: Path) -> str | None:
@@ -94,7 +80,7 @@ def read_plain_pickle(path: Path) -> Any:
     with (
         _reading(path, allowed="numbers, text, bytes, lists, dicts, numpy arrays", asked_for=str),
         open_file(path) as file,
-        _uncollected(),
+        uncollected(),
     ):
         refuse_holes(file, path)
         _, content = read_head(file, lambda head: Survey(head, where=path))

@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from ..errors import InputError
 
@@ -25,8 +24,7 @@ _LOCAL = struct.Struct("<4s5H3L2H")
 _FULL, _FULL64 = 0xFFFFFFFF, 0xFFFF
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """One member of an archive, as its directory describes it.
 
     :param packed: bytes in the archive.
@@ -78,10 +76,24 @@ def stored(file: BinaryIO, member: Member) -> bytes:
 
     :raises ValueError: when its own header is damaged.
     """
+    return _part(file, _content(file, member), member.size)
+
+
+def read_into(file: BinaryIO, member: Member, room: memoryview) -> None:
+    """Put the content of a member that is not compressed into *room*, which is as large.
+
+    :raises ValueError: when its own header is damaged.
+    """
+    file.seek(_content(file, member))
+    if file.readinto(room) != member.size:  # type: ignore[attr-defined]
+        raise ValueError("it ends too early")
+
+
+def _content(file: BinaryIO, member: Member) -> int:
     header = _LOCAL.unpack(_part(file, member.start, _LOCAL.size))
     if header[0] != b"PK\x03\x04":
         raise ValueError(f"no header in front of {member.name}")
-    return _part(file, member.start + _LOCAL.size + header[-2] + header[-1], member.size)
+    return member.start + _LOCAL.size + int(header[-2]) + int(header[-1])
 
 
 def _end(file: BinaryIO, length: int) -> tuple[int, int, int]:
@@ -119,7 +131,8 @@ def _members(content: bytes, end: int) -> Iterator[Member]:
         at += _ENTRY.size
         name, extra = content[at : at + names], content[at + names : at + names + extras]
         at += names + extras + comments
-        size, packed, start = _wide(extra, size, packed, start)
+        if _FULL in (size, packed, start):
+            size, packed, start = _wide(extra, size, packed, start)
         if b"\0" in name or at > len(content) or start >= end or (method == STORED and size != packed):
             raise ValueError("its directory is damaged")
         yield Member(name.decode("utf-8" if flags & 0x800 else "cp437", "replace"), method, packed, size, start)
