@@ -113,8 +113,9 @@ class _Archive:
             read_into(self._file, member, room.data)
             content = torch.from_numpy(room[: self._sizes[key]]).untyped_storage()  # of a size that nothing changes
             if self._swapped:
-                content.byteswap(dtype)
-            self._storages[key] = torch.storage.TypedStorage(wrap_storage=content, dtype=dtype, _internal=True)
+                content.byteswap(dtype)  # type: ignore[no-untyped-call]
+            typed: Any = torch.storage.TypedStorage
+            self._storages[key] = typed(wrap_storage=content, dtype=dtype, _internal=True)
         return self._storages[key]
 
 
