@@ -19,6 +19,10 @@ from elixir_plugin.io.locks import alone
 from elixir_plugin.io.reading import read_json
 from elixir_plugin.zoo.make import DIGITS, source_of
 
+ROOT = Path(__file__).resolve().parents[2]
+ARCHIVE = ROOT.parent / "shared" / "data" / "cifar10-jpeg.zip"
+WORK = ROOT.parent / "proving-ground"
+
 
 @dataclass(frozen=True)
 class Base:

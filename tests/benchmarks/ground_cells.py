@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ground_base import Base
+from ground_base import ROOT, Base
 from ground_list import ATTACKS, COLUMNS, RESERVED, SUSPECT, TRAINING, Attack, Column
 
 from elixir_plugin._version import __version__
@@ -38,7 +38,6 @@ from elixir_plugin.runs.spec import RunSpec
 from elixir_plugin.testbed.adapter import Testbed
 from elixir_plugin.training.loop import FAST
 
-ROOT = Path(__file__).resolve().parents[2]
 OPEN = "open"  # folder beside the cards: what failed, and what defenses say they would cost
 CPU = torch.device("cpu")
 SPENT = ("cpu_seconds", "seconds")  # where a cell was done in one go

@@ -23,7 +23,7 @@ from pathlib import Path
 ONE = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # so that a result does not depend on the load
 os.environ.update(dict.fromkeys(ONE, "1"))  # before numpy and torch are imported
 
-from ground_base import prepare  # noqa: E402
+from ground_base import ARCHIVE, ROOT, WORK, prepare  # noqa: E402
 from ground_cells import Cell, Ground, all_cells, suspect_of  # noqa: E402
 from ground_list import ATTACKS, COLUMNS, RESERVED, SUSPECT, WAVE  # noqa: E402
 from ground_page import Known, write_page  # noqa: E402
@@ -31,8 +31,6 @@ from ground_page import Known, write_page  # noqa: E402
 from elixir_plugin.io.locks import locked  # noqa: E402
 from elixir_plugin.plugins import plugins  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[2]
-ARCHIVE = ROOT.parent / "shared" / "data" / "cifar10-jpeg.zip"
 DEAR = 3600.0  # seconds from which a cell waits until all cheaper ones are done
 ASKING = 180.0  # seconds that a defense may take to say what it costs
 PAUSE = 1.0  # seconds between two looks at what another process holds
@@ -67,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--data", default=str(ARCHIVE), help="zip file, folder, or digits")
-    made.add_argument("--work", type=Path, default=ROOT.parent / "proving-ground", help="folder of runs and models")
+    made.add_argument("--work", type=Path, default=WORK, help="folder of runs and models")
     made.add_argument("--cards", type=Path, help="folder of the cards; default: docs/proving-ground, or WORK/cards")
     made.add_argument("--only", nargs="+", choices=list(ATTACKS), metavar="ATTACK", help="these attacks")
     made.add_argument("--defenses", nargs="+", choices=[SUSPECT, *COLUMNS], metavar="NAME", help="and these defenses")
