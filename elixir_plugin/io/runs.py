@@ -46,12 +46,12 @@ class Texts(NamedTuple):
 
 
 def texts(data: bytes, pos: int) -> Texts | None:
-    """Return the texts from *pos* on that are put into the memo by the same opcode, or None where there is none."""
+    """Return the texts from *pos* on that have the same opcodes, or None where none there is put into the memo."""
     width = _SIZES.get(data[pos])
     put = 0 if width is None else data[pos + 1 + width + data[pos + 1]]
     if put not in _PUTS:
         return None
-    ends: list[int] = list(map(_END, iter(_pattern(put).scanner(data, pos, pos + PIECE).match, None)))
+    ends: list[int] = list(map(_END, iter(_pattern(data[pos], put).scanner(data, pos, pos + PIECE).match, None)))
     if not ends:
         return None
     size = _PUTS[put]
@@ -60,9 +60,10 @@ def texts(data: bytes, pos: int) -> Texts | None:
 
 
 @cache
-def _pattern(put: int) -> Any:
-    """Return what matches one text and the opcode *put* behind it; the size of the text decides how far it goes."""
-    short = b"|".join(re.escape(bytes([size])) + b".{%d}" % size for size in range(LONGEST + 1))
-    four = b"|".join(re.escape(bytes([size])) + b"\\0\\0\\0.{%d}" % size for size in range(LONGEST + 1))
-    behind = re.escape(bytes([put])) + b".{%d}" % _PUTS[put]
-    return re.compile(b"(?:[\\x8cUC](?:" + short + b")|X(?:" + four + b"))" + behind, re.DOTALL)
+def _pattern(op: int, put: int) -> Any:
+    """Return what matches one text of *op*, as far as its size says, and the opcode *put* behind it."""
+    high = rb"\0\0\0" if _SIZES[op] == 4 else b""
+    sized = b"|".join(re.escape(bytes([size])) + high + b".{%d}" % size for size in range(LONGEST + 1))
+    return re.compile(
+        re.escape(bytes([op])) + b"(?:" + sized + b")" + re.escape(bytes([put])) + b".{%d}" % _PUTS[put], re.DOTALL
+    )

@@ -14,7 +14,7 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, ClassVar, TypeVar
 
 from .calls import FILLED, ITEM_BYTES, MAPPINGS
 from .machine import EMPTY, OPCODES, Machine
@@ -48,6 +48,8 @@ def read_head(file: BinaryIO, examine: Callable[[bytes], T]) -> tuple[T, bytes]:
 class Survey(Machine):
     """What one pickle holds.
 
+    :cvar handlers: what goes through an opcode; None for one that is refused.
+
     :param where: the file, for messages.
     :param more: names of further classes that it may make instances of.
     :ivar end: where the pickle ends in the data.
@@ -57,6 +59,8 @@ class Survey(Machine):
     :raises pickle.UnpicklingError: with the name of what it must not call.
     :raises ValueError: when it is damaged.
     """
+
+    handlers: ClassVar[list[Callable[[Any, int], int] | None]]
 
     def __init__(self, data: bytes, start: int = 0, *, where: Path, more: Sequence[str] = ()) -> None:
         super().__init__(data, start, where, more)
@@ -72,7 +76,7 @@ class Survey(Machine):
             raise ValueError(f"the pickle refers to place {error} of its memo, which is empty") from None
 
     def _run(self, pos: int) -> int:
-        data, stack, memo, spans = self.data, self._stack, self._memo, self._spans
+        data, stack, memo, spans, handlers = self.data, self._stack, self._memo, self._spans, self.handlers
         for _ in self._steps:
             op = data[pos]
             width = FIXED[op]
@@ -103,7 +107,7 @@ class Survey(Machine):
             elif op == _STOP:
                 return pos + 1
             else:
-                handler = _HANDLERS[op]
+                handler = handlers[op]
                 if handler is None:
                     raise ValueError(f"opcode {bytes([op])!r} is none of plain data")
                 pos = handler(self, pos)
@@ -156,9 +160,18 @@ class Survey(Machine):
         return pos + 1
 
 
+class TorchSurvey(Survey):
+    """The same, of a pickle that has no opcodes but those that :func:`torch.save` writes."""
+
+
 _STOP = pickle.STOP[0]
 _GETS = {pickle.BINGET[0]: 1, pickle.LONG_BINGET[0]: 4}
 _PUTS = {pickle.BINPUT[0]: 1, pickle.LONG_BINPUT[0]: 4}
+_BY_TORCH = pickle.PROTO + pickle.MARK + pickle.BINUNICODE + pickle.SHORT_BINSTRING + pickle.LONG1 + pickle.GLOBAL
+_BY_TORCH += (
+    pickle.TUPLE + pickle.TUPLE1 + pickle.TUPLE2 + pickle.TUPLE3 + bytes(EMPTY) + pickle.APPEND + pickle.APPENDS
+)
+_BY_TORCH += pickle.SETITEM + pickle.SETITEMS + pickle.BINPERSID + pickle.REDUCE + pickle.NEWOBJ + pickle.BUILD
 _HANDLERS: list[Callable[[Survey, int], int] | None] = [None] * 256
 for _ops, _handler in (
     (pickle.PROTO, Survey._skip),
@@ -193,3 +206,5 @@ for _ops, _handler in (
 ):
     for _op_code in _ops:
         _HANDLERS[_op_code] = _handler
+Survey.handlers = _HANDLERS
+TorchSurvey.handlers = [each if op in _BY_TORCH else None for op, each in enumerate(_HANDLERS)]

@@ -18,7 +18,7 @@ import torch
 from ..errors import InputError
 from .opening import refuse_holes
 from .pickles import STAND_INS, TorchUnpickler
-from .survey import MOST, Survey, read_head
+from .survey import MOST, Survey, TorchSurvey, read_head
 from .zips import STORED, read_directory, read_into, stored
 
 MEMBERS = 2**18
@@ -95,7 +95,7 @@ class _Archive:
             found = f"{pickled.size:,} bytes beside tensors"
             raise InputError("file is too large", where=self._where, found=found, allowed=MOST)
         content = stored(self._file, pickled)
-        self._sizes = Survey(content, where=self._where, more=list(more)).storages
+        self._sizes = TorchSurvey(content, where=self._where, more=list(more)).storages
         for key, size in self._sizes.items():
             member = self._members.get(f"{self._root}/data/{key}")
             if member is None:
