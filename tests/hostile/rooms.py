@@ -140,6 +140,15 @@ def record(folder: Path) -> None:
     (place / "config.yaml").write_text("epochs: 2\nbatch_size: 16\n")
 
 
+def batches(folder: Path) -> None:
+    """The batches of CIFAR-10 with the names of the classes, as torchvision unpacks them."""
+    from fake_records import make_workspace
+
+    make_workspace(folder)
+    names = {"label_names": [f"class {label}" for label in range(10)]}
+    (folder / "data" / "cifar10" / "cifar-10-batches-py" / "batches.meta").write_bytes(pickle.dumps(names, protocol=2))
+
+
 def signs(folder: Path) -> None:
     """The tables of GTSRB, with one image in each class."""
     for label in range(43):
