@@ -99,11 +99,20 @@ def load_cards(*folders: Path) -> list[ResultCard]:
         if not folder.is_dir():
             raise InputError("folder of result cards not found", where=folder)
         for file in sorted(folder.glob("*.json")):
-            content = read_json(file)
-            if not isinstance(content, dict):
-                raise InputError("not a result card", where=file, found=type(content).__name__, allowed="an object")
-            cards.append(ResultCard.build(content, where=str(file)))
+            cards.append(read_card(file))
     return sorted(cards, key=lambda card: (card.defense, card.case, card.name))
+
+
+def read_card(file: Path) -> ResultCard:
+    """Read one card.
+
+    :raises InputError: for a file that cannot be read.
+    :raises SettingsError: for a file that is no card.
+    """
+    content = read_json(file)
+    if not isinstance(content, dict):
+        raise InputError("not a result card", where=file, found=type(content).__name__, allowed="an object")
+    return ResultCard.build(content, where=str(file))
 
 
 def card_from_runs(
@@ -155,7 +164,7 @@ def save_card(card: ResultCard, folder: Path) -> Path:
     :raises RunError: when there is another card of that name, or the folder cannot be written.
     """
     file = folder / f"{card.name}.json"
-    if file.exists() and ResultCard.build(read_json(file), where=str(file)) != card:
+    if file.exists() and read_card(file) != card:
         raise RunError("there is another card of this name", where=file, hint="remove it, or choose {argument:to}")
     write_json(file, card.dump())
     return file

@@ -27,9 +27,8 @@ from elixir_plugin.evaluation.metrics import model_metrics
 from elixir_plugin.evaluation.retraining import Retraining
 from elixir_plugin.io.environment import environment, threads
 from elixir_plugin.io.files import remove_folder, write_json
-from elixir_plugin.io.reading import read_json
 from elixir_plugin.plugins import plugins
-from elixir_plugin.runs.cards import ResultCard, card_from_runs
+from elixir_plugin.runs.cards import ResultCard, card_from_runs, read_card
 from elixir_plugin.runs.compare.run import plan_cells
 from elixir_plugin.runs.compare.spec import CompareSpec
 from elixir_plugin.runs.compare.table import UNDEFENDED
@@ -190,7 +189,7 @@ class Ground:
     def _of_suspect(self, cell: Cell) -> dict[str, Any]:
         """Return what the card of the suspect model says of the set, without the seconds it took."""
         file = self.cards / f"{self.name(suspect_of(cell))}.json"
-        known = ResultCard.build(read_json(file), where=str(file)).details
+        known = read_card(file).details
         return {key: value for key, value in known.items() if key not in SPENT}
 
     def _details(self, cell: Cell, case: Case) -> dict[str, Any]:
