@@ -14,7 +14,9 @@ the paper allows. Dual ascent on the logarithm of λ: every few steps of the des
 
     λ ← clip(λ · exp(rate · clip((L_H(θ) − c) / c, −1, 1)), LOWEST, HIGHEST).
 
-λ begins low. So the weights first go far, and then no closer than clean images ask for. The last steps train on all
+λ begins low. So the weights first go far, and then no closer than clean images ask for. The rate is such that λ would
+just get from FIRST to HIGHEST if the loss never fell below 2 c: where it rises faster, weights that have not gone far
+yet are held where they are, and most of the backdoor stays. The last steps train on all
 reserved samples, those of H too, under the geometric mean of λ over the steps just before; H can tell nothing from
 there on.
 """
@@ -40,7 +42,7 @@ from .weights import TINY
 Mask = NDArray[np.bool_]
 
 FIRST, LOWEST, HIGHEST = 0.5, 0.05, 20.0  # λ
-RATE, EVERY = 0.25, 10  # of an update, and steps from one to the next
+EVERY = 10  # steps from one update to the next
 HELD, MOST_HELD = 0.2, 1000  # share of each class that is held back, and samples in all
 LAST = 0.2  # share of the steps that come last and train on all reserved samples
 SETTLED = 0.25  # share of the updates, the last ones, over which the λ of these steps is averaged
@@ -82,7 +84,8 @@ class Multiplier:
     def update(self, loss: float) -> None:
         """Move λ up where *loss*, L_H(θ) in nats, is above what is allowed, and down where it is below."""
         excess = min(1.0, max(-1.0, (loss - self.allowed) / self.allowed))
-        self.value.mul_(math.exp(RATE * excess)).clamp_(LOWEST, HIGHEST)
+        rate = math.log(HIGHEST / FIRST) / max(1, self.until // EVERY)
+        self.value.mul_(math.exp(rate * excess)).clamp_(LOWEST, HIGHEST)
         self.steps.append(self.step)
         self.losses.append(loss)
         self.lams.append(float(self.value))
