@@ -64,12 +64,14 @@ def test_it_finds_the_multiplier_of_a_problem_that_has_a_known_one(allowed: floa
     assert found.losses[-1] == pytest.approx(allowed, rel=0.02)
 
 
-def test_too_much_loss_takes_it_to_the_highest_value_by_the_end_and_not_before() -> None:
+@pytest.mark.parametrize(("loss", "halfway"), [(1.0, 14), (1.5, 7), (9.0, 7)])
+def test_too_much_loss_takes_it_to_the_highest_value_and_not_at_once(loss: float, halfway: int) -> None:
+    """Of 40 updates, 28 (RISE) when the loss is twice what is allowed, and half of them when it is three times that."""
     found = multiplier(0.5, 40)
     for _ in range(40):
-        found.update(9.0)
-    assert all(later > earlier for earlier, later in pairwise(found.lams))
-    assert found.lams[19] == pytest.approx(math.sqrt(FIRST * HIGHEST), rel=1e-4)
+        found.update(loss)
+    assert found.lams[halfway - 1] == pytest.approx(math.sqrt(FIRST * HIGHEST), rel=1e-4)
+    assert all(later > earlier for earlier, later in pairwise(found.lams[: 2 * halfway - 1]))
     assert found.lams[-1] == pytest.approx(HIGHEST, rel=1e-4) and found.met is False
 
 
@@ -86,7 +88,7 @@ def test_it_rises_above_what_is_allowed_and_falls_below(loss: float, allowed: fl
     found = multiplier(allowed, 40)
     found.update(loss)
     assert np.sign(found.lams[0] - FIRST) in {0.0, np.sign(loss - allowed)}
-    assert abs(math.log(found.lams[0] / FIRST)) <= math.log(HIGHEST / FIRST) / 40 + 1e-5
+    assert abs(math.log(found.lams[0] / FIRST)) <= 2 * math.log(HIGHEST / FIRST) / 28 + 1e-5
 
 
 def test_the_last_steps_have_the_geometric_mean_of_the_last_quarter(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,11 +12,11 @@ held back from training. What is allowed is
 a model whose clean loss is above ε as received cannot be asked for less than it had, nor an accurate one for less than
 the paper allows. Dual ascent on the logarithm of λ: every few steps of the descent on (λ · h − D) / (λ + 1),
 
-    λ ← clip(λ · exp(rate · clip((L_H(θ) − c) / c, −1, 1)), LOWEST, HIGHEST).
+    λ ← clip(λ · exp(rate · clip((L_H(θ) − c) / c, −2, 2)), LOWEST, HIGHEST).
 
-λ begins low. So the weights first go far, and then no closer than clean images ask for. The rate is such that λ would
-just get from FIRST to HIGHEST if the loss never fell below 2 c: where it rises faster, weights that have not gone far
-yet are held where they are, and most of the backdoor stays. The last steps train on all
+λ begins low. So the weights first go far, and then no closer than clean images ask for. The rate is such that λ gets
+from FIRST to HIGHEST within RISE of the steps if the loss stays at 2 c: where it rises much faster, weights that have
+not gone far yet are held where they are, and most of the backdoor stays. The last steps train on all
 reserved samples, those of H too, under the geometric mean of λ over the steps just before; H can tell nothing from
 there on.
 """
@@ -42,7 +42,7 @@ from .weights import TINY
 Mask = NDArray[np.bool_]
 
 FIRST, LOWEST, HIGHEST = 0.5, 0.05, 20.0  # λ
-EVERY = 10  # steps from one update to the next
+RISE, EVERY = 0.7, 10  # share of the steps before the last ones; steps from one update to the next
 HELD, MOST_HELD = 0.2, 1000  # share of each class that is held back, and samples in all
 LAST = 0.2  # share of the steps that come last and train on all reserved samples
 SETTLED = 0.25  # share of the updates, the last ones, over which the λ of these steps is averaged
@@ -83,8 +83,8 @@ class Multiplier:
 
     def update(self, loss: float) -> None:
         """Move λ up where *loss*, L_H(θ) in nats, is above what is allowed, and down where it is below."""
-        excess = min(1.0, max(-1.0, (loss - self.allowed) / self.allowed))
-        rate = math.log(HIGHEST / FIRST) / max(1, self.until // EVERY)
+        excess = min(2.0, max(-2.0, (loss - self.allowed) / self.allowed))
+        rate = math.log(HIGHEST / FIRST) / max(1, RISE * (self.until // EVERY))
         self.value.mul_(math.exp(rate * excess)).clamp_(LOWEST, HIGHEST)
         self.steps.append(self.step)
         self.losses.append(loss)
