@@ -276,7 +276,7 @@ def test_runs_of_a_fixed_lam_keep_their_identity(preset: str | None, settings: A
     assert D3Settings.build(settings, preset=preset).fingerprint() == identity
 
 
-def test_the_default_is_auto_and_a_thousand_steps() -> None:
+def test_the_default_is_auto_and_as_long_as_the_set_asks_for() -> None:
     settings = D3().settings
     assert (settings.lam, settings.steps, settings.epochs, settings.precision) == ("auto", None, None, "fastest")
     assert D3Settings.build(settings.dump()) == settings
@@ -294,6 +294,18 @@ def test_steps_and_epochs_are_not_given_together() -> None:
     with pytest.raises(SettingsError, match="give one of them"):
         D3(steps=10, epochs=2)
     assert D3({"steps": 10, "epochs": None}, preset="paper").settings.steps == 10
+
+
+def test_the_default_length_follows_the_size() -> None:
+    assert [defense.default_steps(size) for size in (1, 250, 625, 1200, 2500, 10**6)] == [
+        500,
+        500,
+        500,
+        693,
+        1000,
+        1000,
+    ]
+    assert len(detoxify(case(), steps=None, lam=10).curves["objective"]) == math.ceil(500 / 7)
 
 
 @pytest.mark.parametrize(("size", "steps", "expected"), [(50, 100, 105), (50, 7, 7), (400, 30, 50)])

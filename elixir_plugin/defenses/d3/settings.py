@@ -95,7 +95,10 @@ class D3Settings(Settings):
     distance: bool = Field(True, description="pull away from the received weights; off only for ablation")
     bn_eval: bool = Field(False, description="freeze batch-norm statistics")
     steps: int | None = Field(
-        None, ge=1, description="of the descent, rounded up to whole epochs; default: 1,000, or as `epochs` says"
+        None,
+        ge=1,
+        description="of the descent, rounded up to whole epochs; default: as `epochs` says, else 500, or more with the "
+        "square root of the number of samples, 1,000 from 2,500 on",
     )
     epochs: int | None = Field(None, ge=1, description="passes over the reserved clean set, in place of `steps`")
     batch_size: int | None = Field(
