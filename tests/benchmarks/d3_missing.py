@@ -1,6 +1,7 @@
 """D3 where the reserved clean set lacks a class: what becomes of the class, of the others, and of the backdoor.
 
-    python tests/benchmarks/d3_missing.py                                             # embedded digits
+    python tests/benchmarks/d3_missing.py                                             # embedded digits, defaults
+    python tests/benchmarks/d3_missing.py --epochs 100 --lam 10                       # the table of docs/d3.md
     python tests/benchmarks/d3_missing.py --record ../shared/toolkits/backdoorbench/record/badnet_0_1 --epochs 30 \
         --lam 0.5 --missing 5 --missing 0
 
@@ -56,11 +57,12 @@ def main() -> None:
         "--missing", type=int, action="append", help="class to leave out (default: 3, and the target 0)"
     )
     parser.add_argument("--left", type=int, default=0, help="clean samples of it that are left")
-    parser.add_argument("--epochs", type=int, default=100)
-    parser.add_argument("--lam", type=float, default=10.0)
+    parser.add_argument("--epochs", type=int, help="default: as many as the default of D3 makes")
+    parser.add_argument("--lam", type=float, help="default: auto")
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
-    settings = {"epochs": arguments.epochs, "lam": arguments.lam}
+    given = {"epochs": arguments.epochs, "lam": arguments.lam}
+    settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     sources = [("testbed", Path(each), DIGITS) for each in arguments.poison]
     if arguments.record is not None:
         sources = [("backdoorbench", arguments.record, {})]

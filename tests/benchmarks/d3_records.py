@@ -3,7 +3,7 @@
     python tests/benchmarks/d3_records.py --workspace ../shared/toolkits/backdoorbench
 
 Every number is computed here, but for the row "authors", which repeats what the released code reached on the same
-records (given with the records); the gates of the last lines compare with it.
+records (given with the records); the gates of the last lines compare with it, and with the suspect model.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ from elixir_plugin.evaluation.measure import execute
 METRICS = ("acc", "asr", "ra")
 EPOCHS = {"badnet_0_1": 30, "blended_0_1": 10}
 AUTHORS = {"badnet_0_1": (0.491, 0.019, 0.422), "blended_0_1": (0.457, 0.000, 0.171)}
+WHOLE = {"auto", "paper"}  # as long as they are without tuning; the others have EPOCHS
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "auto": ("D3, λ auto (default)", {}),
+    "paper": ("D3, λ 10, 100 epochs (`--preset paper`)", {"preset": "paper"}),
     "code": ("D3, λ 0.5, batch 256 (the authors' settings)", {"lam": 0.5, "batch_size": 256}),
     "code_steps": ("D3, λ 0.5, 8 steps per epoch", {"lam": 0.5}),
-    "default": ("D3, λ 10, 8 steps per epoch (default)", {}),
-    "batch256": ("D3, λ 10, batch 256", {"batch_size": 256}),
+    "lam10": ("D3, λ 10, 8 steps per epoch", {"lam": 10}),
+    "batch256": ("D3, λ 10, batch 256", {"lam": 10, "batch_size": 256}),
     "random_head": ("random head, then fine-tuning, 8 steps per epoch", {"preset": "random_head"}),
     "finetune": ("fine-tuning, 8 steps per epoch", {"preset": "finetune"}),
 }
@@ -35,12 +38,16 @@ Row = dict[str, Any]
 def measure(record: Path, variant: str, seed: int) -> Row:
     """Run one variant under one seed; the seed also draws the reserved clean set, as BackdoorBench does."""
     case = get_adapter("backdoorbench")({"clean_draw": "uniform"}).read(record, seed)
-    defense = get_defense("d3")({"epochs": EPOCHS[record.name]}, **VARIANTS[variant][1])
+    length = {} if variant in WHOLE else {"epochs": EPOCHS[record.name]}
+    defense = get_defense("d3")(length, **VARIANTS[variant][1])
     outcome, evaluation = execute(defense, case, Context(seed=seed))
     assert evaluation.before is not None and evaluation.after is not None
     row: Row = {"record": record.name, "variant": variant, "seed": seed, "der": evaluation.der}
     row |= {key: getattr(evaluation.after, key) for key in ("acc", "asr", "ra")}
     row |= {f"before_{key}": getattr(evaluation.before, key) for key in ("acc", "asr", "ra")}
+    if found := outcome.tables.get("multiplier"):
+        row |= {"lam": found["final_lam"], "allowed": found["allowed"], "held_back_loss": found["loss"][-1]}
+    row["distance"] = list(outcome.tables["distance_ratio"].values())[-1]
     return row | {"seconds": outcome.timings["detoxify"]}
 
 
@@ -48,7 +55,8 @@ def table(results: list[Row], record: str) -> None:
     """Print medians over seeds, with the range in brackets."""
     mine = [row for row in results if row["record"] == record]
     seeds = len({row["seed"] for row in mine})
-    print(f"\n| {record}, {EPOCHS[record]} epochs, {seeds} seeds | ACC % | ASR % | RA % |\n|---|---|---|---|")
+    print(f"\n| {record}, {EPOCHS[record]} epochs where not said, {seeds} seeds | ACC % | ASR % | RA % |")
+    print("|---|---|---|---|")
     print("| suspect model | " + " | ".join(f"{100 * mine[0][f'before_{key}']:.1f}" for key in METRICS) + " |")
     print("| authors' code, as given, 1 run | " + " | ".join(f"{100 * value:.1f}" for value in AUTHORS[record]) + " |")
     for variant, (title, _) in VARIANTS.items():
@@ -60,6 +68,10 @@ def table(results: list[Row], record: str) -> None:
         acc, asr = (statistics.median(row[key] for row in code) for key in ("acc", "asr"))
         held = asr <= 0.10 and acc >= AUTHORS[record][0] - 0.03
         print(f"gate of preset code (ASR ≤ 10 %, ACC ≥ authors − 3 points): {'held' if held else 'MISSED'}")
+    if auto := [row for row in mine if row["variant"] == "auto"]:
+        acc, asr = (statistics.median(row[key] for row in auto) for key in ("acc", "asr"))
+        held = asr <= 0.10 and acc >= auto[0]["before_acc"] - 0.03
+        print(f"gate of the default (ASR ≤ 10 %, ACC ≥ suspect model − 3 points): {'held' if held else 'MISSED'}")
 
 
 def _spread(values: list[float]) -> str:
@@ -71,14 +83,14 @@ def main() -> None:
     parser.add_argument("--workspace", type=Path, required=True, help="folder that holds record/ and data/")
     parser.add_argument("--records", nargs="*", default=list(EPOCHS), choices=EPOCHS)
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=VARIANTS)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--results", type=Path, help="JSON lines; what is in it is not run again")
     arguments = parser.parse_args()
     results: list[Row] = []
     if arguments.results is not None and arguments.results.exists():
         results = [json.loads(line) for line in arguments.results.read_text().splitlines()]
     done = {(row["record"], row["variant"], row["seed"]) for row in results}
-    for key in itertools.product(arguments.records, arguments.variants, range(arguments.seeds)):
+    for key in itertools.product(arguments.records, arguments.variants, arguments.seeds):
         if key not in done:
             results.append(measure(arguments.workspace / "record" / key[0], *key[1:]))
             print(json.dumps(results[-1]), flush=True)

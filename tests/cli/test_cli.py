@@ -106,7 +106,7 @@ def test_list_names_what_is_built_in() -> None:
 def test_show_tells_needs_settings_and_presets() -> None:
     done = call("show", "d3")
     assert done.exit_code == 0
-    for text in ("needs:", "clean, model", "lam = 10.0", "≥ 0", "preset code", "ICCV 2025", "--expert"):
+    for text in ("needs:", "clean, model", "lam = auto", "≥ 0", "preset code", "ICCV 2025", "--expert"):
         assert text in done.stdout
     assert "weight_decay" not in done.stdout and "weight_decay = 0.0" in call("show", "d3", "--expert").stdout
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ...core.outcome import Outcome
 from ...core.panels import Level, Lines, Panel, Series, Table
 
@@ -41,6 +43,8 @@ def panels_of(outcome: Outcome, eps: float) -> list[Panel]:
                 y_label="nats",
             )
         )
+    if path := tables.get("multiplier"):
+        panels += _multiplier_panels(path)
     ratios = tables.get("distance_ratio", {})
     if ratios:
         start = tables.get("start_distance_ratio", {})
@@ -62,4 +66,50 @@ def panels_of(outcome: Outcome, eps: float) -> list[Panel]:
                 rows=[[row[key] for key in ("class", "dreamt", "received", "repaired", "bias_raised")] for row in kept],
             )
         )
+    return panels
+
+
+def _multiplier_panels(path: dict[str, Any]) -> list[Panel]:
+    """Return how λ and the loss it answers for went, and what came of it."""
+    held = path["held_back"]
+    where = (
+        f"{held} reserved samples that are held back" if held else "the reserved clean set, no sample of it held back"
+    )
+    word = {True: "met", False: "not met", None: "not measured: too few steps"}[path["met"]]
+    facts = [
+        ["loss of the suspect model (nats)", path["received"]],
+        ["allowed (nats)", path["allowed"]],
+        ["measured last (nats)", path["loss"][-1] if path["loss"] else None],
+        ["λ of the last steps", path["final_lam"]],
+        ["constraint", word],
+    ]
+    panels: list[Panel] = [
+        Table(
+            title="Clean loss that is allowed",
+            caption=f"Cross-entropy on {where}. What is measured last is what λ led to, before the last steps train on "
+            "all reserved samples.",
+            header=["what", "value"],
+            rows=facts,
+        )
+    ]
+    if path["step"]:
+        shared: dict[str, Any] = {"x_label": "step"}
+        panels += [
+            Lines(
+                title="Loss of held-back samples",
+                caption=f"Cross-entropy on {where}. Above the level λ rises, below it λ falls.",
+                series=[Series(name="clean loss", x=path["step"], y=path["loss"])],
+                levels=[Level(name="allowed", value=path["allowed"])],
+                y_label="nats",
+                **shared,
+            ),
+            Lines(
+                title="λ",
+                caption="Price of clean loss against distance. It starts low, so that the weights first go far.",
+                series=[Series(name="λ", x=path["step"], y=path["lam"])],
+                log_y=True,
+                y_label="λ",
+                **shared,
+            ),
+        ]
     return panels

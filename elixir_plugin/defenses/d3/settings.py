@@ -2,33 +2,68 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+from typing_extensions import Self
 
 from ...core.settings import Settings
-from ...training.loop import Augmentation
+from ...training.loop import Augmentation, Precision
 
 WarmUp = Literal["random", "far", "noise", "near", "middle"]
+
+TUNING: dict[str, Any] = {"distance": False, "project": False, "eps": 0.0, "lam": 1.0, "epochs": 100}
 
 
 class D3Settings(Settings):
     """Settings of D3; the symbols are those of the paper."""
 
     basic = (
-        *("lam", "eps", "select", "warm_up", "epochs", "batch_size", "lr", "augmentation.crop", "augmentation.flip"),
-        "missing_classes",
+        *("lam", "eps", "margin", "select", "warm_up", "steps", "epochs", "batch_size", "lr"),
+        *("augmentation.crop", "augmentation.flip", "missing_classes"),
     )
-    added: ClassVar[Mapping[str, Any]] = {"missing_classes": "protect"}  # where no class is missing, they are all alike
-
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "code": {"lam": 0.5, "batch_size": 256},
-        "finetune": {"distance": False, "project": False, "warm_up": "near", "eps": 0.0, "lam": 1.0},
-        "random_head": {"distance": False, "project": False, "warm_up": "random", "eps": 0.0, "lam": 1.0},
+    added: ClassVar[Mapping[str, Any]] = {
+        "missing_classes": "protect",  # where no class is missing, they are all alike
+        "margin": 0.1,  # of no effect where λ is a number
+        "steps": None,  # formerly, all runs were as long as `epochs` said
     }
 
-    lam: float = Field(10.0, ge=0, description="λ, weight of the clean loss against the distance")
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": {"lam": 10.0, "epochs": 100},
+        "code": {"lam": 0.5, "batch_size": 256, "epochs": 100},
+        "finetune": {"warm_up": "near", **TUNING},
+        "random_head": {"warm_up": "random", **TUNING},
+    }
+
+    lam: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+        "auto",
+        description="λ, weight of the clean loss against the distance; auto: raised while the loss of reserved samples "
+        "that are held back is above what is allowed, and lowered while it is below",
+    )
+
+    @field_validator("lam", mode="before")
+    @classmethod
+    def _number_or_auto(cls, value: Any) -> Any:
+        """Say in one sentence what is wrong with the value, and not once for each type."""
+        if value == "auto":
+            return value
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            raise PydanticCustomError("no_lam", "must be a number or auto") from None
+        if not (math.isfinite(number) and number >= 0):
+            raise PydanticCustomError("no_lam", "must be a finite number ≥ 0, or auto")
+        return number
+
+    margin: float = Field(
+        0.1,
+        ge=0,
+        description="where λ is auto: nats by which the clean loss may exceed that of the suspect model, if that is "
+        "above ε",
+    )
     eps: float = Field(0.1, ge=0, description="ε, clean loss (nats) below which a sample is not penalised")
     p: float = Field(2.0, ge=1, description="order of the norm, for distance and projection")
     select: Literal["head", "linears", "all"] | tuple[str, ...] = Field(
@@ -46,7 +81,13 @@ class D3Settings(Settings):
     project: bool = Field(True, description="hold the norm of the selected weights; off only for ablation")
     distance: bool = Field(True, description="pull away from the received weights; off only for ablation")
     bn_eval: bool = Field(False, description="freeze batch-norm statistics")
-    epochs: int = Field(100, ge=1, description="passes over the reserved clean set")
+    steps: int | None = Field(
+        None,
+        ge=1,
+        description="of the descent, rounded up to whole epochs; default: as `epochs` says, else 500, or more with the "
+        "square root of the number of samples, 1,000 from 2,500 on",
+    )
+    epochs: int | None = Field(None, ge=1, description="passes over the reserved clean set, in place of `steps`")
     batch_size: int | None = Field(
         None, ge=2, description="default: 256, or less so that an epoch has 8 steps (at least 32)"
     )
@@ -54,10 +95,28 @@ class D3Settings(Settings):
     momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
     weight_decay: float = Field(0.0, ge=0, le=5e-4, description="not applied to the selected weights")
     augmentation: Augmentation = Field(Augmentation(crop=4, flip="auto"), description="of the reserved clean images")
-    precision: Literal["auto", "float32", "bf16"] = Field("float32", description="auto: bf16 autocast on CUDA only")
+    precision: Precision = Field(
+        "fastest",
+        description="fastest: bf16 autocast wherever the device has instructions for it; auto: on CUDA only; default "
+        "where λ is a number: float32",
+    )
     channels_last: bool = Field(True, description="memory layout of weights and images; does not change the method")
     missing_classes: Literal["protect", "refuse", "allow"] = Field(
         "protect",
         description="classes of which the reserved clean set holds fewer than 2 samples: keep what the suspect model "
         "knows of them, refuse the case, or let them be forgotten",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _precision_of_a_fixed_lam(cls, values: Any) -> Any:
+        """Compute as the paper and the released code do, where λ is theirs to choose."""
+        if isinstance(values, Mapping) and values.get("lam", "auto") != "auto" and "precision" not in values:
+            return {**values, "precision": "float32"}
+        return values
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("steps and epochs both say how long to train: give one of them, or null for the other")
+        return self
