@@ -159,24 +159,24 @@ def test_fine_tuning_leaves_the_backdoor() -> None:
 
 @pytest.mark.parametrize(("trigger", "limit"), [("patch", 5), ("blend", 12)])
 def test_d3_removes_the_backdoor_and_keeps_accuracy(trigger: str, limit: float) -> None:
-    row = repaired(trigger)
+    row = repaired(trigger, "paper")
     assert row.asr <= limit and row.acc >= 98
 
 
 @pytest.mark.parametrize("trigger", ["patch", "blend"])
 def test_d3_ends_with_a_clean_loss_below_epsilon(trigger: str) -> None:
-    assert repaired(trigger).loss <= 0.1
+    assert repaired(trigger, "paper").loss <= 0.1
 
 
 @pytest.mark.parametrize("trigger", ["patch", "blend"])
 def test_the_distance_term_adds_to_a_random_head(trigger: str) -> None:
     """The ablation that is to be reported next to D3."""
-    assert repaired(trigger).asr <= repaired(trigger, "random_head").asr
+    assert repaired(trigger, "paper").asr <= repaired(trigger, "random_head").asr
 
 
 @pytest.mark.parametrize("trigger", ["patch", "blend"])
 def test_the_released_configuration_removes_more(trigger: str) -> None:
-    assert repaired(trigger, lam=0.5).asr <= 1
+    assert repaired(trigger, "code").asr <= 1
 
 
 @pytest.mark.parametrize(
@@ -192,8 +192,13 @@ def test_the_released_configuration_removes_more(trigger: str) -> None:
     ],
 )
 def test_the_released_configuration_keeps_most_of_the_accuracy(trigger: str) -> None:
-    assert repaired(trigger, lam=0.5).acc >= 92
+    assert repaired(trigger, "code").acc >= 92
 
 
 def test_a_clean_model_loses_little() -> None:
-    assert repaired("none").acc >= 98.5
+    assert repaired("none", "paper").acc >= 98.5
+
+
+@pytest.mark.parametrize("trigger", ["patch", "blend"])
+def test_the_default_removes_the_backdoor(trigger: str) -> None:
+    assert repaired(trigger).asr <= 5
