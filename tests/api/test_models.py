@@ -90,7 +90,7 @@ def expected_logits(module: nn.Module, data: ImageSet) -> Tensor:
 
 
 def repaired(module: nn.Module, data: ImageSet, **options: Any) -> Any:
-    return elixir_plugin.repair(module, data, epochs=20, augmentation={"crop": 0, "flip": False}, **options)
+    return elixir_plugin.repair(module, data, lam=10.0, epochs=20, augmentation={"crop": 0, "flip": False}, **options)
 
 
 # --- several outputs

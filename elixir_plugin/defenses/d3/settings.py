@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 from typing_extensions import Self
 
 from ...core.settings import Settings
@@ -53,9 +52,9 @@ class D3Settings(Settings):
         try:
             number = float(value)
         except (TypeError, ValueError, OverflowError):
-            raise PydanticCustomError("no_lam", "must be a number or auto") from None
+            raise ValueError("must be a number or auto") from None
         if not (math.isfinite(number) and number >= 0):
-            raise PydanticCustomError("no_lam", "must be a finite number ≥ 0, or auto")
+            raise ValueError("must be a finite number ≥ 0, or auto")
         return number
 
     margin: float = Field(
