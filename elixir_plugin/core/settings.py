@@ -333,7 +333,8 @@ def _readable(error: ValidationError, cls: type[Settings], where: str) -> Settin
         elif fault["type"] == "missing":
             rows.append(f"{key}: missing")
         else:
-            message = fault["msg"][:1].lower() + fault["msg"][1:]
+            message = fault["msg"].removeprefix("Value error, ")
+            message = message[:1].lower() + message[1:]
             rows.append(f"{key} = {shown(_as_written(fault['input']), VALUE)}: {message}" if fault["loc"] else message)
     rows += [f"{key}: … {count - FAULTS:,} more" for key, count in in_list.items() if count > FAULTS]
     return SettingsError(
