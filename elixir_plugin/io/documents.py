@@ -31,6 +31,8 @@ _UNWRITABLE = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
 _ESCAPED = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 _ALIKE = bytes.maketrans(b"123456789E", b"000000000e")
 _LARGE = (b"0" * 19, b"0e000", b"0e+000")  # in any number beyond 64 bits, and in any that is not finite, made alike
+_LARGE_IN_BRIEF = re.compile(r"[0-9]{19}|[eE]\+?[0-9]{3}")  # the same; quicker on a few characters, slower on many
+BRIEF = 2**16  # characters of JSON text that the garbage collector hardly notices
 _COSTLY = ",:[{"  # there are no more values in JSON text than these characters, and one
 
 
@@ -59,8 +61,18 @@ def parse_json(text: str, *, where: object) -> Any:
     """
     if sum(map(text.count, _COSTLY)) >= VALUES:
         raise too_many(where, VALUES, InputError)
+    if len(text) < BRIEF:
+        return _parsed(text, where)
     with uncollected():
         return _parsed(text, where)
+
+
+def _may_be_large(text: str) -> bool:
+    """Whether a number in *text* may be beyond 64 bits or not finite."""
+    if len(text) < BRIEF:
+        return _LARGE_IN_BRIEF.search(text) is not None
+    alike = text.encode("utf-8", "surrogatepass").translate(_ALIKE)
+    return any(each in alike for each in _LARGE)
 
 
 def _parsed(text: str, where: object) -> Any:
@@ -90,8 +102,7 @@ def _parsed(text: str, where: object) -> Any:
 
     refused: list[InputError] = []  # each also stands in place of its number until it is known under which key
     hooks: dict[str, Any] = {"object_pairs_hook": fields, "parse_constant": real}
-    alike = text.encode("utf-8", "surrogatepass").translate(_ALIKE)
-    if any(each in alike for each in _LARGE):  # else Python's own parsers, which are faster, need no check
+    if _may_be_large(text):  # else Python's own parsers, which are faster, need no check
         hooks |= {"parse_int": whole, "parse_float": real}
     try:
         value = json.loads(text, **hooks)

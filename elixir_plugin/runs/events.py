@@ -26,6 +26,7 @@ from ..report.facts import checked_case
 EVENT_LOG = "events.jsonl"
 RUN_FILES = (EVENT_LOG, "log.txt", "work", "outcome")  # what a run writes as it attempts; other files may be anybody's
 SCHEMA = 1  # of the event log, in every line that says "started"; earlier ones have none
+TOLD = 5  # lines of the event log that cannot be read, each in a warning of its own
 BEFORE_DEFENSE = ("evaluate before",)  # stages before the defense starts, which its seconds leave out
 
 
@@ -155,7 +156,7 @@ def read_events(folder: Path, *, tell: bool = False) -> list[dict[str, Any]]:
         lines = read_bytes(path, TEXT_LIMIT).split(b"\n")
     except FileNotFoundError:
         return []
-    events = []
+    events, left_out = [], 0
     while lines and not lines[-1].strip():
         lines.pop()
     for number, line in enumerate(lines, 1):
@@ -163,11 +164,14 @@ def read_events(folder: Path, *, tell: bool = False) -> list[dict[str, Any]]:
         try:
             event = _parsed(line, where)
         except InputError as error:
-            if tell and number < len(lines):
+            left_out += number < len(lines)
+            if tell and number < len(lines) and left_out <= TOLD:
                 logging.getLogger(__name__).warning("%s is left out: %s (%s)", where, error.what, error.found)
             continue
         refuse_newer(event, SCHEMA, path)
         events.append(event)
+    if tell and left_out > TOLD:
+        logging.getLogger(__name__).warning("%s: %s more lines are left out", path, f"{left_out - TOLD:,}")
     return events
 
 

@@ -339,6 +339,17 @@ def test_a_bad_line_in_the_middle_is_told_and_skipped(
     assert [event["event"] for event in read_events(tmp_path)] == ["started", "stage", "stopped", "started"]
 
 
+def test_of_many_bad_lines_some_are_told_and_the_others_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = log(tmp_path)
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join([lines[0], b"{\n" * 1005, *lines[1:]]))
+    assert len(read_events(tmp_path, tell=True)) == 3
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 6 and "line 6 is left out" in said[4] and "1,000 more lines are left out" in said[5]
+
+
 def test_a_killed_run_goes_on_over_a_bad_line(finished: Path, place: Path) -> None:
     (place / "run/report.json").unlink()
     file = place / "run/events.jsonl"

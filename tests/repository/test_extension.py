@@ -77,12 +77,12 @@ def test_it_is_listed_and_the_broken_one_is_reported(python: Path, tmp_path: Pat
 
 @pytest.mark.e2e
 def test_it_runs_from_the_command_line(python: Path, tables: Path, tmp_path: Path) -> None:
-    command = ["run", "finetune", "--from", f"pixel_tables:{tables}", "--set", "epochs=1", "--write-to", "result"]
+    command = ["run", "my_finetune", "--from", f"pixel_tables:{tables}", "--set", "epochs=1", "--write-to", "result"]
     done = run(python, "-m", "elixir_plugin", *command, "--out", "here", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "finetune on pixel_tables:" in done.stdout and "ACC" in done.stdout
+    assert "my_finetune on pixel_tables:" in done.stdout and "ACC" in done.stdout
     report = json.loads((tmp_path / "here" / "report.json").read_text())
-    assert report["defense"] == {"name": "finetune", "kind": "repair", "paper": "folklore"}
+    assert report["defense"] == {"name": "my_finetune", "kind": "repair", "paper": "folklore"}
     assert report["run"]["settings"] == {"epochs": 1, "lr": 0.01} and report["metrics"]["after"]["acc"] is not None
     model = elixir_plugin.Classifier.load(tmp_path / "result" / "model")
     assert model.num_classes == 4

@@ -15,7 +15,7 @@ class FineTuneSettings(Settings):
 class FineTune(Defense):
     """Go on training the suspect model on the reserved clean set."""
 
-    name = "finetune"
+    name = "my_finetune"
     kind = "repair"
     needs = frozenset({"model", "clean"})
     Settings = FineTuneSettings

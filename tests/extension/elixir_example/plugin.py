@@ -6,7 +6,7 @@ from elixir_plugin.hookspecs import Entry
 
 @hookimpl
 def elixir_defenses():
-    return [Entry("finetune", "elixir_example.defense:FineTune", kind="repair", summary="fine-tune on clean images")]
+    return [Entry("my_finetune", "elixir_example.defense:FineTune", kind="repair", summary="fine-tune on clean images")]
 
 
 @hookimpl
