@@ -92,7 +92,9 @@ def test_a_classifier_with_one_output_is_repaired(form: str) -> None:
 
     x, y = data()
     classifier = trained(Net())
-    repaired = D3Transformer(classifier, lam=10.0, epochs=15, augmentation={"crop": 0, "flip": False})(x, y=LABELS[form](y))
+    repaired = D3Transformer(classifier, lam=10.0, epochs=15, augmentation={"crop": 0, "flip": False})(
+        x, y=LABELS[form](y)
+    )
     assert type(repaired.model) is Net and repaired.model.fc.out_features == 1
     assert not torch.equal(repaired.model.fc.weight, classifier.model.fc.weight)
     found = repaired.predict(x)

@@ -176,7 +176,7 @@ def test_every_defense_is_registered(strangers: None) -> None:
 
     before = set(held.class_dict)
     made = register()
-    assert set(made) == set(plugins().offers()["defense"]) and set(held.class_dict) == before | set(made)
+    assert set(made) == set(plugins().defenses()) and set(held.class_dict) == before | set(made)
     assert issubclass(held.class_dict["d3"], held.BackdoorDefense)
     assert issubclass(held.class_dict["confusion_training"], held.TrainingFiltering)
     assert register() == made  # again: nothing changes
