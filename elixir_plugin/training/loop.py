@@ -195,7 +195,10 @@ def train(
                 curves.setdefault(key, []).append(value)
             if not math.isfinite(curves["loss"][-1]):
                 raise RunError(
-                    "training diverged", where=f"{name}, epoch {epoch}", found="loss is not finite", hint="lower lr"
+                    "training diverged",
+                    where=f"{name}, epoch {epoch}",
+                    found="loss is not finite",
+                    hint="lower lr, or compute in precision=float32",
                 )
             if recipe.schedule != "triangle":
                 scheduler.step()
