@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from ..errors import SettingsError
+from ..io.process import stop_if_asked
 from ..io.progress import said_while, show_progress
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class Context:
 
         Where there is no terminal, a stage that says nothing for a minute says that it is still at work.
         """
+        stop_if_asked()
         started, counted = time.perf_counter(), self.counted_time()
         silent = self.quiet or sys.stderr.isatty()
         try:
@@ -109,14 +111,15 @@ class Context:
 
     def progress(self, items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
         """Iterate with a progress bar on a terminal; elsewhere, show a line every minute, see ``io.progress``."""
-        if self.quiet:
-            return items
         if total is None and isinstance(items, Sized):
             total = len(items)
+        stoppable = _until_stopped(items)
+        if self.quiet:
+            return stoppable
         if not sys.stderr.isatty():
-            return _log_progress(items, description, total)
+            return _log_progress(stoppable, description, total)
         width = shutil.get_terminal_size().columns  # 80 where the terminal does not say
-        return tqdm(items, desc=description, total=total, leave=False, ncols=width)
+        return tqdm(stoppable, desc=description, total=total, leave=False, ncols=width)
 
     def note(self, text: str, level: int = logging.WARNING) -> None:
         """Tell the reader of the report something they should know; also logged, under *level*."""
@@ -154,6 +157,12 @@ def resolve_device(name: str) -> torch.device:
             hint=str(error).splitlines()[0],
         ) from None
     return device
+
+
+def _until_stopped(items: Iterable[T]) -> Iterator[T]:
+    for item in items:
+        stop_if_asked()
+        yield item
 
 
 def _log_progress(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:

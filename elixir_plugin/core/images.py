@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, preview_list
+from ..io.process import stop_if_asked
 from .classes import checked_count
 from .lazy import ImageBacking, Images, Index, LazyImages, Rows
 from .scale import in_unit_range
@@ -101,6 +102,7 @@ class ImageSet:
         each = math.prod(self.image_shape) * np.dtype(self.images.dtype).itemsize
         size = max(1, min(size, CHUNK_BYTES // max(1, each)))
         for start in range(0, len(self), size):
+            stop_if_asked()
             part = slice(start, min(start + size, len(self)))
             yield part, self.read(part)
 

@@ -38,6 +38,7 @@ MEMORY = (
     "can't start new thread",
 )
 ROOM = 2 * 2**30  # bytes of address space for everything but the libraries of torch
+_asked: list[int] = []  # the number of the signal that asks this program to end, until that is done
 WORDS = "nothing half-written is left. Run the same command again to go on."
 
 
@@ -56,7 +57,8 @@ class Stopped(KeyboardInterrupt):
 def stopped_by_signals() -> Iterator[None]:
     """Raise :class:`Stopped` at the first Ctrl-C, SIGTERM or SIGHUP; a second one ends the process at once.
 
-    A signal that is ignored, as SIGHUP is under ``nohup``, or that a host handles, is left as it is.
+    A signal that is ignored, as SIGHUP is under ``nohup``, or that a host handles, is left as it is. Where a library
+    swallows the exception, :func:`stop_if_asked` raises it again.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -67,6 +69,7 @@ def stopped_by_signals() -> Iterator[None]:
     def stop(number: int, _frame: FrameType | None) -> None:
         for each in before:
             signal.signal(each, signal.SIG_DFL)
+        _asked.append(number)
         raise Stopped(number)
 
     for number in before:
@@ -74,9 +77,21 @@ def stopped_by_signals() -> Iterator[None]:
     try:
         yield
     finally:
+        if before:  # else an outer block listens
+            _asked.clear()
         for number, handler in before.items():
             if signal.getsignal(number) is stop:
                 signal.signal(number, handler)
+
+
+def stop_if_asked() -> None:
+    """Raise :class:`Stopped` again where an earlier one was swallowed; long loops call it in each turn.
+
+    What a signal raises is lost where Python or a library ignores every exception: in a finaliser, in a callback of
+    native code, while an attribute is asked for.
+    """
+    if _asked and threading.current_thread() is threading.main_thread():
+        raise Stopped(_asked[0])
 
 
 def exit_code_of(error: KeyboardInterrupt) -> int:

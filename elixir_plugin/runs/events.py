@@ -27,6 +27,7 @@ EVENT_LOG = "events.jsonl"
 RUN_FILES = (EVENT_LOG, "log.txt", "work", "outcome")  # what a run writes as it attempts; other files may be anybody's
 SCHEMA = 1  # of the event log, in every line that says "started"; earlier ones have none
 TOLD = 5  # lines of the event log that cannot be read, each in a warning of its own
+UNREADABLE = 10_000  # such lines that an event log may have; no kill or full disk leaves so many
 BEFORE_DEFENSE = ("evaluate before",)  # stages before the defense starts, which its seconds leave out
 
 
@@ -149,7 +150,8 @@ def read_events(folder: Path, *, tell: bool = False) -> list[dict[str, Any]]:
     The last one may have been cut off by a kill.
 
     :param tell: warn of others that are left out.
-    :raises InputError: when it is no regular file, too large, or was written by a later version.
+    :raises InputError: when it is no regular file, too large, was written by a later version, or has more than
+        :data:`UNREADABLE` lines that cannot be read.
     """
     path = folder / EVENT_LOG
     try:
@@ -167,6 +169,14 @@ def read_events(folder: Path, *, tell: bool = False) -> list[dict[str, Any]]:
             left_out += number < len(lines)
             if tell and number < len(lines) and left_out <= TOLD:
                 logging.getLogger(__name__).warning("%s is left out: %s (%s)", where, error.what, error.found)
+            if left_out > UNREADABLE:
+                raise InputError(
+                    "not the event log of a run",
+                    where=path,
+                    found=f"{left_out:,} lines that are not events among the first {number:,}",
+                    allowed=f"up to {UNREADABLE:,} damaged lines",
+                    hint=f"move {EVENT_LOG} away; what the run has already computed is kept without it",
+                ) from None
             continue
         refuse_newer(event, SCHEMA, path)
         events.append(event)

@@ -26,6 +26,7 @@ from ..core.augmentation import augment as augment  # noqa: PLC0414  (re-exporte
 from ..core.context import Context
 from ..core.settings import Settings
 from ..errors import RunError
+from ..io.process import stop_if_asked
 from .batches import Batch, BatchSource
 from .checkpoint import Checkpoint, TrainingState
 from .device import CentreTaps, computes_bf16, has_bf16, out_of_memory
@@ -181,6 +182,7 @@ def train(
             means = _Means()
             with _clear_errors(f"{name}, epoch {epoch}", recipe.batch_size):
                 for batch in source.epoch(epoch):
+                    stop_if_asked()
                     with taps, _autocast(device, recipe.precision):
                         losses = step(model, batch)
                     optimizer.zero_grad(set_to_none=True)

@@ -348,6 +348,10 @@ def test_of_many_bad_lines_some_are_told_and_the_others_counted(
     assert len(read_events(tmp_path, tell=True)) == 3
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 6 and "line 6 is left out" in said[4] and "1,000 more lines are left out" in said[5]
+    file.write_bytes(b"".join([lines[0], b"{\n" * 10_001, *lines[1:]]))
+    with pytest.raises(InputError, match="not the event log of a run") as refused:
+        read_events(tmp_path)
+    assert refused.value.found == "10,001 lines that are not events among the first 10,002"
 
 
 def test_a_killed_run_goes_on_over_a_bad_line(finished: Path, place: Path) -> None:

@@ -6,13 +6,19 @@ import os
 import runpy
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from elixir_plugin import Classifier, Recipe, Samples, ShuffledBatches
+from elixir_plugin.core.context import Context
 from elixir_plugin.errors import RunError
 from elixir_plugin.io import process
 from elixir_plugin.io.process import Stopped, clear_ends, memory_ran_out, refuse_tight_memory, stopped_by_signals
+from elixir_plugin.testing import tiny_case
+from elixir_plugin.training.loop import train
 
 MOMENTS = runpy.run_path(str(Path(__file__).with_name("moments.py")))["MOMENTS"] if os.name == "posix" else {}
 
@@ -34,6 +40,53 @@ def test_a_signal_ends_a_block_as_ctrl_c_does(number: signal.Signals) -> None:
         assert signal.getsignal(number) == signal.SIG_DFL, "a second signal ends the process at once"
     finally:
         signal.signal(number, before)
+
+
+class Swallowing:
+    """Is asked to end while it is finalised, where Python ignores every exception."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("quiet", [True, False])
+def test_a_signal_that_a_library_swallows_ends_the_loop_in_its_next_turn(quiet: bool) -> None:
+    turns: list[int] = []
+    context = Context(quiet=quiet)
+    with pytest.raises(Stopped) as caught, stopped_by_signals():
+        for turn in context.progress(range(5), "turns"):
+            turns.append(turn)
+            Swallowing()
+    assert caught.value.number == signal.SIGTERM and turns == [0]
+    assert list(context.progress(range(2), "turns")) == [0, 1], "a later program is not asked"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("loop", ["stage", "chunks", "train"])
+def test_what_computes_for_long_notices_a_swallowed_signal(loop: str) -> None:
+    case, context = tiny_case(), Context(quiet=True)
+    model = Classifier.build("small_resnet", case.num_classes, seed=0)
+    recipe = Recipe(epochs=1, batch_size=8)
+    source = ShuffledBatches(Samples(case.train, torch.device("cpu")), 8, context, recipe.augmentation)
+    steps: list[int] = []
+
+    def after_step() -> None:
+        steps.append(len(steps))
+        Swallowing()
+
+    with pytest.raises(Stopped), stopped_by_signals():
+        if loop == "train":
+            train(model, source, recipe, context, after_step=after_step)
+        elif loop == "chunks":
+            for _ in case.train.chunks(4):
+                after_step()
+        else:
+            after_step()
+            with context.stage("never entered"):
+                steps.append(-1)
+    assert steps == [0]
 
 
 def test_handlers_of_a_host_and_ignored_signals_stay() -> None:
