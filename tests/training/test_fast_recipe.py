@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from elixir_plugin import Classifier, Context, Recipe, Samples, ShuffledBatches, train
-from elixir_plugin.core.classifier.fast_convnet import FastConvNet, WhitenedStem
+from elixir_plugin.core.classifier.fast_convnet import BRIGHTNESS, COLOUR, FastConvNet, WhitenedStem
 from elixir_plugin.errors import SettingsError
 from elixir_plugin.evaluation.retraining import Retraining
 from elixir_plugin.testing import tiny_case
@@ -119,15 +119,44 @@ def test_bf16_is_taken_on_cpus_that_have_it(
 
 class TestFastConvNet:
     @pytest.mark.parametrize("channels", [1, 3, 4])
-    def test_the_stem_only_turns_and_scales_a_patch(self, channels: int) -> None:
+    def test_the_stem_whitens_each_channel(self, channels: int) -> None:
         filters = WhitenedStem(channels).filters
         half = len(filters) // 2
-        assert torch.equal(filters[:half], -filters[half:])
-        directions = filters[:half].flatten(1)
-        lengths = directions.norm(dim=1)
-        torch.testing.assert_close((directions / lengths[:, None]) @ (directions / lengths[:, None]).T, torch.eye(half))
-        assert half == 4 * channels
-        assert lengths[0].item() == pytest.approx(1 / 3.2)  # a grey image of one standard deviation
+        assert half == 4 * channels and torch.equal(filters[:half], -filters[half:])
+        whitening = filters[:half].flatten(1)
+        covariance = torch.linalg.inv(whitening.T @ whitening)  # of the patches that it makes white
+        torch.testing.assert_close(whitening @ covariance @ whitening.T, torch.eye(half), atol=1e-4, rtol=0)
+        variances = sum(each**2 for each in BRIGHTNESS) + (channels - 1) * sum(each**2 for each in COLOUR)
+        assert covariance.trace().item() == pytest.approx(variances, rel=1e-4)
+        order = torch.tensor([0, 2, 1, 3])  # the transposed image
+        for channel in range(channels):
+            own = filters[4 * channel : 4 * channel + 4]
+            torch.testing.assert_close(own[order], own.transpose(2, 3))
+
+    def test_no_filter_answers_to_grey_images_with_a_constant(self) -> None:
+        grey = torch.randn(500, 1, 2, 2).expand(-1, 3, -1, -1)
+        spread = F.conv2d(grey, WhitenedStem(3).filters).std(0).flatten()
+        assert spread.min() > 0.1
+
+    @pytest.mark.parametrize("size", [16, 32])
+    def test_learns_grey_images_in_bf16_as_in_float32(self, size: int) -> None:
+        torch.manual_seed(0)
+        centres = F.interpolate(torch.rand(4, 1, 4, 4), size=size)
+        targets = torch.arange(64) % 4
+        images = (centres[targets] + 0.1 * torch.randn(64, 1, size, size)).expand(-1, 3, -1, -1) - 0.5
+        last = []
+        for bf16 in (True, False):
+            torch.manual_seed(1)
+            model = FastConvNet((32, 32, 32), 4, 3).train()
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+            for _ in range(15):
+                with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                    loss = F.cross_entropy(model(images).float(), targets)
+                optimizer.zero_grad()
+                torch.autograd.backward(loss)
+                optimizer.step()
+            last.append(loss.item())
+        assert last[1] < 1.2 and last[0] == pytest.approx(last[1], abs=0.02)
 
     @pytest.mark.parametrize("size", [8, 9, 16, 28, 32, 64])
     def test_any_size_of_image(self, size: int) -> None:
