@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,7 +122,8 @@ def _wrong_files(manifest: Manifest, folder: Path) -> Iterator[str]:
     """Say which files are not there, not as they were, or not in the manifest."""
     there = set(files_below(folder)) - {FILE}
     missing = sorted(manifest.files.keys() - there)
-    added = {name: _hashed(folder / name) for name in sorted(there - manifest.files.keys())}
+    sizes = {manifest.files[name].bytes for name in missing}
+    added = {name: _hashed(folder / name, sizes) for name in sorted(there - manifest.files.keys())}
     for name in missing:
         facts = manifest.files[name]
         renamed = next((new for new, found in added.items() if found == facts), None)
@@ -133,16 +134,20 @@ def _wrong_files(manifest: Manifest, folder: Path) -> Iterator[str]:
             yield f"file renamed: {escape_name(name)} is {escape_name(renamed)}"
     yield from (f"file added: {escape_name(name)}" for name in added)
     for name in sorted(manifest.files.keys() & there):
-        if _hashed(folder / name) != manifest.files[name]:
+        facts = manifest.files[name]
+        if _hashed(folder / name, {facts.bytes}) != facts:
             yield f"file changed: {escape_name(name)}"
 
 
-def _hashed(path: Path) -> FileFacts | None:
-    """Return the facts on a file; None for a link or anything else that is no regular file."""
+def _hashed(path: Path, sizes: Collection[int]) -> FileFacts | None:
+    """Return the facts on a file; None for one of another size, a link, or anything else that is no regular file.
+
+    :param sizes: in bytes. A file of another size is not read: it may be larger than anybody can wait for.
+    """
     if path.is_symlink():
         return None
     try:
-        return hashed(path)
+        return hashed(path) if path.stat().st_size in sizes else None
     except (InputError, FileNotFoundError):
         return None
 

@@ -215,6 +215,15 @@ def test_a_link_in_place_of_a_file_is_no_file_of_the_set(copied: Copied, tmp_pat
     assert "leaves its folder" in faults[1]
 
 
+@pytest.mark.parametrize("name", ["samples.csv", "set/model/model.json", "set/case.npz", "more"])
+def test_a_file_of_another_size_is_not_read(copied: Copied, name: str) -> None:
+    folder = copied("arrays")
+    with (folder / name).open("wb") as file:
+        file.truncate(2**42)  # without a byte of content
+    faults = verify(folder).faults
+    assert faults[0] == f"file {'added' if name == 'more' else 'changed'}: {name}"
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
 @pytest.mark.parametrize("name", ["samples.csv", "zoo.json", "set/model/model.json", "more"])
 def test_a_fifo_is_not_waited_for(copied: Copied, name: str) -> None:
