@@ -39,6 +39,6 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def brief_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure every cost on one call, not on a second of calls, where a test does not look at how long it took."""
-    from elixir_plugin.diffusion.fit import timing
+    from elixir_plugin.training import timing
 
     monkeypatch.setattr(timing, "CALLS", 1)

@@ -165,6 +165,11 @@ def main() -> None:
 @click.option(
     "--controls", is_flag=True, help="Also train without the denoiser, and on the clean set alone; implies --retrain."
 )
+@click.option(
+    "--relearn",
+    is_flag=True,
+    help="Also measure how fast a few poison samples bring the backdoor back; implies --retrain.",
+)
 @click.option("--any-model", is_flag=True, help="Go on with a suspect model that does not fit the clean labels.")
 @click.option("--seed", type=int, help="The one seed of the run (default 0).")
 @click.option("--device", help="auto, cpu, cuda, cuda:1, … (default auto).")
@@ -235,7 +240,7 @@ def _spec(target: str, flags: dict[str, Any]) -> RunSpec:
     if flags["retrain"] or flags["retrain_values"]:
         given = parse_assignments(flags["retrain_values"], where="--retrain-set")
         values["retrain"] = Retraining.overlaid(values.get("retrain") or {}, given)
-    values |= {key: True for key in ("controls", "any_model") if flags[key]}
+    values |= {key: True for key in ("controls", "relearn", "any_model") if flags[key]}
     return RunSpec.build(values, where=target)
 
 

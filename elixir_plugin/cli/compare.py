@@ -22,10 +22,13 @@ from .options import PathType
 @click.argument("file", type=PathType(path_type=Path))
 @click.option("--out", type=PathType(path_type=Path), help="Folder (default: as in FILE, or runs/compare-NAME).")
 @click.option("--device", help="auto, cpu, cuda, cuda:1, … (default: that of the file).")
+@click.option("--relearn", is_flag=True, help="Also measure how fast a few poison samples bring each backdoor back.")
 @click.option("--dry-run", is_flag=True, help="List what is done and what is missing; run and write nothing.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, no table.")
 @click.option("--json", "as_json", is_flag=True, help="Print the content of results.json.")
-def compare(*, file: Path, out: Path | None, device: str | None, dry_run: bool, quiet: bool, as_json: bool) -> None:
+def compare(
+    *, file: Path, out: Path | None, device: str | None, relearn: bool, dry_run: bool, quiet: bool, as_json: bool
+) -> None:
     """Run every defense on every case under every seed that FILE lists, and make one table.
 
     What is done already is kept; a run that fails is shown as failed, and the others go on. The exit code is 1 when
@@ -39,6 +42,8 @@ def compare(*, file: Path, out: Path | None, device: str | None, dry_run: bool, 
     spec = CompareSpec.from_yaml(file)
     if device is not None:
         spec = spec.model_copy(update={"device": device})
+    if relearn:
+        spec = spec.model_copy(update={"relearn": True})
     folder = out or Path(spec.out or default_folder(file))
     if dry_run:
         for cell in plan_cells(spec):

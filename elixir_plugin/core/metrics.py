@@ -61,6 +61,59 @@ class DetectionMetrics:
 
 
 @dataclass(frozen=True)
+class RelearnedPath:
+    """How one model relearned the backdoor from some poison samples.
+
+    :param samples: how many different ones.
+    :param asr: at each of ``Relearning.steps``.
+    :param reached: the first of these steps at which ASR was ``Relearning.goal`` or more; None: at none of them.
+    :param acc: after the last step.
+    """
+
+    samples: Count
+    asr: list[Share]
+    reached: Count | None = None
+    acc: Share | None = None
+
+
+@dataclass(frozen=True)
+class RelearnedModel:
+    """How one model relearned the backdoor.
+
+    :param paths: one per number of poison samples, fewest first; each starts at the same model.
+    :param acc: before the first step.
+    """
+
+    paths: list[RelearnedPath]
+    acc: Share | None = None
+
+
+@dataclass(frozen=True)
+class Relearning:
+    """How fast the backdoor comes back under fine-tuning with a few poison samples; see ``evaluation.relearning``.
+
+    :param steps: optimiser steps after which ASR was measured, ascending.
+    :param goal: the ASR at which the backdoor counts as back.
+    :param models: ``"after"``: the outcome's model; ``"never_poisoned"``; ``"before"``: the suspect model, if any.
+    :param triggered: triggered test samples that ASR was measured on.
+    :param sentence: what this says of the outcome's model, in words.
+    :raises ValueError: when a path has not one ASR per step, or names a step that was not measured.
+    """
+
+    steps: list[Count]
+    goal: Share
+    models: dict[str, RelearnedModel]
+    triggered: Count = 0
+    sentence: str = ""
+
+    def __post_init__(self) -> None:
+        for name, model in self.models.items():
+            for path in model.paths:
+                if len(path.asr) != len(self.steps) or path.reached not in (None, *self.steps):
+                    raise ValueError(f"{name}: {len(path.asr)} values of ASR for {len(self.steps)} steps")
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Everything measured about one outcome.
 
@@ -70,6 +123,7 @@ class Evaluation:
     :param detection: how well poison was found; None without truth, or when nothing was scored or flagged.
     :param repair: how well the set was repaired; None without truth, or when no set was handed back.
     :param controls: models trained as the outcome's was, but without one part of the defense; see ``retraining``.
+    :param relearning: how fast the backdoor comes back, where that was asked for.
 
     >>> Evaluation(after=ModelMetrics(acc=0.9, asr=0.02)).before is None
     True
@@ -81,3 +135,4 @@ class Evaluation:
     detection: DetectionMetrics | None = None
     controls: dict[str, ModelMetrics] = field(default_factory=dict)
     repair: RepairMetrics | None = None
+    relearning: Relearning | None = None

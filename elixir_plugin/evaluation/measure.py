@@ -11,13 +11,14 @@ import torch
 from ..core.case import Case
 from ..core.classifier.classifier import Classifier
 from ..core.context import Context
-from ..core.metrics import Evaluation, ModelMetrics
+from ..core.metrics import Evaluation, ModelMetrics, Relearning
 from ..core.mirroring import decision
 from ..core.outcome import Outcome
 from ..defense import Defense
-from ..errors import InputError, shown
+from ..errors import InputError, RunError, shown
 from ..io.distributed import barrier
 from .metrics import evaluate, model_metrics
+from .relearning import measure_relearning, refuse_unknown_poison
 from .retraining import Retraining, blind_control, judge_denoiser, retrain, run_controls, undefended
 
 
@@ -28,6 +29,7 @@ def execute(
     plan: Retraining | None = None,
     *,
     controls: bool = False,
+    relearn: bool = False,
     on_defended: Callable[[float], None] | None = None,
     described: Mapping[str, Any] | None = None,
 ) -> tuple[Outcome, Evaluation]:
@@ -37,9 +39,14 @@ def execute(
         trained the same way on the whole suspect set stands in as "before". Without a plan, ``outcome.undefended``
         does; beside a suspect model, it is the control ``undefended``, unless that is measured anyway.
     :param controls: also measure the controls of ``retraining``; needs *plan*.
+    :param relearn: also measure how fast the backdoor comes back, see ``relearning``; *plan* says how the model that
+        was never poisoned is trained.
     :param on_defended: called with the seconds the defense took here, before anything is measured.
     :param described: what ``describe`` says of *case*, in JSON types, where it is known: it takes reading every pixel.
+    :raises InputError: with *relearn*, before any work, for a case that does not say what poison is.
     """
+    if relearn:
+        refuse_unknown_poison(case)
     before: ModelMetrics | None = None
     if case.model is not None:
         with context.stage("evaluate before"):
@@ -69,6 +76,8 @@ def execute(
             measured["undefended"] = trained_here  # of the recipe of "after", as "before" need not be
     with context.stage("evaluate after"):
         evaluation = dataclasses.replace(evaluate(case, outcome, before=before), controls=measured)
+    found = _relearning(case, outcome, context, plan) if relearn else None
+    evaluation = dataclasses.replace(evaluation, relearning=found)
     if outcome.noise_level:
         triggered = None if case.test_poisoned is None else case.test_poisoned.samples
         sizes = [0 if each is None else len(each) for each in (case.test, triggered)]
@@ -88,6 +97,15 @@ def _retrained(case: Case, outcome: Outcome, plan: Retraining, context: Context)
         return retrain(case, outcome, plan, context)
     except InputError as error:
         outcome.notes.append(f"no model was trained on the result: {error.what} ({shown(error.found)})")
+        return None
+
+
+def _relearning(case: Case, outcome: Outcome, context: Context, plan: Retraining | None) -> Relearning | None:
+    """Return how fast the backdoor comes back, or None, with a note, where that cannot be measured."""
+    try:
+        return measure_relearning(case, outcome, context, plan)
+    except (InputError, RunError) as error:  # what the defense has done is not lost to it
+        context.note(f"relearning was not measured: {error.what} ({shown(error.found)})")
         return None
 
 

@@ -9,7 +9,6 @@ judged by a model trained like the controls on what it leaves (:data:`RETRAINED`
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
 from collections.abc import Mapping
 from contextlib import suppress
@@ -29,11 +28,11 @@ from ..core.mirroring import settled
 from ..core.outcome import Outcome
 from ..core.settings import fingerprint
 from ..errors import InputError
-from ..io.checked import Facts, Seconds, checked
+from ..io.checked import Facts, Seconds
 from ..io.files import to_json_types, write_json
-from ..io.reading import read_json
 from ..training.fit import learn, untrained
 from ..training.loop import FAST, Recipe
+from .kept import known
 from .metrics import der, detection_metrics, model_metrics
 
 CONTROLS = {
@@ -269,12 +268,12 @@ def _as_many_steps(plan: Retraining, suspects: int, clean: int) -> Retraining:
 def _trained(
     images: ImageSet, case: Case, plan: Retraining, context: Context, stage: str, *, start: Classifier | None = None
 ) -> Classifier:
-    model = _fresh(images, case, plan, context) if start is None else start
+    model = fresh_for(images, case, plan, context) if start is None else start
     learn(model, images, plan, context, name="retrain", stage=stage)
     return model
 
 
-def _fresh(images: ImageSet, case: Case, plan: Retraining, context: Context) -> Classifier:
+def fresh_for(images: ImageSet, case: Case, plan: Retraining, context: Context) -> Classifier:
     """Return an untrained classifier; of the case's model, its normalisation counts, and an architecture by name."""
     name, size = plan.architecture or "small_resnet", None
     if case.model is not None and plan.architecture is None and case.model.architecture is not None:
@@ -330,10 +329,4 @@ class Undefended(Facts):
 
 def _known(file: Path) -> Undefended | None:
     """Return what another run has measured; None where there is nothing, or nothing that can be used."""
-    if not file.exists():
-        return None
-    try:
-        return checked(Undefended, read_json(file), what="not the metrics of a model", where=file)
-    except InputError as error:
-        logging.getLogger(__name__).warning("a damaged cache is made anew: %s", error)
-        return None
+    return known(file, Undefended, "not the metrics of a model")

@@ -70,6 +70,7 @@ class Exhibits(_Facts):
     sheets: list[Sheet] = Field([])
     scores: list[AnyPanel] = Field([])
     panels: list[AnyPanel] = Field([])
+    relearning: list[AnyPanel] = Field([])
     problem: str | None = None
 
 

@@ -73,6 +73,7 @@ def make_page(facts: Facts, *, png: bool = True) -> tuple[str, list[RenderedPane
     exhibits = facts.exhibits or Exhibits()
     scores = prepare(exhibits.scores, "all", png=png)
     own = prepare(exhibits.panels, "own", png=png)
+    relearning = prepare(exhibits.relearning, "relearn", png=png)
     html = render(
         "report.html",
         facts=facts,
@@ -82,12 +83,13 @@ def make_page(facts: Facts, *, png: bool = True) -> tuple[str, list[RenderedPane
         sheets=exhibits.sheets,
         scores=scores,
         own=own,
+        relearning=relearning,
         stages=_stages(facts),
         notes=[*facts.notes, *([exhibits.problem] if exhibits.problem else [])],
         parts=_parts(facts),
         settings=yaml.safe_dump(facts.run.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100),
     )
-    return html, [*scores, *own]
+    return html, [*scores, *relearning, *own]
 
 
 def _write(facts: Facts, folder: Path) -> list[Path]:

@@ -38,6 +38,8 @@ def result_lines(
         yield ("ranked, none flagged: " if found["flagged"] is None else rates) + ranked
     if metrics.get("repair"):  # older reports have none
         yield _repaired(metrics["repair"])
+    if metrics.get("relearning"):
+        yield f"relearning: {metrics['relearning']['sentence']}"
     if outcome["verdict"]:
         verdict = outcome["verdict"]
         word = {True: "poisoned", False: "no evidence of poison", None: "none"}[verdict["poisoned"]]

@@ -57,7 +57,7 @@ def make_report(
         "written": [str(path) for path in written],
         "environment": environment(device),
         "command": repeat_command(spec.model_copy(update={"threads": torch.get_num_threads()})),
-        "exhibits": collect(defense, case, outcome, spec.seed),
+        "exhibits": collect(defense, case, outcome, spec.seed, evaluation.relearning),
     }
 
 
@@ -77,6 +77,7 @@ def repeat_command(spec: RunSpec) -> str:
     for flag, values in (("-o", spec.source.options), ("--set", spec.settings), ("--retrain-set", spec.retrain or {})):
         words += [word for key, value in values.items() for word in (flag, f"{key}={json.dumps(value)}")]
     words += ["--controls"] if spec.controls else []
+    words += ["--relearn"] if spec.relearn else []
     words += ["--any-model"] if spec.any_model else []
     words += ["--seed", str(spec.seed), "--device", spec.device]
     words += [] if spec.threads is None else ["--threads", str(spec.threads)]

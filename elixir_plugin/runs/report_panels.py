@@ -20,11 +20,13 @@ from PIL import Image
 from ..core.case import Case
 from ..core.context import derive_seed
 from ..core.images import ImageSet, Index
+from ..core.metrics import Relearning
 from ..core.outcome import Outcome
 from ..core.panels import Matrix, Panel, Table, dump_panels
 from ..core.pixels import label_moves, rms_changes, to_bytes
 from ..defense import Defense
 from ..evaluation.panels import poison_per_class, score_panels, triggered_examples, truth_of_samples
+from ..evaluation.relearned import relearning_panels
 
 SHOWN = 6  # samples per group
 PIXEL_BUDGET = 420_000  # bytes of all pictures before they are packed; larger images are reduced
@@ -33,10 +35,13 @@ CLASSES = 30  # more classes are cut down to those where most happened
 FACTORS = (1, 2, 4, 8, 16, 32, 64)  # by which differences are amplified
 
 
-def collect(defense: Defense, case: Case, outcome: Outcome, seed: int) -> dict[str, Any]:
+def collect(
+    defense: Defense, case: Case, outcome: Outcome, seed: int, relearning: Relearning | None = None
+) -> dict[str, Any]:
     """Return the exhibits of a finished run; the same for the same case, outcome and seed.
 
     :param seed: draws the random samples.
+    :param relearning: what was measured of it; then there are panels ``relearning``.
 
     ``summary``: how many images and labels were changed, and how many samples are kept; ``sheets``: groups of
     pictures; ``scores``, ``panels``: panels of all defenses, and of this one (see
@@ -47,13 +52,14 @@ def collect(defense: Defense, case: Case, outcome: Outcome, seed: int) -> dict[s
         moved = rms_changes(case.train, outcome.train)
     scores = [] if outcome.scores is None else score_panels(outcome.scores, outcome.flagged, case.truth)
     panels, problem = _own_panels(defense, outcome)
-    return {
+    facts: dict[str, Any] = {
         "summary": _summary(case, outcome, moved),
         "sheets": [*_suspect_sheets(case, outcome, moved, seed), *_triggered_sheets(case, outcome)],
         "scores": dump_panels([*scores, *_class_panels(case, outcome)]),
         "panels": panels,
         "problem": problem,
     }
+    return facts if relearning is None else facts | {"relearning": dump_panels(relearning_panels(relearning))}
 
 
 def _own_panels(defense: Defense, outcome: Outcome) -> tuple[list[dict[str, Any]], str | None]:

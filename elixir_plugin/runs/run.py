@@ -39,6 +39,7 @@ from ..core.metrics import Evaluation
 from ..defense import Defense, check_agreement, get_defense
 from ..errors import SettingsError
 from ..evaluation.measure import execute
+from ..evaluation.relearning import estimate_relearning, refuse_unknown_poison
 from ..evaluation.retraining import Retraining
 from ..io.distributed import barrier, local_device, rank_and_world, together
 from ..io.environment import differences, environment, threads
@@ -163,16 +164,20 @@ def estimate_run(spec: RunSpec, *, force: bool = False) -> dict[str, Any]:
     defense = get_defense(spec.defense)(spec.settings, preset=spec.preset)
     adapter = get_adapter(spec.source.adapter)(spec.source.options)
     device = resolve_device(spec.device)
-    spec = resolved(spec, defense, adapter, retraining_of(spec))
+    plan = retraining_of(spec)
+    spec = resolved(spec, defense, adapter, plan)
     folder = choose_folder(spec, force)
     with threads(spec.threads or recorded_threads(folder)):
         case = adapter.read(Path(spec.source.path), spec.seed)
     folder = folder_for_case(folder, spec, _described(case), beside=False)
-    defense.refuse(case)
+    _refuse(defense, case, spec)
     refuse_mixture(write_target(spec, adapter, case), spec, adapter, case)
     context = Context(seed=spec.seed, device=device, work_dir=folder / "work", any_model=spec.any_model)
     check_agreement(case, context)
-    return defense.estimate(case.visible(), context)
+    facts = defense.estimate(case.visible(), context)
+    if spec.relearn and plan is not None:
+        facts = {**facts, "relearning": estimate_relearning(case, plan, context)}
+    return facts
 
 
 @dataclass(frozen=True)
@@ -195,8 +200,8 @@ class _Job:
 
 
 def retraining_of(spec: RunSpec) -> Retraining | None:
-    """Return how *spec* wants a model trained on the sanitised set, or None; controls imply it."""
-    if spec.retrain is None and not spec.controls:
+    """Return how *spec* wants a model trained on the sanitised set, or None; controls and relearning imply it."""
+    if spec.retrain is None and not spec.controls and not spec.relearn:
         return None
     return Retraining.build(spec.retrain or {}, where="retrain")
 
@@ -244,7 +249,7 @@ def _run(
         folder = folder_for_case(folder, spec, described, beside=rewrite)
     if is_finished(folder):
         return RunResult({}, folder, already_done=True) if rank else _already_done(folder, spec, case, adapter, rewrite)
-    defense.refuse(case)
+    _refuse(defense, case, spec)
     target = write_target(spec, adapter, case)
     refuse_mixture(target, spec, adapter, case)
     context = Context(
@@ -259,6 +264,13 @@ def _run(
     job = _Job(spec, defense, adapter, case, plan, context, folder, target, show)
     with threads(spec.threads or recorded_threads(folder)):  # which a run that goes on takes over
         return _help(job) if rank else _lead(job, described())
+
+
+def _refuse(defense: Defense, case: Case, spec: RunSpec) -> None:
+    """Raise for what cannot be done on *case*, before any work."""
+    defense.refuse(case)
+    if spec.relearn:
+        refuse_unknown_poison(case)
 
 
 def _own_device(name: str) -> torch.device:
@@ -299,7 +311,14 @@ def _lead(job: _Job, described: dict[str, Any]) -> RunResult:
             note(folder, "defended", seconds=previewed + seconds)
 
         outcome, evaluation = execute(
-            job.defense, case, context, job.plan, controls=spec.controls, on_defended=told, described=described
+            job.defense,
+            case,
+            context,
+            job.plan,
+            controls=spec.controls,
+            relearn=spec.relearn,
+            on_defended=told,
+            described=described,
         )
         outcome.timings["total"] += before.seconds + previewed
         outcome.save(folder / "outcome")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
@@ -19,12 +21,17 @@ SCHEMA = 1  # of the run.yaml in a run folder; those of earlier versions have no
 class RunSpec(Settings):
     """Everything that defines a run; the content of a run file and of ``run.yaml`` in a run folder."""
 
+    added: ClassVar[Mapping[str, Any]] = MappingProxyType({"relearn": False})
+
     defense: str = Field(description="name of the defense")
     source: Source = Field(description="where the case is; ADAPTER:PATH is the short form")
     preset: str | None = Field(None, description="named settings below `settings`")
     settings: dict[str, Any] = Field({}, description="settings of the defense")
     retrain: dict[str, Any] | None = Field(None, description="train a model on the sanitised set; see Retraining")
     controls: bool = Field(False, description="also train models without the denoiser, and on the clean set alone")
+    relearn: bool = Field(
+        False, description="also measure how fast a few poison samples bring the backdoor back; implies retrain"
+    )
     seed: int = Field(0, ge=0, description="the one seed of the run")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
     threads: int | None = Field(
@@ -58,4 +65,4 @@ class RunSpec(Settings):
         values["settings"] = get_defense(self.defense).Settings.under_first_names(values["settings"])
         options = values["source"]["options"]
         values["source"]["options"] = get_adapter(self.source.adapter).Options.under_first_names(options)
-        return fingerprint(values)
+        return fingerprint(self.under_first_names(values))

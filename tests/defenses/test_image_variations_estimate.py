@@ -29,7 +29,7 @@ from elixir_plugin.defenses.image_variations.throughput import Throughput, evalu
 from elixir_plugin.defenses.image_variations.variations import VariationGenerator, make_variations
 from elixir_plugin.diffusion.denoisers.base import Prediction
 from elixir_plugin.diffusion.denoisers.gaussian import GaussianDenoiser
-from elixir_plugin.diffusion.fit import timing
+from elixir_plugin.diffusion.fit import timing as fit_timing
 from elixir_plugin.diffusion.generators.base import GeneratorSettings, ImageGenerator, SDEdit, sdedit_on
 from elixir_plugin.diffusion.generators.pipelines import PipelineGenerator
 from elixir_plugin.diffusion.schedule import Schedule
@@ -37,6 +37,7 @@ from elixir_plugin.errors import ElixirError, InputError, MissingNeedError, RunE
 from elixir_plugin.runs.run import estimate_run, run_defense
 from elixir_plugin.runs.spec import RunSpec
 from elixir_plugin.testing.defenses import tiny_case
+from elixir_plugin.training import timing
 
 CPU = torch.device("cpu")
 TRAINED: dict[str, Any] = {  # on the spot
@@ -324,13 +325,13 @@ def test_the_teacher_is_asked_as_often_as_it_must_be(values: dict[str, Any], how
 @pytest.mark.usefixtures("brief_measurements")
 def test_a_denoiser_is_not_trained_for_an_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    real = timing.fit_denoiser
+    real = fit_timing.fit_denoiser
 
     def fit(images: Any, settings: Any, context: Context, *, name: str) -> Any:
         asked.append(settings.iterations)
         return real(images, settings, context, name=name)
 
-    monkeypatch.setattr(timing, "fit_denoiser", fit)
+    monkeypatch.setattr(fit_timing, "fit_denoiser", fit)
     found = ImageVariations(TRAINED, strength=0.3).estimate(tiny_case(), Context())
     assert 0 < sum(asked) < 10
     assert found["denoiser"].startswith("would be trained on 48 reserved clean images; an untrained one")

@@ -19,12 +19,12 @@ pytest.importorskip("transformers")
 from elixir_plugin.defenses.image_variations.settings import ImageVariationsSettings
 from elixir_plugin.defenses.image_variations.throughput import FEW, evaluations, measure
 from elixir_plugin.defenses.image_variations.variations import VariationGenerator
-from elixir_plugin.diffusion.fit import timing
 from elixir_plugin.diffusion.generators import pipeline_files
 from elixir_plugin.diffusion.generators.base import AdjustableGenerator, GeneratorSettings, find_generator
 from elixir_plugin.diffusion.generators.pipelines import as_levels, least_strength
 from elixir_plugin.errors import InputError, SettingsError
 from elixir_plugin.testing.defenses import tiny_case
+from elixir_plugin.training import timing
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
 EDGE, WIDTH = 16, 16  # of generated images, and of embeddings

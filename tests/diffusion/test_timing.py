@@ -12,12 +12,14 @@ from elixir_plugin.core.classifier.classifier import Classifier
 from elixir_plugin.core.context import Context
 from elixir_plugin.core.images import ImageSet
 from elixir_plugin.diffusion.denoisers.denoiser import hexadecimal
-from elixir_plugin.diffusion.fit import timing
+from elixir_plugin.diffusion.fit import timing as fit_timing
 from elixir_plugin.diffusion.fit.settings import FitSettings
-from elixir_plugin.diffusion.fit.timing import STEPS, denoiser_to_time, seconds_of, seconds_per_answer, seconds_per_view
+from elixir_plugin.diffusion.fit.timing import denoiser_to_time
 from elixir_plugin.diffusion.fit.train import fit_into
 from elixir_plugin.testing.defenses import tiny_case
+from elixir_plugin.training import timing
 from elixir_plugin.training.loop import Recipe
+from elixir_plugin.training.timing import STEPS, seconds_of, seconds_per_answer, seconds_per_view
 
 FIT = FitSettings.build({"size": "tiny", "length": 100, "iterations": 1000, "batch_size": 4, "dropout": 0.0})
 
@@ -58,7 +60,7 @@ def test_the_seconds_of_work_are_those_it_takes(clock: Clock, takes: list[float]
     assert seconds_of(work) == pytest.approx(wanted) and len(done) == calls
 
 
-@pytest.mark.parametrize(("batch", "timed"), [(4, 4), (64, timing.CPU_BATCH)])
+@pytest.mark.parametrize(("batch", "timed"), [(4, 4), (64, fit_timing.CPU_BATCH)])
 def test_training_a_denoiser_is_extrapolated_from_a_few_iterations(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, batch: int, timed: int
 ) -> None:
@@ -70,7 +72,7 @@ def test_training_a_denoiser_is_extrapolated_from_a_few_iterations(
         clock.now += 100 * (len(asked) == 1) + 20 + 0.5 * settings.iterations * settings.batch_size
         return SimpleNamespace(number=len(asked))
 
-    monkeypatch.setattr(timing, "fit_denoiser", fit)
+    monkeypatch.setattr(fit_timing, "fit_denoiser", fit)
     settings = FIT.model_copy(update={"batch_size": batch, "compile": True})
     found = denoiser_to_time(None, clean(), settings, Context(seed=5), name="d")
     assert found is not None and found[1] == pytest.approx(0.5 * 1000 * batch)

@@ -14,9 +14,10 @@ from ...core.context import Context
 from ...core.images import ImageSet
 from ...diffusion.denoisers.base import Denoiser
 from ...diffusion.fit.choose import refuse_seen
-from ...diffusion.fit.timing import STEPS, denoiser_to_time, seconds_of, seconds_per_answer, seconds_per_view
+from ...diffusion.fit.timing import denoiser_to_time
 from ...diffusion.plan import Plan
 from ...diffusion.purify import purify_batch
+from ...training.timing import STEPS, seconds_of, seconds_per_answer, seconds_per_view
 from .denoiser import NAME, fit_settings, plan_round, prepare_denoiser
 from .models import Trainer
 from .purify import CHUNK, some_clean

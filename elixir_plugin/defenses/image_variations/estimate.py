@@ -13,8 +13,8 @@ import numpy as np
 from ...core.case import Case
 from ...core.context import Context
 from ...core.images import ImageSet
-from ...diffusion.fit.timing import STEPS, seconds_per_answer, seconds_per_view
 from ...diffusion.generators.base import AdjustableGenerator, ImageGenerator
+from ...training.timing import STEPS, seconds_per_answer, seconds_per_view
 from .generator import LoadedGenerator
 from .models import Trainer, logit_mode, takes_case_model
 from .settings import ImageVariationsSettings

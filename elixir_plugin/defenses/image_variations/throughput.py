@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ...diffusion.fit.timing import STEPS, seconds_of
 from ...diffusion.generators.base import ImageGenerator, SDEdit
 from ...diffusion.generators.pipelines import PipelineGenerator
+from ...training.timing import STEPS, seconds_of
 from .strength import with_strength
 from .variations import VariationGenerator, chunk_of
 

@@ -217,7 +217,7 @@ def _written(spec: CompareSpec, folder: Path, records: list[dict[str, Any]]) -> 
         "schema": SCHEMA,
         "elixir_plugin": __version__,
         "compare": described,
-        "identity": fingerprint(described),
+        "identity": fingerprint(spec.under_first_names(described)),
         "cells": cells,
     }
     results["table"] = summarise(results)

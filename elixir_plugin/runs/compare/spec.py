@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
@@ -62,6 +64,8 @@ class CompareSpec(Settings):
     [('d3', 0, 'badnets'), ('d3', 1, 'badnets')]
     """
 
+    added: ClassVar[Mapping[str, Any]] = MappingProxyType({"relearn": False})
+
     cases: tuple[CaseSpec, ...] = Field(min_length=1, description="what is defended")
     defenses: tuple[DefenseSpec, ...] = Field(min_length=1, description="by what")
     seeds: tuple[Seed, ...] = Field((0,), min_length=1, description="one run of each cell under each; 0 or more")
@@ -69,6 +73,9 @@ class CompareSpec(Settings):
         {}, description="how a model is trained on what a defense leaves, when it hands back none; null: not at all"
     )
     controls: bool = Field(False, description="also train models without the denoiser, and on the clean set alone")
+    relearn: bool = Field(
+        False, description="also measure how fast a few poison samples bring the backdoor back; implies retrain"
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
     any_model: bool = Field(False, description="go on with suspect models that do not fit the labels")
     out: str | None = Field(None, description="folder of the comparison; default: runs/compare-NAME")
@@ -120,6 +127,7 @@ class CompareSpec(Settings):
                     settings=defense.settings,
                     retrain=self.retrain,
                     controls=self.controls,
+                    relearn=self.relearn,
                     seed=seed,
                     device=self.device,
                     any_model=self.any_model,
