@@ -12,7 +12,7 @@ so that a step is the same step everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ SAMPLES = (5, 20, 50)  # different poison samples, as far as there are so many
 STEPS = (0, 5, 10, 15, 20, 30, 40, 60, 80, 100)  # of the optimiser, after which ASR is measured
 GOAL = 0.5  # the ASR at which the backdoor is back
 CLEAN, POISON = 56, 8  # samples of a batch
+WEAKER = 0.05  # of ACC that the never-poisoned model may be behind
 MEASURED = 1000  # triggered test samples, and clean ones, at most
 TUNING = Recipe(
     epochs=len(STEPS) - 1,  # a stretch between two measurements is an epoch of the training loop
@@ -108,6 +109,8 @@ def measure_relearning(
     models |= {} if before is None else {BEFORE: before}
     with context.stage(STAGE):
         found = {name: _relearned(model, test, context) for name, model in models.items()}
+    if (weak := _weaker(found)) is not None:
+        context.note(weak)
     result = Relearning(list(STEPS), GOAL, found, len(test.triggered))
     return Relearning(result.steps, result.goal, result.models, result.triggered, sentence_of(result))
 
@@ -145,7 +148,7 @@ def estimate_relearning(case: Case, plan: Retraining, context: Context) -> dict[
         model = fresh_for(images, case, plan, context)
     else:
         model = untrained(images, None, context.derive_seed(NEVER, "weights"), context.device, like=like)
-    recipe = plan.for_size(len(images))
+    recipe = settled(plan, case, context).for_size(len(images))
     training = recipe.epochs * len(images) * seconds_per_view(model, images, recipe, context)
     views = STEPS[-1] * (CLEAN + POISON) * seconds_per_view(model, images, TUNING, context)
     asked = len(STEPS) * min(MEASURED, len(_telling(case)))
@@ -261,6 +264,17 @@ def _measured(model: Classifier, test: _Test, count: int, context: Context) -> R
     train(tuned, source, TUNING, context, on_epoch=measure, name=STAGE)
     reached = next((step for step, share in zip(STEPS, asr, strict=True) if share >= GOAL), None)
     return RelearnedPath(count, asr, reached, test.acc(tuned))
+
+
+def _weaker(found: Mapping[str, RelearnedModel]) -> str | None:
+    """Say so where the model that was never poisoned knows the classes too badly to compare with."""
+    never, after = found[NEVER].acc, found[AFTER].acc
+    if never is None or after is None or after - never <= WEAKER:
+        return None
+    return (
+        f"relearning: the model that was never poisoned reaches {100 * never:.1f} % ACC, the other one "
+        f"{100 * after:.1f} %: with more epochs (of retrain), it would compare better"
+    )
 
 
 def _numbers(poison: int) -> list[int]:
