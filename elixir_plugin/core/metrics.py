@@ -97,7 +97,8 @@ class Relearning:
     :param models: ``"after"``: the outcome's model; ``"never_poisoned"``; ``"before"``: the suspect model, if any.
     :param triggered: triggered test samples that ASR was measured on.
     :param sentence: what this says of the outcome's model, in words.
-    :raises ValueError: when a path has not one ASR per step, or names a step that was not measured.
+    :raises ValueError: when a model has no path, or a path has not one ASR per step, or names a step that was not
+        measured.
     """
 
     steps: list[Count]
@@ -108,6 +109,8 @@ class Relearning:
 
     def __post_init__(self) -> None:
         for name, model in self.models.items():
+            if not model.paths:
+                raise ValueError(f"{name}: no path")
             for path in model.paths:
                 if len(path.asr) != len(self.steps) or path.reached not in (None, *self.steps):
                     raise ValueError(f"{name}: {len(path.asr)} values of ASR for {len(self.steps)} steps")

@@ -12,7 +12,7 @@ SHOWN = 20  # poison samples, of the path that one number or figure stands for
 
 def shown_path(model: RelearnedModel) -> RelearnedPath:
     """Return the path that one number or figure stands for: that of 20 poison samples, else of the most up to 20."""
-    return max((path for path in model.paths if path.samples <= SHOWN), key=lambda path: path.samples)
+    return min(model.paths, key=lambda path: (path.samples > SHOWN, abs(path.samples - SHOWN)))
 
 
 def sentence_of(found: Relearning) -> str:
@@ -28,13 +28,13 @@ def sentence_of(found: Relearning) -> str:
     else:
         start = f"{many} {_verb(count, 'bring', 'brings')} the backdoor back to {goal} within {after.reached} steps"
     other = "a model that was never poisoned"
+    told = f" steps with {many}" if after.reached == 0 else ""
     if never.reached is None:
-        end = f"{other} does not get there{' either' if after.reached is None else f' within {last}'}"
+        end = f"{other} does not get there {'either' if after.reached is None else f'within {last}{told}'}"
     elif never.reached == 0:
         end = f"{other} is there without any, so that this says nothing"
     else:
-        told = f" with {many}" if after.reached == 0 else ""
-        end = f"{other} needs {never.reached}{' steps' if told else ''}{told}"
+        end = f"{other} needs {never.reached}{told}"
     return f"{start[0].upper()}{start[1:]}; {end}."
 
 

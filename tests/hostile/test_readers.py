@@ -42,7 +42,7 @@ LEFT_OUT = {  # why no hostile file reaches it: file, function
     ("defenses/image_variations/variations.py", "_generator_in"),
     ("diffusion/fit/train.py", "_seconds_in"),
     ("diffusion/purify.py", "_chunk_size"),
-    ("evaluation/retraining.py", "_known"),
+    ("evaluation/kept.py", "known"),
     ("testbed/keeping.py", "kept_arrays"),
     ("training/checkpoint.py", "restore"),  # looks whether there is a file; read_state reads it
     # only headers, which image_header reads

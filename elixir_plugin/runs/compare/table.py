@@ -10,9 +10,15 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from ...core.metrics import Relearning
+from ...evaluation.relearned import SHOWN, shown_path
 from ...io.text import escape_control
 
 UNDEFENDED = "no defense"
+NEVER = "never poisoned"  # the model that the relearning test trains beside the others
+WHOLE = ("relearned",)  # metrics that are no shares but whole numbers
 COLUMNS = {  # metric -> title, and which way is better
     "acc": ("ACC", "max"),
     "asr": ("ASR", "min"),
@@ -21,12 +27,15 @@ COLUMNS = {  # metric -> title, and which way is better
     "tpr": ("TPR", "max"),
     "fpr": ("FPR", "min"),
     "auroc": ("AUROC", "max"),
+    "relearned": ("steps back", "max"),
 }
 Row = dict[str, Any]
 
 
 def summarise(results: Mapping[str, Any]) -> list[Row]:
     """Return one row per case and defense, in their order, before them one per case for the undefended model.
+
+    Where relearning was measured, a row for the model that was never poisoned follows that of the undefended one.
 
     A row holds ``case``, ``defense``, ``done`` and ``seeds`` (how many of how many), ``reason`` (of the first failure)
     and ``values``: metric -> mean, sample standard deviation (None for one seed), ``best``, and the values by seed.
@@ -43,7 +52,9 @@ def summarise(results: Mapping[str, Any]) -> list[Row]:
         own = [cell for cell in cells if cell["case"] == case]
         block = [_row(case, each, [cell for cell in own if cell["defense"] == each], "after") for each in defenses]
         _mark_best(block)
-        rows += [_row(case, UNDEFENDED, _one_per_seed(own, spec["seeds"]), "before"), *block]
+        shared = _one_per_seed(own, spec["seeds"])
+        never = _row(case, NEVER, shared, "never_poisoned")
+        rows += [_row(case, UNDEFENDED, shared, "before"), *([never] if never["values"] else []), *block]
     return rows
 
 
@@ -60,7 +71,7 @@ def cell_text(metric: str, value: Mapping[str, Any] | None) -> str:
     """
     if value is None:
         return "–"
-    scale, digits = (1, 3) if metric in ("der", "auroc") else (100, 1)
+    scale, digits = (1, 3) if metric in ("der", "auroc") else (1, 0) if metric in WHOLE else (100, 1)
     mean = f"{scale * value['mean']:.{digits}f}"
     return mean if value["std"] is None else f"{mean} ± {scale * value['std']:.{digits}f}"
 
@@ -68,14 +79,14 @@ def cell_text(metric: str, value: Mapping[str, Any] | None) -> str:
 def title(metric: str) -> str:
     """Return the head of a column, with its unit."""
     name = COLUMNS[metric][0]
-    return name if metric in ("der", "auroc") else f"{name} %"
+    return name if metric in ("der", "auroc", *WHOLE) else f"{name} %"
 
 
 def remark(row: Row) -> str:
     """Say what is missing in a row."""
     missing = row["seeds"] - row["done"] - row["failed"]
     parts = [f"failed ({row['failed']} of {row['seeds']}): {row['reason']}"] if row["failed"] else []
-    if missing and row["defense"] != UNDEFENDED:
+    if missing and row["defense"] not in (UNDEFENDED, NEVER):
         parts.append(f"not done yet ({missing} of {row['seeds']})")
     return "; ".join(parts)
 
@@ -110,7 +121,16 @@ def explanation(results: Mapping[str, Any]) -> str:
     models = "" if retrain is None else " Where a defense hands back no model, one is trained on what it leaves."
     return (
         f"{spread[0].upper()}{spread[1:]}; the best of each case in bold, among rows with all seeds done.{models} "
-        "Seconds are those of the defense alone."
+        f"Seconds are those of the defense alone.{_about_steps(results)}"
+    )
+
+
+def _about_steps(results: Mapping[str, Any]) -> str:
+    if "relearned" not in used_columns(results["table"]):
+        return ""
+    return (
+        f" Steps back: fewest optimiser steps, with {SHOWN} poison samples or as many as there are, until ASR is 50 % "
+        "again; the last step that was measured where it does not get there."
     )
 
 
@@ -181,6 +201,8 @@ def _row(case: str, defense: str, cells: Sequence[Mapping[str, Any]], when: str)
 
 def _metric(cell: Mapping[str, Any], metric: str, when: str) -> float | None:
     metrics = cell["metrics"]
+    if metric == "relearned" or when == "never_poisoned":
+        return _relearned(metrics.get("relearning"), metric, when)
     found: Mapping[str, float | None] = metrics
     if metric in ("acc", "asr", "ra"):
         found = metrics[when] or {}
@@ -189,6 +211,17 @@ def _metric(cell: Mapping[str, Any], metric: str, when: str) -> float | None:
     elif metric != "der":
         found = metrics["detection"] or {}
     return found.get(metric)
+
+
+def _relearned(found: Mapping[str, Any] | None, metric: str, name: str) -> float | None:
+    """Return *metric* of one model of a relearning test; None where there is none."""
+    test = None if found is None else TypeAdapter(Relearning).validate_python(found)
+    if test is None or name not in test.models:
+        return None
+    model = test.models[name]
+    path = shown_path(model)
+    steps = test.steps[-1] if path.reached is None else path.reached
+    return {"acc": model.acc, "asr": path.asr[0], "relearned": steps}.get(metric)
 
 
 def _spread(by_seed: Mapping[int, float]) -> dict[str, Any]:
