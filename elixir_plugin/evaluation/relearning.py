@@ -12,7 +12,7 @@ so that a step is the same step everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -189,10 +189,9 @@ class _Test:
             context.note("relearning: without a reserved clean set, clean samples of the suspect set were mixed in")
         triggered = case.test_poisoned.samples.subset(_spread(_telling(case)))
         test = None if case.test is None or not len(case.test) else case.test.subset(_spread(np.arange(len(case.test))))
-        facts = [clean.fingerprint(), poison.fingerprint(), triggered.fingerprint()]
+        facts: list[object] = [clean.fingerprint(), poison.fingerprint(), triggered.fingerprint()]
         facts += [None if test is None else test.fingerprint(), context.seed, context.device.type]
-        sources = (Samples(each, context.device) for each in (clean, poison))
-        return cls(*sources, triggered, test, list(facts))
+        return cls(Samples(clean, context.device), Samples(poison, context.device), triggered, test, facts)
 
     def asr(self, model: Classifier) -> float:
         return accuracy(model.predict(self.triggered), self.triggered.labels)
@@ -294,10 +293,11 @@ def _benign(case: Case) -> Index:
     return np.flatnonzero(~case.truth.poison & ~case.truth.cover)
 
 
-def _spread(rows: Sequence[int] | Index) -> Index:
+def _spread(rows: Index) -> Index:
     """Return at most :data:`MEASURED` of *rows*, spread evenly over all of them."""
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MEASURED)).round().astype(int))
-    return np.asarray(rows)[chosen]
+    spread: Index = rows[chosen]
+    return spread
 
 
 def _folder(context: Context) -> Path | None:
