@@ -58,7 +58,7 @@ def weights(model: Classifier) -> list[tuple[str, bytes]]:
 
 def test_of_digits_the_suspect_model_needs_no_step_and_the_others_some(monkeypatch: pytest.MonkeyPatch) -> None:
     shorten(monkeypatch, (0, 5, 10, 20, 30), (20,))
-    case = Testbed({"size": 8, "clean": 100, "test": 200, "recipe": {"epochs": 8}}).read(Path("badnets"), 1)
+    case = Testbed({"size": 8, "clean": 100, "test": 700, "recipe": {"epochs": 8}}).read(Path("badnets"), 1)
     plan = Retraining.build({"epochs": 8, "batch_size": 64, "augmentation": {"crop": 0, "flip": False}})
     _, evaluation = execute(get_defense("d3")(steps=80), case, Context(seed=1), plan, relearn=True)
     found = evaluation.relearning

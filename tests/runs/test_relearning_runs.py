@@ -35,8 +35,10 @@ def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relearning, "TUNING", relearning.TUNING.model_copy(update={"epochs": 2}))
 
 
-def spec(out: Path | None = None, *, poison: str = "badnets", defense: str = "random_head", **values: Any) -> RunSpec:
-    source = Source(adapter="testbed", path=poison, options=OPTIONS)
+def spec(
+    out: Path | None = None, *, poison: str = "badnets", defense: str = "random_head", test: int = 1000, **values: Any
+) -> RunSpec:
+    source = Source(adapter="testbed", path=poison, options=OPTIONS | {"test": test})
     settings = {} if defense == "do_nothing" else {"epochs": 1}
     values = {"relearn": True, "retrain": RETRAIN, "device": "cpu", "any_model": True, "settings": settings, **values}
     return RunSpec(defense=defense, source=source, out=None if out is None else str(out), **values)
@@ -78,7 +80,7 @@ def test_a_run_without_it_is_the_run_it_was() -> None:
 
 @pytest.mark.parametrize("defense", ["random_head", "do_nothing"])
 def test_a_model_is_trained_where_the_defense_hands_back_none(defense: str, tmp_path: Path) -> None:
-    report = run_defense(spec(tmp_path / "run", defense=defense, retrain=None)).report
+    report = run_defense(spec(tmp_path / "run", defense=defense, retrain=None, test=1650)).report
     assert report["run"]["retrain"]["epochs"] == 30  # spelled out: it is also how the never-poisoned model is trained
     assert list(report["metrics"]["relearning"]["models"]) == ["after", "never_poisoned", "before"]
     assert ("retrain on kept" in report["outcome"]["timings"]) == (defense == "do_nothing")
