@@ -170,6 +170,19 @@ def main() -> None:
     is_flag=True,
     help="Also measure how fast a few poison samples bring the backdoor back; implies --retrain.",
 )
+@click.option(
+    "--spike",
+    multiple=True,
+    metavar="POISON",
+    help="Plant this known poison in copies of the suspect set, and tell how much would have been found; repeatable.",
+)
+@key_values(
+    "--spike-set",
+    "spike_values",
+    sets="what --spike plants",
+    example="rates=[0.01,0.05]",
+    more="Keys: poisons, rates, settings. Implies --spike.",
+)
 @click.option("--any-model", is_flag=True, help="Go on with a suspect model that does not fit the clean labels.")
 @click.option("--seed", type=int, help="The one seed of the run (default 0).")
 @click.option("--device", help="auto, cpu, cuda, cuda:1, … (default auto).")
@@ -215,6 +228,7 @@ def _spec(target: str, flags: dict[str, Any]) -> RunSpec:
     from ..defense import get_defense
     from ..evaluation.retraining import Retraining
     from ..runs.spec import RunSpec
+    from ..runs.spike import Spike
 
     values: dict[str, Any]
     if target.endswith((".yaml", ".yml")):
@@ -240,6 +254,10 @@ def _spec(target: str, flags: dict[str, Any]) -> RunSpec:
     if flags["retrain"] or flags["retrain_values"]:
         given = parse_assignments(flags["retrain_values"], where="--retrain-set")
         values["retrain"] = Retraining.overlaid(values.get("retrain") or {}, given)
+    if flags["spike"] or flags["spike_values"]:
+        given = parse_assignments(flags["spike_values"], where="--spike-set")
+        named = {"poisons": list(flags["spike"])} if flags["spike"] else {}
+        values["spike"] = Spike.overlaid(values.get("spike") or {}, {**named, **given})
     values |= {key: True for key in ("controls", "relearn", "any_model") if flags[key]}
     return RunSpec.build(values, where=target)
 

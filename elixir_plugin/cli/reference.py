@@ -20,6 +20,7 @@ from ..plugins import plugins
 from ..runs.cards import ResultCard
 from ..runs.compare.spec import CompareSpec
 from ..runs.spec import RunSpec
+from ..runs.spike import Spike
 
 BUILT_IN = ("elixir_plugin:builtin", "elixir_plugin:adapters")
 SIGNS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<", "multipleOf": "multiple of"}
@@ -163,6 +164,7 @@ def _listed() -> Iterator[tuple[str, str, Model]]:
     """Yield title, summary and settings class of everything a user sets."""
     yield "Run file", "The content of `elixir-plugin run FILE.yaml`.", RunSpec
     yield "`retrain`", "In run and compare files, and under `--retrain-set`.", Retraining
+    yield "`spike`", "In run files, and under `--spike-set`.", Spike
     yield "Compare file", "The content of `elixir-plugin compare FILE.yaml`.", CompareSpec
     found, offers = plugins(), plugins().offers()
     for kind, title, named in (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..io.checked import Count, Finite, Share
+from ..io.checked import Count, Finite, Flag, Share
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,43 @@ class Relearning:
 
 
 @dataclass(frozen=True)
+class PlantedPoison:
+    """What a defense found of a known poison in a copy of the suspect set; see ``runs.spike``.
+
+    :param rate: share of the suspect set.
+    :param samples: how many were planted.
+    :param tpr: share of them that was flagged.
+    :param others: further samples that were flagged, and are not in the set as it came.
+    :param poisoned: the verdict.
+    :param found: whether that counts as found.
+    """
+
+    poison: str
+    rate: Share
+    samples: Count
+    tpr: Share
+    others: Count
+    poisoned: Flag | None
+    found: Flag
+
+
+@dataclass(frozen=True)
+class DetectionPower:
+    """What a defense would have found; see ``runs.spike``.
+
+    :param planted: every poison and rate that was tried.
+    :param limits: poison -> the lowest rate at which it was found; None: at none.
+    :param suspects: size of the suspect set.
+    :param sentence: the same in words.
+    """
+
+    planted: list[PlantedPoison]
+    limits: dict[str, Share | None]
+    suspects: Count
+    sentence: str = ""
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Everything measured about one outcome.
 
@@ -127,6 +164,7 @@ class Evaluation:
     :param repair: how well the set was repaired; None without truth, or when no set was handed back.
     :param controls: models trained as the outcome's was, but without one part of the defense; see ``retraining``.
     :param relearning: how fast the backdoor comes back, where that was asked for.
+    :param power: which poison would have been found, where that was asked for.
 
     >>> Evaluation(after=ModelMetrics(acc=0.9, asr=0.02)).before is None
     True
@@ -139,3 +177,4 @@ class Evaluation:
     controls: dict[str, ModelMetrics] = field(default_factory=dict)
     repair: RepairMetrics | None = None
     relearning: Relearning | None = None
+    power: DetectionPower | None = None

@@ -71,6 +71,7 @@ class Exhibits(_Facts):
     scores: list[AnyPanel] = Field([])
     panels: list[AnyPanel] = Field([])
     relearning: list[AnyPanel] = Field([])
+    power: list[AnyPanel] = Field([])
     problem: str | None = None
 
 

@@ -74,6 +74,7 @@ def make_page(facts: Facts, *, png: bool = True) -> tuple[str, list[RenderedPane
     scores = prepare(exhibits.scores, "all", png=png)
     own = prepare(exhibits.panels, "own", png=png)
     relearning = prepare(exhibits.relearning, "relearn", png=png)
+    power = prepare(exhibits.power, "power", png=png)
     html = render(
         "report.html",
         facts=facts,
@@ -84,12 +85,13 @@ def make_page(facts: Facts, *, png: bool = True) -> tuple[str, list[RenderedPane
         scores=scores,
         own=own,
         relearning=relearning,
+        power=power,
         stages=_stages(facts),
         notes=[*facts.notes, *([exhibits.problem] if exhibits.problem else [])],
         parts=_parts(facts),
         settings=yaml.safe_dump(facts.run.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100),
     )
-    return html, [*scores, *relearning, *own]
+    return html, [*scores, *relearning, *power, *own]
 
 
 def _write(facts: Facts, folder: Path) -> list[Path]:

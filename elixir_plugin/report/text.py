@@ -40,10 +40,7 @@ def result_lines(
         yield _repaired(metrics["repair"])
     if metrics.get("relearning"):
         yield f"relearning: {metrics['relearning']['sentence']}"
-    if outcome["verdict"]:
-        verdict = outcome["verdict"]
-        word = {True: "poisoned", False: "no evidence of poison", None: "none"}[verdict["poisoned"]]
-        yield f"verdict: {word} ({_plain(verdict['score'])}: {verdict['meaning']})"
+    yield from _answer(outcome["verdict"], metrics.get("power"))
     if outcome["flagged"] is not None and not metrics["detection"]:
         yield f"flagged: {outcome['flagged']} suspect samples"
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in outcome["timings"].items())
@@ -54,6 +51,17 @@ def result_lines(
     yield f"report:  {folder / 'report.html'}, made from report.json beside it"
     for line in _listed(written):
         yield f"written: {line}"
+
+
+def _answer(verdict: Mapping[str, Any] | None, power: Mapping[str, Any] | None) -> Iterator[str]:
+    """Yield the verdict, and what would have been found."""
+    if verdict:
+        word = {True: "poisoned", False: "no evidence of poison", None: "none"}[verdict["poisoned"]]
+        yield f"verdict: {word} ({_plain(verdict['score'])}: {verdict['meaning']})"
+    if power:
+        yield f"power: {power['sentence']}"
+    elif verdict and verdict["poisoned"] is False:
+        yield "power: not measured; a run with --spike tells how much poison would have been found"
 
 
 def percent(value: float | None) -> str:

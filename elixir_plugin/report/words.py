@@ -81,7 +81,11 @@ def _poisoned(facts: Facts) -> SummaryItem:
     elif verdict.poisoned:
         short, long = "Yes", ""
     else:
-        short, long = "No evidence", "That is not the same as clean: look at the most suspicious samples."
+        short = "No evidence"
+        power = facts.metrics.power
+        unknown = "how much poison would have been found was not measured (a run with spike does)"
+        long = f"That is not the same as clean: {unknown}." if power is None else power.sentence
+        long += " Look at the most suspicious samples."
     if found is not None:
         truth = f"{number(found.poison)} samples are poison" if found.poison else "there is no poison"
         long = f"{long} In truth {truth}.".strip()

@@ -57,7 +57,7 @@ def make_report(
         "written": [str(path) for path in written],
         "environment": environment(device),
         "command": repeat_command(spec.model_copy(update={"threads": torch.get_num_threads()})),
-        "exhibits": collect(defense, case, outcome, spec.seed, evaluation.relearning),
+        "exhibits": collect(defense, case, outcome, spec.seed, evaluation),
     }
 
 
@@ -74,10 +74,18 @@ def repeat_command(spec: RunSpec) -> str:
     Where the output went is left out.
     """
     words = ["elixir-plugin", "run", spec.defense, "--from", f"{spec.source.adapter}:{spec.source.path}"]
-    for flag, values in (("-o", spec.source.options), ("--set", spec.settings), ("--retrain-set", spec.retrain or {})):
+    for flag, values in (
+        ("-o", spec.source.options),
+        ("--set", spec.settings),
+        ("--retrain-set", spec.retrain or {}),
+        ("--spike-set", spec.spike or {}),
+    ):
         words += [word for key, value in values.items() for word in (flag, f"{key}={json.dumps(value)}")]
     words += ["--controls"] if spec.controls else []
     words += ["--relearn"] if spec.relearn else []
+    words += [
+        word for key, value in (spec.spike or {}).items() for word in ("--spike-set", f"{key}={json.dumps(value)}")
+    ]
     words += ["--any-model"] if spec.any_model else []
     words += ["--seed", str(spec.seed), "--device", spec.device]
     words += [] if spec.threads is None else ["--threads", str(spec.threads)]

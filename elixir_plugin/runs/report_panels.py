@@ -20,13 +20,14 @@ from PIL import Image
 from ..core.case import Case
 from ..core.context import derive_seed
 from ..core.images import ImageSet, Index
-from ..core.metrics import Relearning
+from ..core.metrics import Evaluation
 from ..core.outcome import Outcome
 from ..core.panels import Matrix, Panel, Table, dump_panels
 from ..core.pixels import label_moves, rms_changes, to_bytes
 from ..defense import Defense
 from ..evaluation.panels import poison_per_class, score_panels, triggered_examples, truth_of_samples
 from ..evaluation.relearned import relearning_panels
+from .spike import power_panels
 
 SHOWN = 6  # samples per group
 PIXEL_BUDGET = 420_000  # bytes of all pictures before they are packed; larger images are reduced
@@ -36,12 +37,12 @@ FACTORS = (1, 2, 4, 8, 16, 32, 64)  # by which differences are amplified
 
 
 def collect(
-    defense: Defense, case: Case, outcome: Outcome, seed: int, relearning: Relearning | None = None
+    defense: Defense, case: Case, outcome: Outcome, seed: int, evaluation: Evaluation | None = None
 ) -> dict[str, Any]:
     """Return the exhibits of a finished run; the same for the same case, outcome and seed.
 
     :param seed: draws the random samples.
-    :param relearning: what was measured of it; then there are panels ``relearning``.
+    :param evaluation: what was measured; relearning and what would have been found have panels of their own.
 
     ``summary``: how many images and labels were changed, and how many samples are kept; ``sheets``: groups of
     pictures; ``scores``, ``panels``: panels of all defenses, and of this one (see
@@ -59,7 +60,11 @@ def collect(
         "panels": panels,
         "problem": problem,
     }
-    return facts if relearning is None else facts | {"relearning": dump_panels(relearning_panels(relearning))}
+    if evaluation is not None and evaluation.relearning is not None:
+        facts["relearning"] = dump_panels(relearning_panels(evaluation.relearning))
+    if evaluation is not None and evaluation.power is not None:
+        facts["power"] = dump_panels(power_panels(evaluation.power))
+    return facts
 
 
 def _own_panels(defense: Defense, outcome: Outcome) -> tuple[list[dict[str, Any]], str | None]:

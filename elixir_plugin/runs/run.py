@@ -18,6 +18,7 @@ that belongs to another run, or to a run that saw other input, is refused.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import time
@@ -65,6 +66,7 @@ from .folder import (
 from .native import is_out_of_date, refuse_mixture, write_native
 from .report_data import make_report
 from .spec import RunSpec
+from .spike import Spike, estimate_power, measure_power, refuse_unspikable
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,8 @@ def estimate_run(spec: RunSpec, *, force: bool = False) -> dict[str, Any]:
     facts = defense.estimate(case.visible(), context)
     if spec.relearn and plan is not None:
         facts = {**facts, "relearning": estimate_relearning(case, plan, context)}
+    if (spike := spike_of(spec)) is not None:
+        facts = {**facts, "spike": estimate_power(spike, facts)}
     return facts
 
 
@@ -206,13 +210,20 @@ def retraining_of(spec: RunSpec) -> Retraining | None:
     return Retraining.build(spec.retrain or {}, where="retrain")
 
 
+def spike_of(spec: RunSpec) -> Spike | None:
+    """Return what *spec* wants to be planted, or None."""
+    return None if spec.spike is None else Spike.build(spec.spike, where="spike")
+
+
 def resolved(spec: RunSpec, defense: Defense, adapter: Adapter, plan: Retraining | None = None) -> RunSpec:
     """Return *spec* with every setting spelled out, so that it says the same under other defaults."""
     path = str(Path(spec.source.path).absolute()) if adapter.reads_disk else spec.source.path
     places = {name: str(value.absolute()) for name, value in adapter.options if isinstance(value, Path)}
     source = spec.source.model_copy(update={"path": path, "options": adapter.options.dump() | places})
+    spike = spike_of(spec)
     values = {"settings": defense.settings.dump(), "preset": None, "source": source}
-    return spec.model_copy(update=values | {"retrain": None if plan is None else plan.dump()})
+    values |= {"retrain": None if plan is None else plan.dump(), "spike": None if spike is None else spike.dump()}
+    return spec.model_copy(update=values)
 
 
 def identity_of(spec: RunSpec) -> str:
@@ -271,6 +282,8 @@ def _refuse(defense: Defense, case: Case, spec: RunSpec) -> None:
     defense.refuse(case)
     if spec.relearn:
         refuse_unknown_poison(case)
+    if (spike := spike_of(spec)) is not None:
+        refuse_unspikable(defense, case, spike)
 
 
 def _own_device(name: str) -> torch.device:
@@ -320,6 +333,9 @@ def _lead(job: _Job, described: dict[str, Any]) -> RunResult:
             on_defended=told,
             described=described,
         )
+        if (spike := spike_of(spec)) is not None:
+            power = measure_power(job.defense, case, outcome, context, spike)
+            evaluation = dataclasses.replace(evaluation, power=power)
         outcome.timings["total"] += before.seconds + previewed
         outcome.save(folder / "outcome")
         written = []

@@ -21,7 +21,7 @@ SCHEMA = 1  # of the run.yaml in a run folder; those of earlier versions have no
 class RunSpec(Settings):
     """Everything that defines a run; the content of a run file and of ``run.yaml`` in a run folder."""
 
-    added: ClassVar[Mapping[str, Any]] = MappingProxyType({"relearn": False})
+    added: ClassVar[Mapping[str, Any]] = MappingProxyType({"relearn": False, "spike": None})
 
     defense: str = Field(description="name of the defense")
     source: Source = Field(description="where the case is; ADAPTER:PATH is the short form")
@@ -31,6 +31,9 @@ class RunSpec(Settings):
     controls: bool = Field(False, description="also train models without the denoiser, and on the clean set alone")
     relearn: bool = Field(
         False, description="also measure how fast a few poison samples bring the backdoor back; implies retrain"
+    )
+    spike: dict[str, Any] | None = Field(
+        None, description="plant known poisons in copies of the suspect set; see Spike. A list names the poisons alone"
     )
     seed: int = Field(0, ge=0, description="the one seed of the run")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
@@ -43,6 +46,11 @@ class RunSpec(Settings):
     write_to: str | None = Field(None, description="write them there instead")
 
     _usable = field_validator("out", "write_to")(usable_path)
+
+    @field_validator("spike", mode="before")
+    @classmethod
+    def _list_of_poisons(cls, value: Any) -> Any:
+        return {"poisons": list(value)} if isinstance(value, list | tuple) else value
 
     @classmethod
     def from_yaml(cls, path: Path) -> RunSpec:

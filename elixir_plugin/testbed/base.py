@@ -49,6 +49,11 @@ class Poison(ABC):
     def kind(self) -> str:
         """What the truth says: ``"dirty-label"``, ``"clean-label"`` or ``"indiscriminate"``."""
 
+    @property
+    def learns(self) -> bool:
+        """Whether it learns something from the whole set before it can change a sample, see :meth:`fitted`."""
+        return type(self).fitted is not Poison.fitted
+
     @abstractmethod
     def choose(self, train: ImageSet, seed: int) -> Index:
         """Return the positions to poison, ascending; a function of labels, settings and *seed* alone."""
