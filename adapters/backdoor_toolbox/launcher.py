@@ -182,7 +182,8 @@ def _provide(own: argparse.Namespace, args: argparse.Namespace, defense: str, ex
 
 def _run(own: argparse.Namespace, args: argparse.Namespace, defense: str) -> tuple[Path, ...]:
     from ...core.settings import parse_assignments  # noqa: PLC0415  (slow, and not needed for --help)
-    from ...runs.run import identity_of, run_defense  # noqa: PLC0415
+    from ...runs.resolve import identity_of  # noqa: PLC0415
+    from ...runs.run import run_defense  # noqa: PLC0415
     from ...runs.spec import RunSpec  # noqa: PLC0415
 
     given = parse_assignments(own.option, where="--option")

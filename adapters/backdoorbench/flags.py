@@ -14,7 +14,7 @@ from ...core.settings import Settings, load_yaml
 from ...defense import Defense, get_defense
 from ...errors import ElixirError, SettingsError, nearest
 from ...io.yaml_text import parse_yaml
-from ...runs.run import identity_of
+from ...runs.resolve import identity_of
 from ...runs.spec import RunSpec
 from ...training.loop import Recipe
 

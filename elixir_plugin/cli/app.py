@@ -198,7 +198,8 @@ def main() -> None:
 def run(*, target: str, force: bool, preview: int, dry_run: bool, quiet: bool, as_json: bool, **flags: Any) -> None:
     """Run a defense: TARGET is its name (with --from) or a YAML run file."""
     refuse_tight_memory()
-    from ..runs.run import estimate_run, run_defense
+    from ..runs.estimate import estimate_run
+    from ..runs.run import run_defense
 
     _log_to_terminal(logging.ERROR)  # notes are printed with the result
     if dry_run:

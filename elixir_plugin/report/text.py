@@ -61,7 +61,7 @@ def _answer(verdict: Mapping[str, Any] | None, power: Mapping[str, Any] | None) 
     if power:
         yield f"power: {power['sentence']}"
     elif verdict and verdict["poisoned"] is False:
-        yield "power: not measured; a run with --spike tells how much poison would have been found"
+        yield "power: not measured; a run with spike tells how much poison would have been found"
 
 
 def percent(value: float | None) -> str:

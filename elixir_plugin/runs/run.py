@@ -24,7 +24,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache as cache_of
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -34,13 +33,12 @@ import torch
 from pydantic import TypeAdapter
 
 from ..adapter import Adapter, get_adapter
-from ..core.case import Case, describe
+from ..core.case import Case
 from ..core.context import Context, resolve_device
 from ..core.metrics import Evaluation
 from ..defense import Defense, check_agreement, get_defense
 from ..errors import SettingsError
 from ..evaluation.measure import execute
-from ..evaluation.relearning import estimate_relearning, refuse_unknown_poison
 from ..evaluation.retraining import Retraining
 from ..io.distributed import barrier, local_device, rank_and_world, together
 from ..io.environment import differences, environment, threads
@@ -65,8 +63,9 @@ from .folder import (
 )
 from .native import is_out_of_date, refuse_mixture, write_native
 from .report_data import make_report
+from .resolve import described_once, refuse, resolved, retraining_of, spike_of
 from .spec import RunSpec
-from .spike import Spike, estimate_power, measure_power, refuse_unspikable
+from .spike import measure_power
 
 
 @dataclass(frozen=True)
@@ -156,34 +155,6 @@ def write_preview(
         on_done(folder / "preview.png")
 
 
-def estimate_run(spec: RunSpec, *, force: bool = False) -> dict[str, Any]:
-    """Return what :func:`run_defense` would cost, as far as the defense can say; nothing is written.
-
-    A denoiser that an earlier attempt of this run has trained costs nothing any more.
-
-    :raises ElixirError: for what a run would refuse before any work.
-    """
-    defense = get_defense(spec.defense)(spec.settings, preset=spec.preset)
-    adapter = get_adapter(spec.source.adapter)(spec.source.options)
-    device = resolve_device(spec.device)
-    plan = retraining_of(spec)
-    spec = resolved(spec, defense, adapter, plan)
-    folder = choose_folder(spec, force)
-    with threads(spec.threads or recorded_threads(folder)):
-        case = adapter.read(Path(spec.source.path), spec.seed)
-    folder = folder_for_case(folder, spec, _described(case), beside=False)
-    _refuse(defense, case, spec)
-    refuse_mixture(write_target(spec, adapter, case), spec, adapter, case)
-    context = Context(seed=spec.seed, device=device, work_dir=folder / "work", any_model=spec.any_model)
-    check_agreement(case, context)
-    facts = defense.estimate(case.visible(), context)
-    if spec.relearn and plan is not None:
-        facts = {**facts, "relearning": estimate_relearning(case, plan, context)}
-    if (spike := spike_of(spec)) is not None:
-        facts = {**facts, "spike": estimate_power(spike, facts)}
-    return facts
-
-
 @dataclass(frozen=True)
 class _Job:
     """What a run needs once everything is read and checked.
@@ -201,36 +172,6 @@ class _Job:
     folder: Path
     target: Path | None
     show: Callable[[Defense, Case, Context, Path], None]
-
-
-def retraining_of(spec: RunSpec) -> Retraining | None:
-    """Return how *spec* wants a model trained on the sanitised set, or None; controls and relearning imply it."""
-    if spec.retrain is None and not spec.controls and not spec.relearn:
-        return None
-    return Retraining.build(spec.retrain or {}, where="retrain")
-
-
-def spike_of(spec: RunSpec) -> Spike | None:
-    """Return what *spec* wants to be planted, or None."""
-    return None if spec.spike is None else Spike.build(spec.spike, where="spike")
-
-
-def resolved(spec: RunSpec, defense: Defense, adapter: Adapter, plan: Retraining | None = None) -> RunSpec:
-    """Return *spec* with every setting spelled out, so that it says the same under other defaults."""
-    path = str(Path(spec.source.path).absolute()) if adapter.reads_disk else spec.source.path
-    places = {name: str(value.absolute()) for name, value in adapter.options if isinstance(value, Path)}
-    source = spec.source.model_copy(update={"path": path, "options": adapter.options.dump() | places})
-    spike = spike_of(spec)
-    values = {"settings": defense.settings.dump(), "preset": None, "source": source}
-    values |= {"retrain": None if plan is None else plan.dump(), "spike": None if spike is None else spike.dump()}
-    return spec.model_copy(update=values)
-
-
-def identity_of(spec: RunSpec) -> str:
-    """Return the identity of a run of *spec*, for hosts that choose its folder."""
-    defense = get_defense(spec.defense)(spec.settings, preset=spec.preset)
-    adapter = get_adapter(spec.source.adapter)(spec.source.options)
-    return resolved(spec, defense, adapter, retraining_of(spec)).identity()
 
 
 def _run(
@@ -256,11 +197,11 @@ def _run(
     folder = choose_folder(spec, force)
     with threads(spec.threads or recorded_threads(folder)):
         case = adapter.read(Path(spec.source.path), spec.seed)
-        described = _described(case)
+        described = described_once(case)
         folder = folder_for_case(folder, spec, described, beside=rewrite)
     if is_finished(folder):
         return RunResult({}, folder, already_done=True) if rank else _already_done(folder, spec, case, adapter, rewrite)
-    _refuse(defense, case, spec)
+    refuse(defense, case, spec)
     target = write_target(spec, adapter, case)
     refuse_mixture(target, spec, adapter, case)
     context = Context(
@@ -277,24 +218,10 @@ def _run(
         return _help(job) if rank else _lead(job, described())
 
 
-def _refuse(defense: Defense, case: Case, spec: RunSpec) -> None:
-    """Raise for what cannot be done on *case*, before any work."""
-    defense.refuse(case)
-    if spec.relearn:
-        refuse_unknown_poison(case)
-    if (spike := spike_of(spec)) is not None:
-        refuse_unspikable(defense, case, spike)
-
-
 def _own_device(name: str) -> torch.device:
     """Return the device of this rank, the only one that is tried: each try takes memory on a GPU until the end."""
     own = str(local_device(torch.device(name))) if name == "cuda" else name
     return local_device(resolve_device(own))  # "auto" is resolved without a try
-
-
-def _described(case: Case) -> Callable[[], dict[str, Any]]:
-    """Return a function that says what *case* is made of, in JSON types; all of it is read at the first call alone."""
-    return cache_of(lambda: to_json_types(describe(case)))
 
 
 def _help(job: _Job) -> RunResult:

@@ -43,6 +43,9 @@ class _Attack(Protocol):
     """What is needed of a poison of the testbed, which runs do not import."""
 
     @property
+    def kind(self) -> str: ...
+
+    @property
     def learns(self) -> bool: ...
 
     def choose(self, train: ImageSet, seed: int) -> Index: ...
@@ -222,17 +225,17 @@ def plant(
 def _attack(spike: Spike, name: str, count: int, part: ImageSet) -> _Attack:
     """Return the poison called *name* of the testbed, set to poison *count* samples of *part*.
 
-    :raises SettingsError: when it is unknown, or has no rate.
+    :raises SettingsError: when it is unknown, its settings are wrong, or it has no trigger.
     """
-    kind = plugins().get("poison", name)
-    if "rate" not in kind.Settings.model_fields:
+    settings = {**spike.settings.get(name, {}), "rate": min(1.0, max(1, count) / max(1, len(part)))}
+    attack: _Attack = plugins().get("poison", name)(settings)
+    if attack.kind == "indiscriminate":
         raise SettingsError(
             "this poison cannot be planted",
             where="spike: poisons",
-            found=f"{name}, which changes every sample",
-            allowed="poisons with a trigger",
+            found=f"{name}, which has no trigger",
+            allowed="backdoor poisons",
         )
-    attack: _Attack = kind({**spike.settings.get(name, {}), "rate": min(1.0, max(1, count) / max(1, len(part)))})
     return attack
 
 

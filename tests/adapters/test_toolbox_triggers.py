@@ -23,7 +23,7 @@ from test_backdoor_toolbox import write_pngs
 from elixir_plugin import Classifier
 from elixir_plugin.core.case import Case
 from elixir_plugin.evaluation.metrics import model_metrics
-from elixir_plugin.runs.run import identity_of
+from elixir_plugin.runs.resolve import identity_of
 from elixir_plugin.runs.spec import RunSpec
 
 EDGE, CLASSES = 32, 10

@@ -32,7 +32,8 @@ from elixir_plugin.runs.cards import ResultCard, card_from_runs, read_card
 from elixir_plugin.runs.compare.run import plan_cells
 from elixir_plugin.runs.compare.spec import CompareSpec
 from elixir_plugin.runs.compare.table import UNDEFENDED
-from elixir_plugin.runs.run import estimate_run, run_defense
+from elixir_plugin.runs.estimate import estimate_run
+from elixir_plugin.runs.run import run_defense
 from elixir_plugin.runs.spec import RunSpec
 from elixir_plugin.testbed.adapter import Testbed
 from elixir_plugin.training.loop import FAST

@@ -42,7 +42,8 @@ from elixir_plugin.diffusion.generators.base import ImageGenerator
 from elixir_plugin.diffusion.schedule import Schedule
 from elixir_plugin.errors import InputError, MissingNeedError, PluginError, RunError, SettingsError
 from elixir_plugin.evaluation.measure import execute
-from elixir_plugin.runs.run import estimate_run, run_defense
+from elixir_plugin.runs.estimate import estimate_run
+from elixir_plugin.runs.run import run_defense
 from elixir_plugin.runs.spec import RunSpec
 from elixir_plugin.testing.defenses import tiny_case
 

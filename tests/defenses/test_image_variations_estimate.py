@@ -34,7 +34,8 @@ from elixir_plugin.diffusion.generators.base import GeneratorSettings, ImageGene
 from elixir_plugin.diffusion.generators.pipelines import PipelineGenerator
 from elixir_plugin.diffusion.schedule import Schedule
 from elixir_plugin.errors import ElixirError, InputError, MissingNeedError, RunError, SettingsError
-from elixir_plugin.runs.run import estimate_run, run_defense
+from elixir_plugin.runs.estimate import estimate_run
+from elixir_plugin.runs.run import run_defense
 from elixir_plugin.runs.spec import RunSpec
 from elixir_plugin.testing.defenses import tiny_case
 from elixir_plugin.training import timing

@@ -20,7 +20,9 @@ from elixir_plugin.report.single import make_page
 from elixir_plugin.runs.compare.run import run_compare
 from elixir_plugin.runs.compare.spec import CompareSpec
 from elixir_plugin.runs.compare.table import markdown
-from elixir_plugin.runs.run import estimate_run, identity_of, run_defense
+from elixir_plugin.runs.estimate import estimate_run
+from elixir_plugin.runs.resolve import identity_of
+from elixir_plugin.runs.run import run_defense
 from elixir_plugin.runs.spec import RunSpec
 
 pytestmark = pytest.mark.usefixtures("no_figures", "brief_measurements")

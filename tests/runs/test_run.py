@@ -36,11 +36,12 @@ from elixir_plugin.io.files import atomic_file, to_json_types
 from elixir_plugin.io.locks import locked
 from elixir_plugin.plugins import plugins
 from elixir_plugin.runs import folder as run_folder
-from elixir_plugin.runs import report_data
+from elixir_plugin.runs import report_data, resolve
 from elixir_plugin.runs import run as run_module
+from elixir_plugin.runs.estimate import estimate_run
 from elixir_plugin.runs.events import append_event, read_events
 from elixir_plugin.runs.folder import folder_for_case, logged, opened
-from elixir_plugin.runs.run import estimate_run, run_defense
+from elixir_plugin.runs.run import run_defense
 from elixir_plugin.runs.spec import RunSpec
 from elixir_plugin.testing.defenses import tiny_case
 
@@ -199,7 +200,7 @@ def test_what_runs_share_is_found_by_a_description_at_hand(
         calls.append(case)
         return describe(case)
 
-    for module in (run_module, report_data, retraining):
+    for module in (resolve, report_data, retraining):
         monkeypatch.setattr(module, "describe", counted)
     monkeypatch.setattr(Tiny, "read", lambda self, path, seed=0: dataclasses.replace(tiny_case(), model=None))
     run_defense(spec(retrain={"epochs": 1}), cache=tmp_path / "cache")
@@ -580,7 +581,7 @@ def test_what_stopped_a_run_is_told_where_the_event_log_cannot_be_written(
 def test_a_run_folder_that_cannot_be_written_is_a_clear_error(watcher: Watcher, name: str) -> None:
     Path("out", name).mkdir(parents=True)
     if name == "log.txt":
-        Path("out/run.yaml").write_text(f"identity: {run_module.resolved(spec(), Scorer(), Tiny()).identity()}")
+        Path("out/run.yaml").write_text(f"identity: {resolve.resolved(spec(), Scorer(), Tiny()).identity()}")
     with pytest.raises(ElixirError) as refusal:
         run_defense(spec())
     assert refusal.value.where is not None and Scorer.runs == 0

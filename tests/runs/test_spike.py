@@ -22,7 +22,9 @@ from elixir_plugin.report.single import make_page
 from elixir_plugin.report.text import result_lines
 from elixir_plugin.report.words import summary_of
 from elixir_plugin.runs import spike as spikes
-from elixir_plugin.runs.run import estimate_run, identity_of, run_defense
+from elixir_plugin.runs.estimate import estimate_run
+from elixir_plugin.runs.resolve import identity_of
+from elixir_plugin.runs.run import run_defense
 from elixir_plugin.runs.spec import RunSpec
 from elixir_plugin.runs.spike import Spike, measure_power, plant, refuse_unspikable
 from elixir_plugin.testing import tiny_case
@@ -282,7 +284,7 @@ class TestRuns:
     def test_without_it_no_evidence_is_said_to_be_of_unknown_power(self, tmp_path: Path) -> None:
         report = json.loads(json.dumps(run_defense(spec(tmp_path / "run")).report))
         report["outcome"]["verdict"] = {"poisoned": False, "score": 1.0, "meaning": "low"}
-        told = "power: not measured; a run with --spike tells how much poison would have been found"
+        told = "power: not measured; a run with spike tells how much poison would have been found"
         assert told in list(result_lines(report, tmp_path))
         assert "was not measured (a run with spike does)" in str(summary_of(facts_of(report)))
         report["outcome"]["verdict"]["poisoned"] = True

@@ -41,7 +41,8 @@ from ...io.text import escape_control
 from ...report.facts import read_report
 from ..events import recorded_threads
 from ..folder import holds_something, is_finished, logged
-from ..run import resolved, retraining_of, run_defense
+from ..resolve import resolved, retraining_of
+from ..run import run_defense
 from ..spec import RunSpec
 from .page import LivePage
 from .spec import CompareSpec
