@@ -97,24 +97,25 @@ def write_table(content: Content, path: Path) -> None:
     write_csv(path, COLUMNS, lines)
 
 
-def read_table(path: Path, heads: Mapping[str, str]) -> dict[str, Rows]:
-    """Read what :func:`write_table` wrote.
+def read_table(path: Path, heads: Mapping[str, str], size: int = TABLE_BYTES) -> dict[str, Rows]:
+    """Read what :func:`write_table` wrote; nothing is read beyond the first line that is wrong.
 
     :param heads: part -> shape, type and number of classes, which the table does not say.
+    :param size: of the file in bytes, as recorded; a larger one is refused.
     :raises InputError: for anything else.
     """
+    lines = csv.reader(io.StringIO(read_text(path, min(size, TABLE_BYTES))))
+    parts: dict[str, list[list[str]]] = {name: [] for name in heads}
     try:
-        lines = list(csv.reader(io.StringIO(read_text(path, TABLE_BYTES))))
+        if tuple(next(lines, ())) != COLUMNS:
+            raise InputError("not the table of a zoo set", where=path, allowed=f"a header {','.join(COLUMNS)}")
+        for number, line in enumerate(lines, start=2):
+            known = len(line) == len(COLUMNS) and line[0] in parts
+            if not known or line[1] != str(len(parts[line[0]])) or not _is_number(line[2]):
+                raise InputError("broken table of a zoo set", where=f"{path}:{number}", found=",".join(line)[:200])
+            parts[line[0]].append(line[2:])
     except csv.Error as error:
         raise InputError("not the table of a zoo set", where=path, found=str(error)) from None
-    if not lines or tuple(lines[0]) != COLUMNS:
-        raise InputError("not the table of a zoo set", where=path, allowed=f"a header {','.join(COLUMNS)}")
-    parts: dict[str, list[list[str]]] = {name: [] for name in heads}
-    for number, line in enumerate(lines[1:], start=2):
-        known = len(line) == len(COLUMNS) and line[0] in parts
-        if not known or line[1] != str(len(parts[line[0]])) or not _is_number(line[2]):
-            raise InputError("broken table of a zoo set", where=f"{path}:{number}", found=",".join(line)[:200])
-        parts[line[0]].append(line[2:])
     return {
         name: Rows(
             heads[name],
