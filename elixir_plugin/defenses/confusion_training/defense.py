@@ -121,8 +121,9 @@ class ConfusionTraining(Defense):
                 curves.setdefault(name, []).append(value)
             rounds.append(RoundOutputs(*(found[name].numpy() for name in ("suspect", "clean", "held_out"))))
             if plan.keep is not None:
-                labels = data.labels[trained_rows]
-                losses = sample_losses(rounds[-1].suspect[trained_rows], labels)
+                labels = data.pool_labels[trained_rows]
+                logits = np.concatenate([rounds[-1].suspect, rounds[-1].held_out])  # held-out rows follow in the pool
+                losses = sample_losses(logits[trained_rows], labels)
                 kept = trained_rows[distil(losses, labels, data.num_classes, plan.keep, plan.floor)]
         return Finding(rounds, found["features"].numpy(), curves)
 
@@ -150,14 +151,14 @@ class ConfusionTraining(Defense):
         context: Context,
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Pretrain *base* in place, confuse a copy, and return its outputs and what was measured."""
-        settings, labels = self.settings, data.labels
-        distilled = (data.suspect, kept, labels[kept])
+        settings, labels, n = self.settings, data.labels, len(data.labels)
+        distilled = (data.pool, kept, data.pool_labels[kept])
         all_rows = np.arange(len(data.clean))
         shifted = (data.clean, all_rows, (data.clean_labels + 1) % data.num_classes)
         with context.stage("pretrain"):
-            base_curves = train_base(
-                base, View(distilled, shifted) if plan.shifted else View(distilled), plan, settings.recipe(), context
-            )
+            known = View(distilled, shifted) if plan.shifted else View(distilled)
+            fast = settings.pretrain_recipe == "fast"
+            base_curves = train_base(base, known, plan, settings.recipe(), context, fast=fast)
         if reference is None:
             reference = model_outputs(base, data.clean)[0].argmax(1).numpy()
         with context.stage("confuse"):
@@ -172,9 +173,11 @@ class ConfusionTraining(Defense):
                 split=settings.bn_mode == "split",
             )
         with context.stage("score"):
-            logits, features = model_outputs(confused, data.suspect, features=plan.keep is None)
+            pool, features = model_outputs(confused, data.pool, features=plan.keep is None)
             clean = model_outputs(confused, data.clean)[0]
-            held_out = model_outputs(confused, data.held_out)[0] if data.held_out else logits[:0]
+            logits, held_out = pool[:n].clone(), pool[n:].clone()
+            if data.held_out and not len(held_out):
+                held_out = model_outputs(confused, data.held_out)[0]
         measured = {
             "base_loss": base_curves["loss"][-1] if base_curves else float("nan"),
             "confusion_loss": curves["confusion_loss"][-1],
@@ -190,7 +193,7 @@ class ConfusionTraining(Defense):
             "held_out": held_out,
             "reference": torch.from_numpy(np.array(reference)),
         }
-        return tensors if features is None else tensors | {"features": features}, measured
+        return tensors if features is None else tensors | {"features": features[:n].clone()}, measured
 
 
 def _accuracy(logits: Tensor, labels: Index) -> float:
