@@ -1,8 +1,7 @@
 """Where Confusion Training loses a trigger: the ASR of each base model and of its confused copy, round by round.
 
-Diagnosis only: the triggered test set steers nothing. Per round, in percent: share of the poison among the distilled
-samples and how much of the poison was distilled; ACC and ASR of the base model; ACC and ASR of the confused model; AUROC of
-its loss; TPR / FPR of being predicted as labelled (isolated).
+Diagnosis only: the triggered test set steers nothing. Per round: ACC and ASR of the base and of the confused model
+in percent, AUROC of its loss, and TPR and FPR of being predicted as labelled (isolated).
 
 ::
 

@@ -89,7 +89,7 @@ def table(rows: list[Row]) -> str:
     lines = []
     for settings in sorted({json.dumps([row["preset"], row["set"]], sort_keys=True) for row in rows}):
         same = [row for row in rows if json.dumps([row["preset"], row["set"]], sort_keys=True) == settings]
-        lines += [f"\nSettings: {settings}\n", "| sets | " + " | ".join(RULES) + " | smallest p of a set: least, median |",
+        lines += [f"\nSettings: {settings}\n", "| sets | " + " | ".join(RULES) + " | smallest p: least, median |",
                   "|---" * (len(RULES) + 2) + "|"]  # fmt: skip
         for kind in [*sorted({row["kind"] for row in same}), "all"]:
             group = [row for row in same if kind in (row["kind"], "all")]

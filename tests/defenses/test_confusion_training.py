@@ -691,7 +691,9 @@ def test_held_out_samples_are_learned_like_suspects_where_they_are_mixed_in(valu
 def test_settings_that_do_not_apply_do_not_tell_runs_apart():
     def same(first, second):
         one, two = (ConfusionSettings.build(each, preset="small") for each in (first, second))
-        return one.fingerprint() == two.fingerprint(), fingerprint(one.trained_with()) == fingerprint(two.trained_with())
+        return one.fingerprint() == two.fingerprint(), fingerprint(one.trained_with()) == fingerprint(
+            two.trained_with()
+        )
 
     assert same({"untrained_share": 0.25}, {"untrained_share": 0.25, "mixed_in": False}) == (True, True)
     assert same({"rule": "ratio"}, {"rule": "ratio", "fdr": None}) == (True, True)
@@ -758,7 +760,9 @@ def test_rounds_and_runs_under_former_names_of_settings_are_found_again(tmp_path
     settings, before = ConfusionSettings(**names), ConfusionSettings(**former)
     assert before == settings and "jury" not in before.dump()
     source = Source(adapter="testbed", path="badnets")
-    small = ConfusionSettings.build({"witnesses": 0.25, "fdr": None}, preset="small")  # hashes from before the names changed
+    small = ConfusionSettings.build(
+        {"witnesses": 0.25, "fdr": None}, preset="small"
+    )  # hashes from before the names changed
     assert fingerprint(small.trained_with()) == "00cfd1d1cfd6" and small.fingerprint() == "e08b46cd2ad5"
     for values in (small.dump(), small.under_first_names(small.dump())):
         spec = RunSpec(defense="confusion_training", source=source, settings=values)
@@ -829,8 +833,8 @@ def test_a_class_that_is_not_inspected_leads_neither_verdict_nor_scores():
     suspect[100:, 1] += 20
     data = PreparedData(
         suspect=None, clean=None, held_out=None, pool=None, pool_labels=labels, labels=labels,
-        clean_labels=clean_labels, held_out_labels=clean_labels, num_classes=2, inspected=np.array([True, False]), trained_rows=np.arange(200),
-        tested_rows=np.arange(200),
+        clean_labels=clean_labels, held_out_labels=clean_labels, num_classes=2, inspected=np.array([True, False]),
+        trained_rows=np.arange(200), tested_rows=np.arange(200),
     )  # fmt: skip
     features = rng.normal(size=(200, 3)).astype(np.float32)
     finding = Finding(

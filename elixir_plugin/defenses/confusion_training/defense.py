@@ -12,15 +12,18 @@ Then each class is tested, and isolated samples of flagged classes (those still 
 The default schedule is that of the reference code (Unispac/Fight-Poison-With-Poison).
 
 The reference tests a class for being two populations (rule ``ratio``). That needs no poison to fire. Rule
-``held_out`` sets clean samples aside that no model ever sees, and flags a class when its suspects are fitted better
+``held_out`` sets clean samples aside that confusion never sees, and flags a class when its suspects are fitted better
 than nearly all of those by more than chance; the last few confused models test on their own, and the median counts.
-It can fire without poison too, because suspects that were distilled are memorised. Rule ``both`` demands that the two
+Suspects that were distilled are memorised, so the samples set aside are mixed into the suspects under their own labels
+(``mixed_in``): training cannot tell them from clean suspects, both are memorised alike, and comparing them stays
+valid. Without that, the rule often fires without poison. Rule ``both`` demands that the two rules
 agree; the default, ``guarded``, does so unless the second is beyond doubt. With ``untrained_share``, some suspects are
-kept out of the training of all rounds, and the held-out rule tests these alone: then nothing is memorised and its
-p-values are exact, but there are fewer samples to learn from.
+kept out of the training of all rounds, and the held-out rule tests these alone; but there are fewer samples to learn
+from.
 
 Of a flagged class, the reference reports all isolated samples under the last model; here they must be isolated under
-the mean of the last models, and fitted better than nearly all held-out samples.
+the mean of the last models, be fitted better than nearly all held-out samples, and be discoveries at the
+false-discovery rate ``fdr``. A class without any is not flagged.
 """
 
 from __future__ import annotations
@@ -61,8 +64,8 @@ class ConfusionTraining(Defense):
         "Samples, USENIX Security 2023, arXiv 2205.13616",
         year=2023,
         claims="finds poison samples of all-to-one backdoors down to 0.3 % of the suspect set, cover samples excepted",
-        cost="minutes on a CPU for 2,000 small images (preset small); about 190 epochs of a ResNet-18 on CIFAR-10, "
-        "plus 100 for a suspect model when the case holds none",
+        cost="minutes on a CPU for 2,000 to 10,000 small images (presets small, medium); about 190 epochs of a "
+        "ResNet-18 on CIFAR-10, plus 100 for a suspect model when the case holds none",
         limits="all-to-all poison is missed; clean-label poison is found only where the trigger is learned; classes "
         "that the reserved clean set does not hold are not inspected",
     )

@@ -215,9 +215,7 @@ def exceedances(
     return [max(pair, key=lambda each: each.p) for pair in zip(as_is, relative, strict=True)]
 
 
-def _base_lines(
-    scores: Floats, labels: Index, held_out: Floats, held_out_labels: Index, num_classes: int
-) -> Floats:
+def _base_lines(scores: Floats, labels: Index, held_out: Floats, held_out_labels: Index, num_classes: int) -> Floats:
     """Return for each class the lower quartile of its suspects, or its best held-out sample where that is lower."""
     base = np.zeros(num_classes)
     for c in np.unique(labels):
@@ -250,8 +248,7 @@ def conformal_p_values(
 
 def _shares_above(scores: Floats, held_out: Floats) -> Floats:
     below = np.searchsorted(np.sort(held_out), scores, side="left")
-    out: Floats = (1.0 + len(held_out) - below) / (1.0 + len(held_out))
-    return out
+    return np.divide(1 + len(held_out) - below, 1 + len(held_out), dtype=np.float64)
 
 
 def discoveries(p_values: Floats, rate: float) -> Mask:

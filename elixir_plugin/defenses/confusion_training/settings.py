@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from ...core.augmentation import Augmentation
 from ...core.settings import Settings
 from ...training.loop import Precision, Recipe
+from .presets import PRESETS
 from .rounds import Offsets, Round
 from .scoring import Vote
 
@@ -47,78 +48,6 @@ DECIDING = (
 )
 FIRST_AUGMENTATION = Augmentation(crop=4, flip=True).dump()  # of reference models, before there was a setting for it
 LEAST_PER_CLASS = 5  # samples a class has, on average, in the smallest distilled set; fewer teach a base model nothing
-
-# A small set is memorised: after 20 epochs on 2,000 images, 70 % of the clean suspects were still fitted long after
-# confusion had destroyed the prediction of fresh images. So each round trains a new base model for few epochs, from
-# round 1 on also on the reserved clean set under shifted labels; distilled sets stay large enough to learn a trigger
-# from; and the last three models decide together, as each has memorised other samples. Confusion stops when held-out
-# samples are predicted at chance level: more of it destroys the trigger too.
-SMALL: dict[str, Any] = {
-    "architecture": "fast_resnet",
-    "suspect_size": 2_000,
-    "reserved_size": 400,
-    "reference": "labels",
-    "ratios": (1 / 2, 1 / 5, 1 / 10, 1 / 20),
-    "pretrain_epochs": (10, 10, 15, 20, 20),
-    "warm_start": False,
-    "shifted_from": 1,
-    "confusion_steps": (500, 400, 400, 300, 300),
-    "confusion_lr": (0.001,),
-    "lam": (20,),
-}
-PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "cifar10": {},
-    "gtsrb": {
-        "suspect_size": 26_640,
-        "confusion_lr": (0.001,),
-        "lam": (20,),
-        "factor": (2, 2, 4, 8, 8, 2),
-    },
-    "imagenet": {
-        "architecture": "narrow_resnet18",
-        "input_size": 64,
-        "suspect_size": 100_000,
-        "reserved_size": 5_000,
-        "ratios": (1 / 5, 1 / 20, 1 / 40, 1 / 80),
-        "pretrain_epochs": (20,),
-        "pretrain_lr": (0.5,),
-        "pretrain_batch": (1024,),
-        "warm_start": False,
-        "shifted_from": 2,
-        "confusion_steps": (10_000, 5_000, 5_000, 5_000, 5_000),
-        "confusion_batch": 128,
-        "confusion_lr": (0.01,),
-        "confusion_momentum": (0.5,),
-        "lam": (20,),
-        "factor": (1, 2, 4, 4, 4),
-        "weight_decay": 5e-5,
-        "class_weights": False,
-    },
-    "small": SMALL,
-    # A warp is learned by a base model that reaches the accuracy of an ordinary classifier, and not in the four epochs
-    # that `small` leaves for 10,000 images. Such a model is confused at a higher rate.
-    "medium": SMALL
-    | {
-        "architecture": "fast_convnet",
-        "suspect_size": 10_000,
-        "ratios": (1 / 5, 1 / 10, 1 / 20),
-        "pretrain_recipe": "fast",
-        "pretrain_epochs": (20, 12, 12, 12),
-        "confusion_steps": (250,),
-        "confusion_lr": (0.01,),
-        "precision": "fastest",
-    },
-    "demo": SMALL
-    | {
-        "suspect_size": 1_150,
-        "reserved_size": 150,
-        "ratios": (1 / 2, 1 / 5, 1 / 10),
-        "pretrain_epochs": (8, 8, 12, 12),
-        "confusion_steps": (200,),
-        "last_models": 2,
-    },
-    "parity": {"suspect_size": None, "reserved_size": None, "rule": "ratio", "held_out": 0, "last_models": 1, "mixed_in": False, "fdr": None},
-}
 
 
 class ConfusionSettings(Settings):
@@ -220,7 +149,9 @@ class ConfusionSettings(Settings):
         "joint", description="batch norm sees clean and inspected images together, or apart"
     )
     weight_decay: float = Field(1e-4, ge=0, le=0.1, description="L2 penalty in all trainings")
-    precision: Precision = Field("float32", description="auto: bf16 autocast on CUDA only; fastest: wherever it is fast")
+    precision: Precision = Field(
+        "float32", description="auto: bf16 autocast on CUDA only; fastest: wherever it is fast"
+    )
     channels_last: bool = Field(True, description="memory layout of weights and images; does not change the method")
 
     decision: Literal["gated", "ungated"] = Field("gated", description="ungated: report all isolated samples")
@@ -255,8 +186,8 @@ class ConfusionSettings(Settings):
         0.2,
         gt=0,
         le=1,
-        description="false-discovery rate among the flagged samples of a class, by Benjamini and Hochberg over conformal "
-        "p-values; null: not controlled (nor for `ratio`)",
+        description="false-discovery rate among the flagged samples of a class, by Benjamini and Hochberg over "
+        "conformal p-values; null: not controlled (nor for `ratio`)",
     )
     last_models: int = Field(
         3, ge=1, le=10, description="last rounds whose confused models decide together (not for `ratio`)"
