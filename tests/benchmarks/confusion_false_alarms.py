@@ -63,7 +63,7 @@ def measured(kind: str, seed: int, preset: str, values: dict[str, Any]) -> Row:
             defense = ConfusionTraining(preset=preset, **{**values, **changes})
             outcome = defense.run(case, Context(seed=seed, work_dir=Path(folder)))
             assert outcome.flagged is not None and outcome.verdict is not None
-            row[rule] = {"flagged": int(outcome.flagged.sum()), "poisoned": outcome.verdict.poisoned}
+            row[rule] = {"flagged": int(outcome.flagged.sum()), "poisoned": bool(outcome.verdict.poisoned)}
             if rule == "default":
                 classes = outcome.tables["classes"]
                 row["p"] = [float(f"{each['p']:.1e}") for each in classes]
@@ -95,7 +95,7 @@ def table(rows: list[Row]) -> str:
             group = [row for row in same if kind in (row["kind"], "all")]
             cells = []
             for rule in RULES:
-                alarms = sum(row[rule]["poisoned"] for row in group)
+                alarms = sum(bool(row[rule]["poisoned"]) for row in group)
                 cells.append(f"{alarms} of {len(group)} (≤ {100 * upper_bound(alarms, len(group)):.0f} %)")
             least = sorted(min(row["p"]) for row in group)
             lines.append(f"| {kind} | " + " | ".join(cells) + f" | {least[0]:.0e}, {least[len(least) // 2]:.0e} |")
