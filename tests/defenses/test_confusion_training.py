@@ -36,6 +36,8 @@ from elixir_plugin.defenses.confusion_training.scoring import (
     Exceedance,
     centred,
     class_evidence,
+    conformal_p_values,
+    discoveries,
     distil,
     exceedances,
     flag_classes,
@@ -393,6 +395,61 @@ def test_exceedance_by_hand_and_without_held_out_samples():
     assert [each.p for each in exceedances(values, labels, np.empty(0), theirs[:0], 2)] == [1.0, 1.0]
 
 
+@pytest.mark.parametrize(("n", "h"), [(1, 1), (40, 9), (40, 19), (200, 80)])
+def test_conformal_p_values_are_valid_for_samples_drawn_alike(n, h):
+    rng = np.random.default_rng(n)
+    ours, theirs = alike(n, h)
+    p = np.concatenate(
+        [conformal_p_values(rng.normal(size=n), ours, rng.normal(size=h), theirs, 1) for _ in range(8000 // n)]
+    )
+    assert p.min() >= 1 / (h + 1) and p.max() <= 1
+    for level in (0.5, 0.2, 0.05):
+        assert np.mean(p <= level) <= level + 0.03
+
+
+def test_conformal_p_values_by_hand():
+    labels, theirs = np.zeros(4, np.int64), np.zeros(3, np.int64)
+    values = np.array([5.0, 2.0, 0.0, 1.0])
+    assert conformal_p_values(values, labels, np.array([1.0, 2.0, 3.0]), theirs, 1).tolist() == [0.25, 0.75, 1.0, 1.0]
+    assert conformal_p_values(values, labels, np.empty(0), theirs[:0], 1).tolist() == [1.0] * 4
+
+
+def test_a_class_fitted_better_as_a_whole_has_no_small_p_values():
+    rng = np.random.default_rng(3)
+    labels, theirs = np.repeat([0, 1], 200), np.repeat([0, 1], 40)
+    shift = np.array([0.0, 30.0])
+    p = conformal_p_values(rng.normal(size=400) + shift[labels], labels, rng.normal(size=80) + shift[theirs], theirs, 2)
+    assert np.mean(p[labels == 1] <= 0.05) < 0.1
+
+
+def benjamini_hochberg(p, rate):
+    ranks = sorted(range(len(p)), key=lambda i: p[i])
+    last = max((k for k, i in enumerate(ranks, 1) if p[i] <= rate * k / len(p)), default=0)
+    return [p[i] <= p[ranks[last - 1]] if last else False for i in range(len(p))]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 30), max_size=40), st.sampled_from([0.01, 0.1, 0.2, 0.5, 1.0]))
+def test_discoveries_are_those_of_benjamini_and_hochberg(values, rate):
+    p = np.array(values, float) / 30
+    assert discoveries(p, rate).tolist() == benjamini_hochberg(p.tolist(), rate)
+
+
+def test_no_more_than_the_promised_share_of_discoveries_is_clean():
+    """Over many draws; the poison lies three deviations above the clean samples."""
+    rng = np.random.default_rng(0)
+    labels, theirs = alike(250, 80)
+    shares, found = [], []
+    for _ in range(300):
+        values = rng.normal(size=250)
+        values[:50] += 3
+        flagged = discoveries(conformal_p_values(values, labels, rng.normal(size=80), theirs, 1), 0.2)
+        shares.append(flagged[50:].sum() / max(1, flagged.sum()))
+        found.append(flagged[:50].mean())
+    assert np.mean(shares) <= 0.2
+    assert np.mean(found) > 0.5
+
+
 def smallest(rng, shifts, poison, n=100, h=10):
     """Return the p-value per class, for classes that are shifted as a whole and hold some poison at +6."""
     labels, theirs = (np.repeat(np.arange(len(shifts)), count) for count in (n, h))
@@ -542,6 +599,8 @@ def run(case, folder=None, **values):
         {"input_size": 16},
         {"architecture": None, "mean": (0.5,), "std": (0.5,)},
         {"pretrain_epochs": (0,)},
+        {"pretrain_recipe": "fast"},
+        {"mixed_in": False, "fdr": None},
     ],
     ids=str,
 )
@@ -562,7 +621,7 @@ def test_flagged_is_among_isolated_and_kept_is_the_rest():
     assert all(len(values) == 3 for values in gated.curves.values())
 
 
-def test_held_out_samples_are_never_trained_on():
+def test_held_out_samples_are_never_confused():
     case = tiny_case()
     context = Context(seed=1)
     data = prepare(case, ConfusionSettings(**TINY), context)
@@ -603,8 +662,58 @@ def test_what_is_trained_does_not_depend_on_the_untrained_share(warm_start):
 
 
 def test_without_an_untrained_share_all_suspects_are_trained_on_and_tested():
-    data = prepare(tiny_case(), ConfusionSettings(**TINY), Context())
-    assert len(data.trained_rows) == len(data.tested_rows) == len(data.labels)
+    data = prepare(tiny_case(), ConfusionSettings(**TINY, mixed_in=False), Context())
+    assert len(data.trained_rows) == len(data.tested_rows) == len(data.labels) == len(data.pool)
+    mixed = prepare(tiny_case(), ConfusionSettings(**TINY), Context())
+    assert len(mixed.trained_rows) == len(mixed.pool) == len(mixed.labels) + len(mixed.held_out_labels)
+    assert len(mixed.tested_rows) == len(mixed.labels)
+
+
+MIXED = [{}, {"warm_start": False}, {"architecture": "fast_resnet"}, {"pretrain_recipe": "fast"}]
+
+
+@pytest.mark.parametrize("values", MIXED, ids=str)
+def test_held_out_samples_are_learned_like_suspects_where_they_are_mixed_in(values):
+    """A held-out image moves the scores of suspects exactly where it is mixed in."""
+    case = tiny_case()
+    held = hold_out(case.clean.labels, 0.2, Context(seed=7))
+    pixels = np.array(case.clean.images)
+    pixels[held] = 255 - pixels[held]
+    other = dataclasses.replace(case, clean=case.clean.replace(images=pixels))
+    mean = {"mean": (0.5,) * 3, "std": (0.25,) * 3}  # else the held-out images would move the normalisation
+    apart, mixed = [
+        [run(each, mixed_in=flag, **mean, **values).scores for each in (case, other)] for flag in (False, True)
+    ]
+    assert np.array_equal(*apart)
+    assert not np.array_equal(*mixed)
+
+
+def test_settings_that_do_not_apply_do_not_tell_runs_apart():
+    def same(first, second):
+        one, two = (ConfusionSettings.build(each, preset="small") for each in (first, second))
+        return one.fingerprint() == two.fingerprint(), fingerprint(one.trained_with()) == fingerprint(
+            two.trained_with()
+        )
+
+    assert same({"untrained_share": 0.25}, {"untrained_share": 0.25, "mixed_in": False}) == (True, True)
+    assert same({"rule": "ratio"}, {"rule": "ratio", "fdr": None}) == (True, True)
+    assert same({"rule": "ratio", "held_out": 0}, {"rule": "ratio", "held_out": 0, "mixed_in": False}) == (True, True)
+    assert same({}, {"fdr": 0.1}) == (False, True)  # decided anew from the same rounds
+    assert same({}, {"mixed_in": False}) == (False, False)
+    assert same({}, {"pretrain_recipe": "fast"}) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("preset", "values", "whole", "trained"),
+    [
+        ("parity", {}, "d08b23852279", "13eb2feb031a"),
+        ("small", {"mixed_in": False, "fdr": None}, "bbec5fc1ef0b", "91771ff503d7"),
+        ("cifar10", {"mixed_in": False, "fdr": None}, "6b58adc995e6", "7f41c72bca6d"),
+    ],
+)
+def test_runs_from_before_there_were_conformal_tests_are_found_again(preset, values, whole, trained):
+    found = ConfusionSettings.build(values, preset=preset)
+    assert (found.fingerprint(), fingerprint(found.trained_with())) == (whole, trained)
 
 
 @pytest.mark.parametrize("values", [{}, {"warm_start": False}, {"reference": "base0"}, {"reference": "model"}], ids=str)
@@ -651,7 +760,9 @@ def test_rounds_and_runs_under_former_names_of_settings_are_found_again(tmp_path
     settings, before = ConfusionSettings(**names), ConfusionSettings(**former)
     assert before == settings and "jury" not in before.dump()
     source = Source(adapter="testbed", path="badnets")
-    small = ConfusionSettings.build({"witnesses": 0.25}, preset="small")  # hashes from before the names changed
+    small = ConfusionSettings.build(
+        {"witnesses": 0.25, "fdr": None}, preset="small"
+    )  # hashes from before the names changed
     assert fingerprint(small.trained_with()) == "00cfd1d1cfd6" and small.fingerprint() == "e08b46cd2ad5"
     for values in (small.dump(), small.under_first_names(small.dump())):
         spec = RunSpec(defense="confusion_training", source=source, settings=values)
@@ -721,9 +832,9 @@ def test_a_class_that_is_not_inspected_leads_neither_verdict_nor_scores():
     suspect = logits(200)
     suspect[100:, 1] += 20
     data = PreparedData(
-        suspect=None, clean=None, held_out=None, labels=labels, clean_labels=clean_labels,
-        held_out_labels=clean_labels, num_classes=2, inspected=np.array([True, False]), trained_rows=np.arange(200),
-        tested_rows=np.arange(200),
+        suspect=None, clean=None, held_out=None, pool=None, pool_labels=labels, labels=labels,
+        clean_labels=clean_labels, held_out_labels=clean_labels, num_classes=2, inspected=np.array([True, False]),
+        trained_rows=np.arange(200), tested_rows=np.arange(200),
     )  # fmt: skip
     features = rng.normal(size=(200, 3)).astype(np.float32)
     finding = Finding(
@@ -735,6 +846,27 @@ def test_a_class_that_is_not_inspected_leads_neither_verdict_nor_scores():
     assert outcome.verdict.score == pytest.approx(-np.log10(rows[0]["p"])) and rows[0]["p"] > 1e-3
     assert not outcome.verdict.poisoned and not outcome.flagged.any()
     assert outcome.scores[100:].max() <= outcome.scores[:100].min()
+
+
+@pytest.mark.parametrize(("fdr", "poisoned"), [(None, True), (0.2, True), (0.05, True), (0.001, False)])
+def test_a_class_without_discoveries_is_not_called_poisoned(fdr, poisoned):
+    """With 80 held-out samples no p-value lies below 1/81, too large for one discovery in a thousand to be false."""
+    rng = np.random.default_rng(0)
+    labels, clean_labels = np.repeat(np.arange(10), 200), np.repeat(np.arange(10), 8)
+    suspect = rng.normal(size=(2000, 10)).astype(np.float32)
+    suspect[:60, 0] += 12
+    logits = rng.normal(size=(80, 10)).astype(np.float32)
+    data = PreparedData(
+        suspect=None, clean=None, held_out=None, pool=None, pool_labels=labels, labels=labels,
+        clean_labels=clean_labels, held_out_labels=clean_labels, num_classes=10, inspected=np.ones(10, bool),
+        trained_rows=np.arange(2000), tested_rows=np.arange(2000),
+    )  # fmt: skip
+    outputs = confusion_decision.RoundOutputs(suspect, logits, logits)
+    finding = Finding([outputs], rng.normal(size=(2000, 3)).astype(np.float32), {"confused_accuracy": [0.5]})
+    outcome = decide(finding, data, ConfusionSettings(**TINY, fdr=fdr), Context())
+    assert outcome.verdict.poisoned == poisoned == outcome.tables["classes"][0]["flagged"]
+    assert outcome.flagged[:60].all() == poisoned and outcome.flagged[60:].sum() <= (15 if poisoned else 0)
+    assert not any(row["flagged"] for row in outcome.tables["classes"][1:])
 
 
 def test_few_clean_samples_are_noted():

@@ -42,9 +42,11 @@ class PreparedData:
 
     :param suspect: the suspect set, ``[N]``.
     :param clean: the reserved clean samples that confusion uses, ``[M]``, under their labels.
-    :param held_out: those it never sees, or None.
+    :param held_out: ``[h]``, those that confusion never gives wrong labels, or None.
+    :param pool: what models are trained on: the suspect set, and after it the held-out samples where they are mixed in.
+    :param pool_labels: of *pool*.
     :param inspected: ``[C]`` whether *clean* holds the class at all.
-    :param trained_rows: ascending positions of the suspects that models may be trained on.
+    :param trained_rows: ascending positions in *pool* that models may be trained on.
     :param tested_rows: ascending positions of those whose fit is tested: all others, or the whole set when there are
         no others.
     """
@@ -52,6 +54,8 @@ class PreparedData:
     suspect: Samples
     clean: View
     held_out: View | None
+    pool: View
+    pool_labels: Index
     labels: Index
     clean_labels: Index
     held_out_labels: Index
@@ -74,16 +78,23 @@ def prepare(case: Case, settings: ConfusionSettings, context: Context) -> Prepar
     counts = np.bincount(clean.labels[used], minlength=case.num_classes)
     for note in clean_set_warnings(train_set, clean, counts):
         context.note(note)
+    suspect = Samples(train_set, context.device)
+    own = (suspect, all_rows, train_set.labels)
+    held_out = (samples, held, clean.labels[held])
+    mixed = settings.mixes_in() and len(held) > 0
+    pool_labels = np.concatenate([train_set.labels, clean.labels[held]]) if mixed else train_set.labels
     return PreparedData(
-        suspect=Samples(train_set, context.device),
+        suspect=suspect,
         clean=View((samples, used, clean.labels[used])),
-        held_out=View((samples, held, clean.labels[held])) if len(held) else None,
+        held_out=View(held_out) if len(held) else None,
+        pool=View(own, held_out) if mixed else View(own),
+        pool_labels=pool_labels,
         labels=train_set.labels,
         clean_labels=clean.labels[used],
         held_out_labels=clean.labels[held],
         num_classes=case.num_classes,
         inspected=counts > 0,
-        trained_rows=np.setdiff1d(all_rows, untrained),
+        trained_rows=np.setdiff1d(np.arange(len(pool_labels)), untrained),
         tested_rows=untrained if len(untrained) else all_rows,
     )
 

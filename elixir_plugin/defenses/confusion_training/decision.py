@@ -22,6 +22,8 @@ from .scoring import (
     at_label,
     centred,
     class_evidence,
+    conformal_p_values,
+    discoveries,
     exceedances,
     flag_classes,
     joint_vote,
@@ -76,8 +78,10 @@ def decide(finding: Finding, data: PreparedData, settings: ConfusionSettings, co
     if settings.decision == "ungated":
         flagged, withheld = isolated, 0
     else:
-        cutoff = -math.inf if by_ratio else _cutoff(np.mean(held_out_scores, axis=0), settings.tolerated_share)
-        flagged = isolated & classes[labels] & (scores > cutoff)
+        credible = _credible(scores, np.mean(held_out_scores, axis=0), data, settings)
+        flagged = isolated & classes[labels] & credible
+        if not by_ratio and settings.fdr is not None:
+            classes &= np.bincount(labels[flagged], minlength=data.num_classes) > 0
         withheld = int((isolated & ~classes[labels]).sum())
     for note in _notes(evidence, finding, withheld):
         context.note(note)
@@ -114,11 +118,25 @@ def _tests(
     return [test if inspected else Exceedance(0, 1.0) for test, inspected in zip(tests, data.inspected, strict=True)]
 
 
-def _cutoff(held_out: Floats, tolerated_share: float) -> float:
-    """Return the score that all but *tolerated_share* of the held-out clean samples stay below."""
-    if not len(held_out):
-        return -math.inf
-    return float(np.sort(held_out)[::-1][int(tolerated_share * len(held_out))])
+def _credible(scores: Floats, held_out: Floats, data: PreparedData, settings: ConfusionSettings) -> Mask:
+    """Return which suspects may be reported, ``[N]``, if their class is flagged.
+
+    They are fitted better than all but ``tolerated_share`` of the held-out clean samples, and, with ``fdr``, so much
+    better that at most this share of those reported of a class is expected to be clean.
+
+    :param scores, held_out: mean centred log-probability at the label, of suspects and of held-out samples.
+    """
+    if settings.rule == "ratio" or not len(held_out):
+        return np.ones(len(scores), bool)
+    labels = data.labels
+    credible: Mask = scores > np.sort(held_out)[::-1][int(settings.tolerated_share * len(held_out))]
+    if settings.fdr is None:
+        return credible
+    p = conformal_p_values(scores, labels, held_out, data.held_out_labels, data.num_classes)
+    for c in range(data.num_classes):
+        members = np.flatnonzero(labels == c)
+        credible[members] &= discoveries(p[members], settings.fdr)
+    return credible
 
 
 def flagged_classes(evidence: list[ClassEvidence], tests: list[Exceedance], settings: ConfusionSettings) -> Mask:
@@ -158,7 +176,7 @@ def _verdict(
         -math.log10(max(smallest, 1e-300)),
         "−log10 of the smallest p-value of a class: that its suspects are fitted better than nearly all held-out "
         f"clean samples by chance, {_VOTES[settings.vote]} the last confused models. {needs}. Of 15 clean "
-        "subsets of CIFAR-10, 2 were flagged when this was measured",
+        "subsets of CIFAR-10, 2 were flagged when this was measured, without mixed_in",
     )
 
 

@@ -12,15 +12,18 @@ Then each class is tested, and isolated samples of flagged classes (those still 
 The default schedule is that of the reference code (Unispac/Fight-Poison-With-Poison).
 
 The reference tests a class for being two populations (rule ``ratio``). That needs no poison to fire. Rule
-``held_out`` sets clean samples aside that no model ever sees, and flags a class when its suspects are fitted better
+``held_out`` sets clean samples aside that confusion never sees, and flags a class when its suspects are fitted better
 than nearly all of those by more than chance; the last few confused models test on their own, and the median counts.
-It can fire without poison too, because suspects that were distilled are memorised. Rule ``both`` demands that the two
+Suspects that were distilled are memorised, so the samples set aside are mixed into the suspects under their own labels
+(``mixed_in``): training cannot tell them from clean suspects, both are memorised alike, and comparing them stays
+valid. Without that, the rule often fires without poison. Rule ``both`` demands that the two rules
 agree; the default, ``guarded``, does so unless the second is beyond doubt. With ``untrained_share``, some suspects are
-kept out of the training of all rounds, and the held-out rule tests these alone: then nothing is memorised and its
-p-values are exact, but there are fewer samples to learn from.
+kept out of the training of all rounds, and the held-out rule tests these alone; but there are fewer samples to learn
+from.
 
 Of a flagged class, the reference reports all isolated samples under the last model; here they must be isolated under
-the mean of the last models, and fitted better than nearly all held-out samples.
+the mean of the last models, be fitted better than nearly all held-out samples, and be discoveries at the
+false-discovery rate ``fdr``. A class without any is not flagged.
 """
 
 from __future__ import annotations
@@ -61,8 +64,8 @@ class ConfusionTraining(Defense):
         "Samples, USENIX Security 2023, arXiv 2205.13616",
         year=2023,
         claims="finds poison samples of all-to-one backdoors down to 0.3 % of the suspect set, cover samples excepted",
-        cost="minutes on a CPU for 2,000 small images (preset small); about 190 epochs of a ResNet-18 on CIFAR-10, "
-        "plus 100 for a suspect model when the case holds none",
+        cost="minutes on a CPU for 2,000 to 10,000 small images (presets small, medium); about 190 epochs of a "
+        "ResNet-18 on CIFAR-10, plus 100 for a suspect model when the case holds none",
         limits="all-to-all poison is missed; clean-label poison is found only where the trigger is learned; classes "
         "that the reserved clean set does not hold are not inspected",
     )
@@ -121,8 +124,9 @@ class ConfusionTraining(Defense):
                 curves.setdefault(name, []).append(value)
             rounds.append(RoundOutputs(*(found[name].numpy() for name in ("suspect", "clean", "held_out"))))
             if plan.keep is not None:
-                labels = data.labels[trained_rows]
-                losses = sample_losses(rounds[-1].suspect[trained_rows], labels)
+                labels = data.pool_labels[trained_rows]
+                logits = np.concatenate([rounds[-1].suspect, rounds[-1].held_out])  # held-out rows follow in the pool
+                losses = sample_losses(logits[trained_rows], labels)
                 kept = trained_rows[distil(losses, labels, data.num_classes, plan.keep, plan.floor)]
         return Finding(rounds, found["features"].numpy(), curves)
 
@@ -150,14 +154,14 @@ class ConfusionTraining(Defense):
         context: Context,
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Pretrain *base* in place, confuse a copy, and return its outputs and what was measured."""
-        settings, labels = self.settings, data.labels
-        distilled = (data.suspect, kept, labels[kept])
+        settings, labels, n = self.settings, data.labels, len(data.labels)
+        distilled = (data.pool, kept, data.pool_labels[kept])
         all_rows = np.arange(len(data.clean))
         shifted = (data.clean, all_rows, (data.clean_labels + 1) % data.num_classes)
         with context.stage("pretrain"):
-            base_curves = train_base(
-                base, View(distilled, shifted) if plan.shifted else View(distilled), plan, settings.recipe(), context
-            )
+            known = View(distilled, shifted) if plan.shifted else View(distilled)
+            fast = settings.pretrain_recipe == "fast"
+            base_curves = train_base(base, known, plan, settings.recipe(), context, fast=fast)
         if reference is None:
             reference = model_outputs(base, data.clean)[0].argmax(1).numpy()
         with context.stage("confuse"):
@@ -172,9 +176,11 @@ class ConfusionTraining(Defense):
                 split=settings.bn_mode == "split",
             )
         with context.stage("score"):
-            logits, features = model_outputs(confused, data.suspect, features=plan.keep is None)
+            pool, features = model_outputs(confused, data.pool, features=plan.keep is None)
             clean = model_outputs(confused, data.clean)[0]
-            held_out = model_outputs(confused, data.held_out)[0] if data.held_out else logits[:0]
+            logits, held_out = pool[:n].clone(), pool[n:].clone()
+            if data.held_out and not len(held_out):
+                held_out = model_outputs(confused, data.held_out)[0]
         measured = {
             "base_loss": base_curves["loss"][-1] if base_curves else float("nan"),
             "confusion_loss": curves["confusion_loss"][-1],
@@ -190,7 +196,7 @@ class ConfusionTraining(Defense):
             "held_out": held_out,
             "reference": torch.from_numpy(np.array(reference)),
         }
-        return tensors if features is None else tensors | {"features": features}, measured
+        return tensors if features is None else tensors | {"features": features[:n].clone()}, measured
 
 
 def _accuracy(logits: Tensor, labels: Index) -> float:

@@ -96,18 +96,24 @@ def _as_float(pixels: Tensor) -> Tensor:
 
 
 def train_base(
-    model: Classifier, distilled: View, plan: Round, recipe: Recipe, context: Context
+    model: Classifier, distilled: View, plan: Round, recipe: Recipe, context: Context, *, fast: bool = False
 ) -> dict[str, list[float]]:
-    """Pretrain the base model in place: plain cross-entropy, constant rate, no augmentation.
+    """Pretrain the base model in place: cross-entropy, at a constant rate without augmentation unless *fast*.
 
     :param distilled: the samples of ``S_r``, in late rounds followed by the reserved clean set under shifted labels.
+    :param fast: with the recipe ``fast``, which has rates, batches and augmentation of its own.
     :returns: curves per epoch.
     """
     name = f"confusion_training/base {plan.number}"
-    recipe = recipe.model_copy(
-        update={"epochs": plan.pretrain_epochs, "lr": plan.pretrain_lr, "batch_size": plan.pretrain_batch}
-    )
-    source = ShuffledBatches(distilled, plan.pretrain_batch, context, Augmentation(), name)
+    if fast:
+        values = {"epochs": plan.pretrain_epochs, "precision": recipe.precision, "channels_last": recipe.channels_last}
+        recipe = Recipe.build(values, preset="fast").for_size(len(distilled))
+    else:
+        recipe = recipe.model_copy(
+            update={"epochs": plan.pretrain_epochs, "lr": plan.pretrain_lr, "batch_size": plan.pretrain_batch}
+        )
+    augmentation = recipe.augmentation if fast else Augmentation()
+    source = ShuffledBatches(distilled, recipe.batch_size, context, augmentation, name)
     return train(model, source, recipe, context, name=name)
 
 

@@ -208,16 +208,60 @@ def exceedances(
     """
     if not len(held_out):
         return [Exceedance(0, 1.0)] * num_classes
+    base = _base_lines(scores, labels, held_out, held_out_labels, num_classes)
+    most_strays = int(tolerated_share * len(held_out))
+    as_is = _exceedances(scores, labels, held_out, num_classes, most_strays)
+    relative = _exceedances(scores - base[labels], labels, held_out - base[held_out_labels], num_classes, most_strays)
+    return [max(pair, key=lambda each: each.p) for pair in zip(as_is, relative, strict=True)]
+
+
+def _base_lines(scores: Floats, labels: Index, held_out: Floats, held_out_labels: Index, num_classes: int) -> Floats:
+    """Return for each class the lower quartile of its suspects, or its best held-out sample where that is lower."""
     base = np.zeros(num_classes)
     for c in np.unique(labels):
         same_class = held_out[held_out_labels == c]
         base[c] = min(
             np.quantile(scores[labels == c], 0.25), same_class.max(initial=-np.inf) if len(same_class) else 0.0
         )
-    most_strays = int(tolerated_share * len(held_out))
-    as_is = _exceedances(scores, labels, held_out, num_classes, most_strays)
-    relative = _exceedances(scores - base[labels], labels, held_out - base[held_out_labels], num_classes, most_strays)
-    return [max(pair, key=lambda each: each.p) for pair in zip(as_is, relative, strict=True)]
+    return base
+
+
+def conformal_p_values(
+    scores: Floats, labels: Index, held_out: Floats, held_out_labels: Index, num_classes: int
+) -> Floats:
+    """Return for each suspect the share of clean samples that are fitted at least as well, ``[N]`` in (0, 1].
+
+    ``(1 + held-out samples with a score at least as high) / (1 + h)``: at most t with a probability of at most t for
+    a clean suspect, provided that training treated both alike. Bates, Candès, Lei, Romano and Sesia, "Testing for
+    outliers with conformal p-values", Annals of Statistics 2023; models that were trained on suspects and held-out
+    samples without telling them apart are allowed, after Marandon, Lei, Mary and Roquain, "Adaptive novelty detection
+    with false discovery rate guarantee", Annals of Statistics 2024.
+
+    As in :func:`exceedances`, held-out samples of all classes serve every class, so a suspect has to pass twice, as it
+    is and above the base line of its class; the larger p-value counts. Without held-out samples, all are 1.
+    """
+    base = _base_lines(scores, labels, held_out, held_out_labels, num_classes)
+    as_is = _shares_above(scores, held_out)
+    out: Floats = np.maximum(as_is, _shares_above(scores - base[labels], held_out - base[held_out_labels]))
+    return out
+
+
+def _shares_above(scores: Floats, held_out: Floats) -> Floats:
+    below = np.searchsorted(np.sort(held_out), scores, side="left")
+    return np.divide(1 + len(held_out) - below, 1 + len(held_out), dtype=np.float64)
+
+
+def discoveries(p_values: Floats, rate: float) -> Mask:
+    """Return which hypotheses Benjamini and Hochberg reject at a false-discovery rate of *rate*, ``[n]``.
+
+    >>> discoveries(np.array([0.01, 0.9, 0.03, 0.2]), 0.1).tolist()
+    [True, False, True, False]
+    """
+    n = len(p_values)
+    ranked = np.sort(p_values)
+    passing = np.flatnonzero(ranked <= rate * np.arange(1, n + 1) / max(1, n))
+    out: Mask = p_values <= ranked[passing[-1]] if len(passing) else np.zeros(n, bool)
+    return out
 
 
 def _exceedances(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from ...core.augmentation import Augmentation
 from ...core.settings import Settings
-from ...training.loop import Recipe
+from ...training.loop import Precision, Recipe
+from .presets import PRESETS
 from .rounds import Offsets, Round
 from .scoring import Vote
 
@@ -42,68 +44,10 @@ DECIDING = (
     "tolerated_share",
     "last_models",
     "vote",
+    "fdr",
 )
 FIRST_AUGMENTATION = Augmentation(crop=4, flip=True).dump()  # of reference models, before there was a setting for it
 LEAST_PER_CLASS = 5  # samples a class has, on average, in the smallest distilled set; fewer teach a base model nothing
-
-# A small set is memorised: after 20 epochs on 2,000 images, 70 % of the clean suspects were still fitted long after
-# confusion had destroyed the prediction of fresh images. So each round trains a new base model for few epochs, from
-# round 1 on also on the reserved clean set under shifted labels; distilled sets stay large enough to learn a trigger
-# from; and the last three models decide together, as each has memorised other samples. Confusion stops when held-out
-# samples are predicted at chance level: more of it destroys the trigger too.
-SMALL: dict[str, Any] = {
-    "architecture": "fast_resnet",
-    "suspect_size": 2_000,
-    "reserved_size": 400,
-    "reference": "labels",
-    "ratios": (1 / 2, 1 / 5, 1 / 10, 1 / 20),
-    "pretrain_epochs": (10, 10, 15, 20, 20),
-    "warm_start": False,
-    "shifted_from": 1,
-    "confusion_steps": (500, 400, 400, 300, 300),
-    "confusion_lr": (0.001,),
-    "lam": (20,),
-}
-PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "cifar10": {},
-    "gtsrb": {
-        "suspect_size": 26_640,
-        "confusion_lr": (0.001,),
-        "lam": (20,),
-        "factor": (2, 2, 4, 8, 8, 2),
-    },
-    "imagenet": {
-        "architecture": "narrow_resnet18",
-        "input_size": 64,
-        "suspect_size": 100_000,
-        "reserved_size": 5_000,
-        "ratios": (1 / 5, 1 / 20, 1 / 40, 1 / 80),
-        "pretrain_epochs": (20,),
-        "pretrain_lr": (0.5,),
-        "pretrain_batch": (1024,),
-        "warm_start": False,
-        "shifted_from": 2,
-        "confusion_steps": (10_000, 5_000, 5_000, 5_000, 5_000),
-        "confusion_batch": 128,
-        "confusion_lr": (0.01,),
-        "confusion_momentum": (0.5,),
-        "lam": (20,),
-        "factor": (1, 2, 4, 4, 4),
-        "weight_decay": 5e-5,
-        "class_weights": False,
-    },
-    "small": SMALL,
-    "demo": SMALL
-    | {
-        "suspect_size": 1_150,
-        "reserved_size": 150,
-        "ratios": (1 / 2, 1 / 5, 1 / 10),
-        "pretrain_epochs": (8, 8, 12, 12),
-        "confusion_steps": (200,),
-        "last_models": 2,
-    },
-    "parity": {"suspect_size": None, "reserved_size": None, "rule": "ratio", "held_out": 0, "last_models": 1},
-}
 
 
 class ConfusionSettings(Settings):
@@ -123,7 +67,8 @@ class ConfusionSettings(Settings):
     4. Of every class at least ``1 / floor_divisor`` is distilled, whatever its loss.
 
     Presets ``cifar10``, ``gtsrb``, ``imagenet``: the reference schedules. ``parity``: the reference behaviour, nothing
-    scaled, nothing held out. ``small``: for 2,000 to 10,000 images on a CPU. ``demo``: seconds.
+    scaled, nothing held out. ``small``: for 2,000 to 10,000 images on a CPU. ``medium``: from 5,000 images of 32 pixels
+    on, also for triggers that are learned late. ``demo``: seconds.
     """
 
     basic = (
@@ -148,6 +93,8 @@ class ConfusionSettings(Settings):
         "strays": "tolerated_share",
         "jury": "last_models",
     }
+
+    added: ClassVar[Mapping[str, Any]] = MappingProxyType({"mixed_in": False, "fdr": None, "pretrain_recipe": "plain"})
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
     for_a_look = ("demo",)
@@ -180,6 +127,11 @@ class ConfusionSettings(Settings):
     pretrain_lr: tuple[Rate, ...] = Field((0.01,), description="learning rate of the base model")
     pretrain_batch: tuple[Size, ...] = Field((32,), description="images per step of the base model")
     pretrain_momentum: float = Field(0.9, ge=0, lt=1, description="of the base model")
+    pretrain_recipe: Literal["plain", "fast"] = Field(
+        "plain",
+        description="of the base model: a constant rate and no augmentation, or the recipe `fast` for "
+        "`pretrain_epochs`, which learns faint triggers sooner",
+    )
     warm_start: bool = Field(True, description="start a base model from that of the round before")
     shifted_from: int = Field(5, ge=0, description="first round whose base model learns shifted clean labels too")
 
@@ -197,7 +149,9 @@ class ConfusionSettings(Settings):
         "joint", description="batch norm sees clean and inspected images together, or apart"
     )
     weight_decay: float = Field(1e-4, ge=0, le=0.1, description="L2 penalty in all trainings")
-    precision: Literal["auto", "float32", "bf16"] = Field("float32", description="auto: bf16 autocast on CUDA only")
+    precision: Precision = Field(
+        "float32", description="auto: bf16 autocast on CUDA only; fastest: wherever it is fast"
+    )
     channels_last: bool = Field(True, description="memory layout of weights and images; does not change the method")
 
     decision: Literal["gated", "ungated"] = Field("gated", description="ungated: report all isolated samples")
@@ -218,10 +172,22 @@ class ConfusionSettings(Settings):
         description="share of the suspects that no base or confused model is trained on; the held-out rule then tests "
         "these alone, so that nothing memorised counts",
     )
+    mixed_in: bool = Field(
+        True,
+        description="train on the held-out samples among the suspects, under their own labels, so that clean suspects "
+        "and held-out samples are memorised alike (not with `untrained_share`)",
+    )
     p_value: float = Field(1e-3, gt=0, le=1, description="below it, the held-out rule flags a class")
     certain_p: float = Field(1e-6, gt=0, le=1, description="below it, the guarded rule asks no likelihood ratio")
     tolerated_share: float = Field(
         0.05, ge=0, le=0.5, description="share of the held-out samples that may be fitted as well as poison is"
+    )
+    fdr: float | None = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="false-discovery rate among the flagged samples of a class, by Benjamini and Hochberg over "
+        "conformal p-values; null: not controlled (nor for `ratio`)",
     )
     last_models: int = Field(
         3, ge=1, le=10, description="last rounds whose confused models decide together (not for `ratio`)"
@@ -247,13 +213,17 @@ class ConfusionSettings(Settings):
 
     @classmethod
     def under_first_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Leave out ``reference_augmentation`` where it says what was done before there was such a setting, or nothing.
+        """Leave out settings that say what was done before there were such settings, or that change nothing.
 
         No reference model is trained but with ``reference: model``.
         """
         named = super().under_first_names(values)
         if named.get("reference") != "model" or named.get("reference_augmentation") == FIRST_AUGMENTATION:
             named.pop("reference_augmentation", None)
+        if not named.get("held_out") or named.get("witnesses"):
+            named.pop("mixed_in", None)  # nothing to mix in
+        if named.get("rule") == "ratio":
+            named.pop("fdr", None)
         return named
 
     def trained_with(self) -> dict[str, Any]:
@@ -263,6 +233,10 @@ class ConfusionSettings(Settings):
         """
         values = {name: value for name, value in self.dump().items() if name not in DECIDING}
         return self.under_first_names(values)
+
+    def mixes_in(self) -> bool:
+        """Return whether models are trained on held-out samples as they are on suspects."""
+        return self.mixed_in and not self.untrained_share
 
     def recipe(self) -> Recipe:
         """Return what all of its trainings share: SGD at a constant rate, no augmentation."""
