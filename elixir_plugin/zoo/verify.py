@@ -155,7 +155,7 @@ def _hashed(path: Path, sizes: Collection[int]) -> FileFacts | None:
 def _wrong_content(manifest: Manifest, folder: Path) -> Iterator[str]:
     """Say which samples are not read as they were, and whether the hashes of the manifest are those of its table."""
     try:
-        heads = {name: part.head for name, part in manifest.content.parts.items()}
+        heads: dict[str, str] = {name: part.head for name, part in manifest.content.parts.items()}
         recorded = manifest.files.get(TABLE)
         table = read_table(folder / TABLE, heads, 0 if recorded is None else recorded.bytes)
     except (InputError, FileNotFoundError) as error:
