@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 from ..adapter import Source, get_adapter
 from ..core.settings import Settings, fingerprint, load_yaml, usable_path
 from ..defense import get_defense
+from ..evaluation.retraining import Retraining
 from ..io.checked import refuse_newer
 from ..io.environment import MOST
 
@@ -71,6 +72,8 @@ class RunSpec(Settings):
         """
         values = self.model_dump(mode="json", exclude={"any_model", "threads", "out", "write_back", "write_to"})
         values["settings"] = get_defense(self.defense).Settings.under_first_names(values["settings"])
+        if values["retrain"] is not None:
+            values["retrain"] = Retraining.under_first_names(values["retrain"])
         options = values["source"]["options"]
         values["source"]["options"] = get_adapter(self.source.adapter).Options.under_first_names(options)
         return fingerprint(self.under_first_names(values))

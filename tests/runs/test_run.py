@@ -20,7 +20,7 @@ import yaml
 from click.testing import CliRunner
 from pydantic import Field
 
-from elixir_plugin.adapter import Adapter, Source
+from elixir_plugin.adapter import Adapter, Source, get_adapter
 from elixir_plugin.cli.app import _spec, program
 from elixir_plugin.core.case import Case, describe
 from elixir_plugin.core.context import Context
@@ -28,9 +28,10 @@ from elixir_plugin.core.images import LazyImages
 from elixir_plugin.core.metrics import Evaluation
 from elixir_plugin.core.outcome import Outcome, same_outcome
 from elixir_plugin.core.settings import Settings
-from elixir_plugin.defense import Card, Defense
+from elixir_plugin.defense import Card, Defense, get_defense
 from elixir_plugin.errors import ElixirError, MissingNeedError, RunError, SettingsError
 from elixir_plugin.evaluation import retraining
+from elixir_plugin.evaluation.retraining import Retraining
 from elixir_plugin.hookspecs import Entry, hookimpl
 from elixir_plugin.io.files import atomic_file, to_json_types
 from elixir_plugin.io.locks import locked
@@ -451,6 +452,20 @@ def test_the_resolved_run_spells_out_every_setting(watcher: Watcher) -> None:
     assert resolved["settings"] == {"strength": 1.0}
     assert Path(resolved["source"]["path"]).is_absolute()
     assert resolved["source"]["options"] == {"part_missing": None, "beside": None, "seed": 0}
+
+
+def test_settings_of_a_recipe_that_change_nothing_leave_the_identity_as_it_was() -> None:
+    full = resolve.resolved(
+        RunSpec(defense="d3", source=Source(adapter="testbed", path="badnets"), retrain={"epochs": 3}),
+        get_defense("d3")(),
+        get_adapter("testbed")({}),
+        Retraining(epochs=3),
+    )
+    assert full.retrain is not None and {"nesterov", "least_steps"} <= full.retrain.keys()
+    before = {key: value for key, value in full.retrain.items() if key not in Retraining.added}
+    assert full.identity() == full.model_copy(update={"retrain": before}).identity()
+    other = {**full.retrain, "nesterov": True}
+    assert full.identity() != full.model_copy(update={"retrain": other}).identity()
 
 
 def test_the_identity_ignores_where_output_goes(watcher: Watcher) -> None:
