@@ -65,7 +65,7 @@ def measure(options: argparse.Namespace) -> int:
         began = time.monotonic()
         curves = learn(model, train, recipe, context, name="fast", stage="fast")
         seconds = time.monotonic() - began
-        found = model_metrics(model, scored)
+        found = model_metrics(model, scored, None)
         share = curves["accuracy"][-1]
         print(
             f"seed {seed}: ACC {100 * found.acc:.2f} % (of what it learned from {100 * share:.1f} %), {seconds:.0f} s"

@@ -371,6 +371,17 @@ class TestForeignAndDamaged:
         with pytest.raises(RunError, match="damaged"):
             make(tmp_path / "store")
 
+    @pytest.mark.parametrize("leads", ["nowhere", "manifest.json", "data.npy"])
+    def test_manifest_that_is_a_link_is_not_replaced(self, tmp_path: Path, leads: str) -> None:
+        fill(make(tmp_path / "store"))
+        data = (tmp_path / "store" / "data.npy").read_bytes()
+        (tmp_path / "store" / "manifest.json").unlink()
+        (tmp_path / "store" / "manifest.json").symlink_to(leads)
+        with pytest.raises(RunError, match="manifest is damaged"):
+            make(tmp_path / "store")
+        assert str((tmp_path / "store" / "manifest.json").readlink()) == leads
+        assert (tmp_path / "store" / "data.npy").read_bytes() == data
+
     def test_data_that_is_gone(self, tmp_path: Path) -> None:
         fill(make(tmp_path / "store"))
         (tmp_path / "store" / "data.npy").unlink()

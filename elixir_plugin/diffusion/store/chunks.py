@@ -77,12 +77,12 @@ class ChunkStore:
         self._header = self.geometry.header()
         self._size = len(self._header) + length * self.geometry.sample_bytes
         manifest = make_manifest(self.geometry, identity)
-        if not (self.folder / MANIFEST).exists():
+        if not self._is_made():
             _refuse_other_files(self.folder)
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             with locked(self.folder / LOCK, wait=True):
-                if not (self.folder / MANIFEST).exists():  # another process may have been faster
+                if not self._is_made():  # another process may have been faster
                     self._create(manifest)
         refuse_other(self.folder / MANIFEST, manifest)
         self._refuse_damaged()
@@ -128,6 +128,10 @@ class ChunkStore:
         dtype = np.dtype(self.geometry.dtype).newbyteorder("<")
         shape = (self.geometry.length, *self.geometry.shape)
         return np.memmap(self.folder / DATA, dtype, "r", len(self._header), shape)
+
+    def _is_made(self) -> bool:
+        """Whether there is a manifest; a link that leads nowhere is one too, a damaged one, and not replaced."""
+        return os.path.lexists(self.folder / MANIFEST)
 
     def _create(self, manifest: Mapping[str, Any]) -> None:
         """Reserve the disk space, then write the manifest; called under the folder's lock."""

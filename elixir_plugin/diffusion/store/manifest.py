@@ -107,6 +107,8 @@ def refuse_other(path: Path, wanted: Mapping[str, Any]) -> None:
     """
     try:
         there = read_json(path)
+    except FileNotFoundError:
+        raise RunError("manifest is damaged", where=path, found="a link that leads nowhere", hint=START_OVER) from None
     except (InputError, RecursionError) as error:  # the latter: brackets without end
         raise RunError(
             "manifest is damaged", where=path, found=getattr(error, "found", None), hint=START_OVER
