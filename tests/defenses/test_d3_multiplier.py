@@ -20,7 +20,17 @@ from elixir_plugin.core.outcome import Outcome, same_outcome
 from elixir_plugin.core.panels import Lines, Table
 from elixir_plugin.defenses.d3 import D3, D3Settings, defense
 from elixir_plugin.defenses.d3 import multiplier as law
-from elixir_plugin.defenses.d3.multiplier import EVERY, FIRST, HIGHEST, LOWEST, Multiplier, PartThenAll, held_back
+from elixir_plugin.defenses.d3.multiplier import (
+    EVERY,
+    FIRST,
+    HIGHEST,
+    LOWEST,
+    SPAN,
+    WIDTH,
+    Multiplier,
+    PartThenAll,
+    held_back,
+)
 from elixir_plugin.errors import SettingsError
 from elixir_plugin.testing import tiny_case
 from elixir_plugin.training.batches import Batch
@@ -54,7 +64,7 @@ def detoxify(given: Case | None = None, **settings: Any) -> Outcome:
 # the law
 
 
-@pytest.mark.parametrize("allowed", [0.04, 0.25, 1.0])
+@pytest.mark.parametrize("allowed", [0.3, 1.0, 2.0, 9.0])
 def test_it_finds_the_multiplier_of_a_problem_that_has_a_known_one(allowed: float) -> None:
     """Maximise x subject to x² ≤ c: min λ·x² − x is at x = 1 / (2λ), so that λ = 1 / (2√c) meets the constraint."""
     found = multiplier(allowed, 200)
@@ -64,14 +74,14 @@ def test_it_finds_the_multiplier_of_a_problem_that_has_a_known_one(allowed: floa
     assert found.losses[-1] == pytest.approx(allowed, rel=0.02)
 
 
-@pytest.mark.parametrize(("loss", "halfway"), [(1.0, 14), (1.5, 7), (9.0, 7)])
-def test_too_much_loss_takes_it_to_the_highest_value_and_not_at_once(loss: float, halfway: int) -> None:
-    """Of 40 updates, 28 (RISE) when the loss is twice what is allowed, and half of them when it is three times that."""
-    found = multiplier(0.5, 40)
-    for _ in range(40):
-        found.update(loss)
-    assert found.lams[halfway - 1] == pytest.approx(math.sqrt(FIRST * HIGHEST), rel=1e-4)
-    assert all(later > earlier for earlier, later in pairwise(found.lams[: 2 * halfway - 1]))
+@pytest.mark.parametrize(("excess", "updates"), [(WIDTH / 2, 20), (WIDTH, 10), (9.0, 10)])
+def test_too_much_loss_takes_it_to_the_highest_value_and_not_at_once(excess: float, updates: int) -> None:
+    """λ gets from FIRST to HIGHEST in so many updates, of 10 / log_10(HIGHEST / FIRST) · SPAN⁻¹ in all."""
+    found = multiplier(0.5, round(10 / (SPAN * math.log(HIGHEST / FIRST) / math.log(HIGHEST / LOWEST))))
+    for _ in range(updates + 10):
+        found.update(0.5 + excess)
+    assert found.lams[updates // 2 - 1] == pytest.approx(math.sqrt(FIRST * HIGHEST), rel=0.01)
+    assert all(later > earlier for earlier, later in pairwise(found.lams[: updates - 1]))
     assert found.lams[-1] == pytest.approx(HIGHEST, rel=1e-4) and found.met is False
 
 
@@ -88,7 +98,15 @@ def test_it_rises_above_what_is_allowed_and_falls_below(loss: float, allowed: fl
     found = multiplier(allowed, 40)
     found.update(loss)
     assert np.sign(found.lams[0] - FIRST) in {0.0, np.sign(loss - allowed)}
-    assert abs(math.log(found.lams[0] / FIRST)) <= 2 * math.log(HIGHEST / FIRST) / 28 + 1e-5
+    assert abs(math.log(found.lams[0] / FIRST)) <= math.log(HIGHEST / LOWEST) / (SPAN * 40) + 1e-5
+
+
+@given(loss=st.floats(0, 100), allowed=st.floats(0.01, 10), updates=st.integers(1, 60))
+def test_it_stays_between_its_bounds(loss: float, allowed: float, updates: int) -> None:
+    found = multiplier(allowed, 20)
+    for _ in range(updates):
+        found.update(loss)
+    assert all(LOWEST - 1e-6 <= lam <= HIGHEST + 1e-6 for lam in found.lams)
 
 
 def test_the_last_steps_have_the_geometric_mean_of_the_last_quarter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +201,7 @@ def test_out_of_reach_lam_rises_and_the_report_warns() -> None:
     known = D3(PLAIN, preset="finetune", epochs=60, lr=0.05).run(given, Context(any_model=True)).model
     outcome = detoxify(dataclasses.replace(given, model=known), margin=0, lr=0.05)
     path = outcome.tables["multiplier"]
-    assert path["met"] is False and path["lam"][-1] > 5 * FIRST and path["held_back"] == 10
+    assert path["met"] is False and path["lam"][-1] == pytest.approx(HIGHEST) and path["held_back"] == 10
     assert all(later >= earlier for earlier, later in pairwise(path["lam"]))
     (warning,) = [note for note in outcome.notes if "allowed" in note]
     assert f"{path['loss'][-1]:.2f} nats" in warning and f"{path['allowed']:.2f}" in warning

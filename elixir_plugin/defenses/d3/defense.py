@@ -241,15 +241,16 @@ def d3_objective(
 ) -> Callable[[nn.Module, Batch], Losses]:
     """Return J = λ·h − Σ_i ‖W_i − W_i⁰‖_p, divided by λ + 1 when λ > 1; h is the hinged clean loss.
 
-    :param multiplier: λ where the settings leave it open; read at every step, and J is divided by λ + 1 whatever it
-        is, so that there is no jump at 1.
+    :param multiplier: λ where the settings leave it open; read at every step, and J is divided by 2 λ, so that the
+        body learns as fast under every λ.
     """
     lam = settings.lam if multiplier is None else multiplier
     assert not isinstance(lam, str)
 
     def scale() -> Tensor | float:
-        scaled = settings.scale_objective and (multiplier is not None or lam > 1)
-        return 1 / (lam + 1) if scaled else 1.0
+        if multiplier is not None:
+            return 1 / (2 * multiplier) if settings.scale_objective else 1.0
+        return 1 / (lam + 1) if settings.scale_objective and lam > 1 else 1.0
 
     def objective(model: nn.Module, batch: Batch) -> Losses:
         losses = F.cross_entropy(at_least_float32(model(batch.images)), batch.targets, reduction="none")

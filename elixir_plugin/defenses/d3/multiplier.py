@@ -10,13 +10,18 @@ held back from training. What is allowed is
     c = max(ε, L_H(θ⁰) + margin):
 
 a model whose clean loss is above ε as received cannot be asked for less than it had, nor an accurate one for less than
-the paper allows. Dual ascent on the logarithm of λ: every few steps of the descent on (λ · h − D) / (λ + 1),
+the paper allows. Dual ascent on the logarithm of λ: every few steps of the descent on (h − D / λ) / 2,
 
-    λ ← clip(λ · exp(rate · clip((L_H(θ) − c) / c, −2, 2)), LOWEST, HIGHEST).
+    λ ← clip(λ · exp(rate · clip((L_H(θ) − c) / WIDTH, −1, 1)), LOWEST, HIGHEST).
 
-λ begins low. So the weights first go far, and then no closer than clean images ask for. The rate is such that λ gets
-from FIRST to HIGHEST within RISE of the steps if the loss stays at 2 c: where it rises much faster, weights that have
-not gone far yet are held where they are, and most of the backdoor stays. The last steps train on all
+The clean loss h has the same weight whatever λ is, so that the body learns as fast under every λ, and λ says how hard
+the weights are pulled away. At FIRST the objective is that of the released code.
+
+λ is bounded on both sides. If the suspect model was trained on the reserved samples, no repaired model reaches on H
+what is asked for; a λ that rose without limit brought the weights back, and the backdoor with them, and lowered the
+loss no further. Below LOWEST the weights are at the pole opposite to where they were received, whatever λ is.
+
+The rate is such that λ gets from HIGHEST to LOWEST within SPAN of the steps before the last ones. These train on all
 reserved samples, those of H too, under the geometric mean of λ over the steps just before; H can tell nothing from
 there on.
 """
@@ -41,8 +46,9 @@ from .weights import TINY
 
 Mask = NDArray[np.bool_]
 
-FIRST, LOWEST, HIGHEST = 0.5, 0.05, 20.0  # λ
-RISE, EVERY = 0.7, 10  # share of the steps before the last ones; steps from one update to the next
+FIRST, LOWEST, HIGHEST = 0.5, 0.1, 1.0  # λ
+WIDTH = 0.25  # nats from what is allowed at which λ moves as fast as it can
+SPAN, EVERY = 0.44, 10  # share of the steps before the last ones; steps from one update to the next
 HELD, MOST_HELD = 0.2, 1000  # share of each class that is held back, and samples in all
 LAST = 0.2  # share of the steps that come last and train on all reserved samples
 SETTLED = 0.25  # share of the updates, the last ones, over which the λ of these steps is averaged
@@ -83,8 +89,8 @@ class Multiplier:
 
     def update(self, loss: float) -> None:
         """Move λ up where *loss*, L_H(θ) in nats, is above what is allowed, and down where it is below."""
-        excess = min(2.0, max(-2.0, (loss - self.allowed) / self.allowed))
-        rate = math.log(HIGHEST / FIRST) / max(1, RISE * (self.until // EVERY))
+        excess = min(1.0, max(-1.0, (loss - self.allowed) / WIDTH))
+        rate = math.log(HIGHEST / LOWEST) / max(1, SPAN * (self.until // EVERY))
         self.value.mul_(math.exp(rate * excess)).clamp_(LOWEST, HIGHEST)
         self.steps.append(self.step)
         self.losses.append(loss)
