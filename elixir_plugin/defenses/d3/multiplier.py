@@ -10,18 +10,18 @@ held back from training. What is allowed is
     c = max(ε, L_H(θ⁰) + margin):
 
 a model whose clean loss is above ε as received cannot be asked for less than it had, nor an accurate one for less than
-the paper allows. Dual ascent on the logarithm of λ: every few steps of the descent on (h − D / λ) / 2,
+the paper allows. Dual ascent on the logarithm of λ: every few steps of the descent on (h − D / λ) / 3,
 
-    λ ← clip(λ · exp(rate · clip((L_H(θ) − c) / WIDTH, −1, 1)), LOWEST, HIGHEST).
+    λ ← clip(λ · exp(rate · clip((L_H(θ) − c) / WIDTH, −FALL, 1)), LOWEST, HIGHEST).
 
 The clean loss h has the same weight whatever λ is, so that the body learns as fast under every λ, and λ says how hard
-the weights are pulled away. At FIRST the objective is that of the released code.
+the weights are pulled away.
 
-λ is bounded on both sides. If the suspect model was trained on the reserved samples, no repaired model reaches on H
-what is asked for; a λ that rose without limit brought the weights back, and the backdoor with them, and lowered the
-loss no further. Below LOWEST the weights are at the pole opposite to where they were received, whatever λ is.
+If the suspect model was trained on the reserved samples, no repaired model reaches on H what is asked for. A λ that
+rises all the same brings the weights back, and the backdoor with them, and the loss no further down. So where L_H is
+above c and has found no new minimum for PATIENCE updates, λ does not rise, but falls back to FIRST if it is above.
 
-The rate is such that λ gets from HIGHEST to LOWEST within SPAN of the steps before the last ones. These train on all
+The rate is such that λ gets from FIRST to HIGHEST within SPAN of the steps before the last ones. These train on all
 reserved samples, those of H too, under the geometric mean of λ over the steps just before; H can tell nothing from
 there on.
 """
@@ -46,9 +46,10 @@ from .weights import TINY
 
 Mask = NDArray[np.bool_]
 
-FIRST, LOWEST, HIGHEST = 0.5, 0.1, 1.0  # λ
-WIDTH = 0.25  # nats from what is allowed at which λ moves as fast as it can
-SPAN, EVERY = 0.44, 10  # share of the steps before the last ones; steps from one update to the next
+FIRST, LOWEST, HIGHEST = 0.5, 0.1, 4.0  # λ
+PATIENCE, BETTER = 2, 0.99  # updates; share of the least loss so far below which a loss is a new minimum
+WIDTH, FALL = 0.125, 2.0  # nats above what is allowed at which λ rises as fast as it can; how much faster it may fall
+SPAN, EVERY = 0.7, 10  # share of the steps before the last ones; steps from one update to the next
 HELD, MOST_HELD = 0.2, 1000  # share of each class that is held back, and samples in all
 LAST = 0.2  # share of the steps that come last and train on all reserved samples
 SETTLED = 0.25  # share of the updates, the last ones, over which the λ of these steps is averaged
@@ -65,6 +66,8 @@ class Multiplier:
     :ivar allowed: c, in nats.
     :ivar value: λ, a scalar on the model's device.
     :ivar until: steps after which λ stays.
+    :ivar least: the least L_H so far, in nats.
+    :ivar since: updates since it was found.
     """
 
     held: ImageSet
@@ -74,6 +77,8 @@ class Multiplier:
     value: Tensor
     until: int = 0
     step: int = 0
+    least: float = math.inf
+    since: int = 0
     steps: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     lams: list[float] = field(default_factory=list)
@@ -89,9 +94,15 @@ class Multiplier:
 
     def update(self, loss: float) -> None:
         """Move λ up where *loss*, L_H(θ) in nats, is above what is allowed, and down where it is below."""
-        excess = min(1.0, max(-1.0, (loss - self.allowed) / WIDTH))
-        rate = math.log(HIGHEST / LOWEST) / max(1, SPAN * (self.until // EVERY))
-        self.value.mul_(math.exp(rate * excess)).clamp_(LOWEST, HIGHEST)
+        excess = min(1.0, max(-FALL, (loss - self.allowed) / WIDTH))
+        rate = math.log(HIGHEST / FIRST) / max(1, SPAN * (self.until // EVERY))
+        self.since = 0 if loss < BETTER * self.least else self.since + 1
+        self.least = min(self.least, loss)
+        if excess > 0 and self.since >= PATIENCE:
+            back = max(FIRST, float(self.value) * math.exp(-rate))
+            self.value.fill_(min(float(self.value), back))
+        else:
+            self.value.mul_(math.exp(rate * excess)).clamp_(LOWEST, HIGHEST)
         self.steps.append(self.step)
         self.losses.append(loss)
         self.lams.append(float(self.value))
