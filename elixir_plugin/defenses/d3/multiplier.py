@@ -19,7 +19,8 @@ the weights are pulled away.
 
 If the suspect model was trained on the reserved samples, no repaired model reaches on H what is asked for. A λ that
 rises all the same brings the weights back, and the backdoor with them, and the loss no further down. So where L_H is
-above c and has found no new minimum for PATIENCE updates, λ does not rise, but falls back to FIRST if it is above.
+at least WIDTH above c and has found no new minimum for PATIENCE updates, λ does not rise, but falls back to FIRST if it
+is above.
 
 The rate is such that λ gets from FIRST to HIGHEST within SPAN of the steps before the last ones. These train on all
 reserved samples, those of H too, under the geometric mean of λ over the steps just before; H can tell nothing from
@@ -66,7 +67,7 @@ class Multiplier:
     :ivar allowed: c, in nats.
     :ivar value: λ, a scalar on the model's device.
     :ivar until: steps after which λ stays.
-    :ivar least: the least L_H so far, in nats.
+    :ivar least: the last minimum of L_H, in nats.
     :ivar since: updates since it was found.
     """
 
@@ -96,9 +97,10 @@ class Multiplier:
         """Move λ up where *loss*, L_H(θ) in nats, is above what is allowed, and down where it is below."""
         excess = min(1.0, max(-FALL, (loss - self.allowed) / WIDTH))
         rate = math.log(HIGHEST / FIRST) / max(1, SPAN * (self.until // EVERY))
-        self.since = 0 if loss < BETTER * self.least else self.since + 1
-        self.least = min(self.least, loss)
-        if excess > 0 and self.since >= PATIENCE:
+        self.since += 1
+        if loss < BETTER * self.least:
+            self.least, self.since = loss, 0
+        if excess >= 1 and self.since >= PATIENCE:
             back = max(FIRST, float(self.value) * math.exp(-rate))
             self.value.fill_(min(float(self.value), back))
         else:
