@@ -54,7 +54,7 @@ class D3(Defense):
         paper="Wei, Liu, Zha: Backdoor Mitigation by Distance-Driven Detoxification, ICCV 2025, arXiv 2411.09585",
         year=2025,
         claims="removes dirty-label and clean-label backdoors from a trained classifier with 1–5 % clean data",
-        cost="one fine-tuning run on the reserved clean set: 500 to 1,000 steps, no suspect image needed",
+        cost="one fine-tuning run on the reserved clean set: 250 to 1,000 steps, no suspect image needed",
         limits="does not detect; costs some accuracy, more on small clean sets; a clean set holding 1 % triggered "
         "samples defeats it",
     )
