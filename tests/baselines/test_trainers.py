@@ -123,7 +123,7 @@ def test_small_clean_sets_have_as_many_steps_as_for_d3(count: int, size: int) ->
     assert FinetuneSettings(batch_size=7).recipe(count).batch_size == 7
 
 
-@pytest.mark.parametrize("name", ["finetune", "random_head", "train_on_clean_only"])
+@pytest.mark.parametrize("name", ["finetune", "random_head", "train_on_clean_only", "d3"])
 def test_clean_images_that_are_scored_are_refused(name: str) -> None:
     case = tiny_case()
     with pytest.raises(InputError, match="overlaps the test set"):

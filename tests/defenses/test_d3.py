@@ -661,7 +661,10 @@ def test_a_model_frozen_as_a_whole_is_thawed_in_the_copy() -> None:
 # 9. evaluation data
 
 
-def test_no_evaluation_data_is_touched() -> None:
+def test_no_evaluation_data_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But to refuse a clean set that shares images with them, before any work."""
+    monkeypatch.setattr("elixir_plugin.defense.refuse_scored_clean", lambda case: None)
+
     def untouchable(position: int) -> Any:
         raise AssertionError(f"test image {position} was read")
 

@@ -10,13 +10,19 @@ held back from training. What is allowed is
     c = max(ε, L_H(θ⁰) + margin):
 
 a model whose clean loss is above ε as received cannot be asked for less than it had, nor an accurate one for less than
-the paper allows. Dual ascent on the logarithm of λ: every few steps of the descent on (λ · h − D) / (λ + 1),
+the paper allows. Dual ascent on the logarithm of λ: every few steps of the descent on (h − D / λ) / 3,
 
-    λ ← clip(λ · exp(rate · clip((L_H(θ) − c) / c, −2, 2)), LOWEST, HIGHEST).
+    λ ← clip(λ · exp(rate · clip((L_H(θ) − c) / WIDTH, −FALL, 1)), LOWEST, HIGHEST).
 
-λ begins low. So the weights first go far, and then no closer than clean images ask for. The rate is such that λ gets
-from FIRST to HIGHEST within RISE of the steps if the loss stays at 2 c: where it rises much faster, weights that have
-not gone far yet are held where they are, and most of the backdoor stays. The last steps train on all
+The clean loss h has the same weight whatever λ is, so that the body learns as fast under every λ, and λ says how hard
+the weights are pulled away.
+
+If the suspect model was trained on the reserved samples, no repaired model reaches on H what is asked for. A λ that
+rises all the same brings the weights back, and the backdoor with them, and the loss no further down. So where L_H is
+at least WIDTH above c and has found no new minimum for PATIENCE updates, λ does not rise, but falls back to FIRST if it
+is above.
+
+The rate is such that λ gets from FIRST to HIGHEST within SPAN of the steps before the last ones. These train on all
 reserved samples, those of H too, under the geometric mean of λ over the steps just before; H can tell nothing from
 there on.
 """
@@ -41,8 +47,10 @@ from .weights import TINY
 
 Mask = NDArray[np.bool_]
 
-FIRST, LOWEST, HIGHEST = 0.5, 0.05, 20.0  # λ
-RISE, EVERY = 0.7, 10  # share of the steps before the last ones; steps from one update to the next
+FIRST, LOWEST, HIGHEST = 0.5, 0.1, 4.0  # λ
+PATIENCE, BETTER = 2, 0.99  # updates; share of the least loss so far below which a loss is a new minimum
+WIDTH, FALL = 0.125, 2.0  # nats above what is allowed at which λ rises as fast as it can; how much faster it may fall
+SPAN, EVERY = 0.7, 10  # share of the steps before the last ones; steps from one update to the next
 HELD, MOST_HELD = 0.2, 1000  # share of each class that is held back, and samples in all
 LAST = 0.2  # share of the steps that come last and train on all reserved samples
 SETTLED = 0.25  # share of the updates, the last ones, over which the λ of these steps is averaged
@@ -59,6 +67,8 @@ class Multiplier:
     :ivar allowed: c, in nats.
     :ivar value: λ, a scalar on the model's device.
     :ivar until: steps after which λ stays.
+    :ivar least: the last minimum of L_H, in nats.
+    :ivar since: updates since it was found.
     """
 
     held: ImageSet
@@ -68,6 +78,8 @@ class Multiplier:
     value: Tensor
     until: int = 0
     step: int = 0
+    least: float = math.inf
+    since: int = 0
     steps: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     lams: list[float] = field(default_factory=list)
@@ -83,9 +95,16 @@ class Multiplier:
 
     def update(self, loss: float) -> None:
         """Move λ up where *loss*, L_H(θ) in nats, is above what is allowed, and down where it is below."""
-        excess = min(2.0, max(-2.0, (loss - self.allowed) / self.allowed))
-        rate = math.log(HIGHEST / FIRST) / max(1, RISE * (self.until // EVERY))
-        self.value.mul_(math.exp(rate * excess)).clamp_(LOWEST, HIGHEST)
+        excess = min(1.0, max(-FALL, (loss - self.allowed) / WIDTH))
+        rate = math.log(HIGHEST / FIRST) / max(1, SPAN * (self.until // EVERY))
+        self.since += 1
+        if loss < BETTER * self.least:
+            self.least, self.since = loss, 0
+        if excess >= 1 and self.since >= PATIENCE:
+            back = max(FIRST, float(self.value) * math.exp(-rate))
+            self.value.fill_(min(float(self.value), back))
+        else:
+            self.value.mul_(math.exp(rate * excess)).clamp_(LOWEST, HIGHEST)
         self.steps.append(self.step)
         self.losses.append(loss)
         self.lams.append(float(self.value))

@@ -97,7 +97,7 @@ def _multiplier_panels(path: dict[str, Any]) -> list[Panel]:
         panels += [
             Lines(
                 title="Loss of held-back samples",
-                caption=f"Cross-entropy on {where}. Above the level λ rises, below it λ falls.",
+                caption=f"Cross-entropy on {where}. Below the level λ falls; above it λ rises while that helps.",
                 series=[Series(name="clean loss", x=path["step"], y=path["loss"])],
                 levels=[Level(name="allowed", value=path["allowed"])],
                 y_label="nats",

@@ -83,8 +83,8 @@ class D3Settings(Settings):
     steps: int | None = Field(
         None,
         ge=1,
-        description="of the descent, rounded up to whole epochs; default: as `epochs` says, else 500, or more with the "
-        "square root of the number of samples, 1,000 from 2,500 on",
+        description="of the descent, rounded up to whole epochs; default: as `epochs` says, else 250, or more for "
+        "more than 625 samples, 1,000 from 2,500 on",
     )
     epochs: int | None = Field(None, ge=1, description="passes over the reserved clean set, in place of `steps`")
     batch_size: int | None = Field(
