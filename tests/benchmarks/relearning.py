@@ -19,6 +19,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tables import DOCS, markdown, put
+
 from elixir_plugin import Context, Source, get_adapter, get_defense
 from elixir_plugin.evaluation.relearned import AFTER
 from elixir_plugin.evaluation.relearning import STEPS, measure_relearning, never_poisoned
@@ -27,8 +29,6 @@ from elixir_plugin.io.files import write_json
 from elixir_plugin.runs.compare.run import run_compare
 from elixir_plugin.runs.compare.spec import CompareSpec
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "relearning.md"
-START, END = "<!-- table of tests/benchmarks/relearning.py -->", "<!-- end of table -->"
 SPEC: dict[str, Any] = {
     "cases": ["testbed:badnets", "testbed:blended"],
     "defenses": ["d3", "random_head", "finetune"],
@@ -101,30 +101,18 @@ def run_controls(work: Path) -> dict[str, Any]:
     return found
 
 
-def table(cells: Sequence[Mapping[str, Any]], controls: Mapping[str, Any]) -> str:
-    """Return the table in Markdown."""
-    lines = [HEAD, ["---", "---", *["---:"] * (len(HEAD) - 2)], *rows(cells, controls)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def write(page: Path, text: str) -> None:
-    """Put *text* in place of the table in *page*."""
-    before, rest = page.read_text(encoding="utf-8").split(START)
-    page.write_text(f"{before}{START}\n\n{text}\n\n{END}{rest.split(END)[1]}", encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder of the comparison")
     parser.add_argument("--write", action="store_true", help="write the table into docs/relearning.md")
     options = parser.parse_args()
     found = run_compare(CompareSpec.build(SPEC), options.work, on_line=lambda line: print(line, flush=True))
-    text = table(found.results["cells"], run_controls(options.work))
+    text = markdown(HEAD, rows(found.results["cells"], run_controls(options.work)), words=2)
     print(text)
     if found.failed:
         raise SystemExit(f"{found.failed} runs failed; the same command tries them again")
     if options.write:
-        write(PAGE, text)
+        put(text, DOCS / "relearning.md", "relearning.py")
 
 
 if __name__ == "__main__":

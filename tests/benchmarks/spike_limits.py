@@ -12,16 +12,16 @@ defense runs without being told. A killed run goes on with the same command.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from tables import DOCS, markdown, put
 
 from elixir_plugin.adapter import Source
 from elixir_plugin.runs.run import run_defense
 from elixir_plugin.runs.spec import RunSpec
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "spike.md"
-START, END = "<!-- table of tests/benchmarks/spike_limits.py -->", "<!-- end of table -->"
 POISONS = ("badnets", "blended", "sig")
 RATES = (0.01, 0.02, 0.05)
 REAL = 1000  # added to the seed of a set, for the draw of its real poison
@@ -68,18 +68,6 @@ def rows(options: argparse.Namespace) -> Iterator[list[str]]:
             ]
 
 
-def table(found: Sequence[Sequence[str]]) -> str:
-    """Return the table in Markdown."""
-    lines = [list(HEAD), ["---"] * len(HEAD), *map(list, found)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def write(page: Path, text: str) -> None:
-    """Put *text* in place of the table in *page*."""
-    before, rest = page.read_text(encoding="utf-8").split(START)
-    page.write_text(f"{before}{START}\n\n{text}\n\n{END}{rest.split(END)[1]}", encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder of the runs")
@@ -93,9 +81,10 @@ def main() -> None:
     for row in rows(options):
         print(*row, sep=" | ", flush=True)
         found.append(row)
-    print(table(found))
+    table = markdown(HEAD, found)
+    print(table)
     if options.write:
-        write(PAGE, table(found))
+        put(table, DOCS / "spike.md", "spike_limits.py")
 
 
 if __name__ == "__main__":
