@@ -13,7 +13,9 @@ import logging
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import Field
 
 from .._version import __version__
 from ..adapter import Adapter
@@ -37,11 +39,24 @@ class Entry(Facts):
 
     :param complete: False while it is writing; then the files are those of the run before.
     :param files: path relative to the folder -> SHA-256.
+    :param sizes: path -> bytes; a file of another size was changed, and is not read to find that out.
     """
 
     identity: str
     complete: Flag
     files: dict[str, str]
+    sizes: dict[str, Annotated[int, Field(ge=0)]] = Field({})
+
+
+class File(NamedTuple):
+    """What tells a file apart.
+
+    :param digest: its SHA-256.
+    :param size: bytes; None where a former version did not note it.
+    """
+
+    digest: str
+    size: int | None
 
 
 class WrittenFacts(Facts):
@@ -140,8 +155,8 @@ def write_native(
         before = _known(target, note.get(spec.defense))
         _write(target, note, spec, complete=False, files=before)
         written = adapter.write(case, outcome, evaluation, target, spec.defense)
-        files = _sums(written, target)
-        _clear(target, {name: digest for name, digest in before.items() if name not in files})
+        files = _facts(written, target)
+        _clear(target, {name: facts for name, facts in before.items() if name not in files})
         if files or len(note) > (spec.defense in note):
             _write(target, note, spec, complete=True, files=files)
         else:
@@ -149,7 +164,7 @@ def write_native(
     return written
 
 
-def _known(target: Path, entry: Mapping[str, Any] | None) -> dict[str, str]:
+def _known(target: Path, entry: Mapping[str, Any] | None) -> dict[str, File]:
     """Return the files of *entry*, without those that were changed since."""
     if entry is None:
         return {}
@@ -158,14 +173,18 @@ def _known(target: Path, entry: Mapping[str, Any] | None) -> dict[str, str]:
         logging.getLogger(__name__).warning(
             "%s: files that were changed since an earlier run wrote them are kept: %s", target, preview_list(edited)
         )
-    return {name: digest for name, digest in entry["files"].items() if name not in edited}
+    return {name: facts for name, facts in _files(entry).items() if name not in edited}
 
 
-def _clear(target: Path, files: Mapping[str, str]) -> None:
+def _files(entry: Mapping[str, Any]) -> dict[str, File]:
+    return {name: File(digest, entry["sizes"].get(name)) for name, digest in entry["files"].items()}
+
+
+def _clear(target: Path, files: Mapping[str, File]) -> None:
     """Remove *files* that are as they were written, and folders that are then empty."""
     with writing(target):
-        for name, digest in files.items():
-            if _digest_of(target / name) == digest:
+        for name, facts in files.items():
+            if _is_as_written(target / name, facts):
                 (target / name).unlink()
         gone = [target / name for name in files if not os.path.lexists(target / name)]  # some by a killed attempt
         for folder in sorted(
@@ -176,15 +195,15 @@ def _clear(target: Path, files: Mapping[str, str]) -> None:
 
 
 def _edited(target: Path, entry: Mapping[str, Any] | None) -> list[str]:
-    files = {} if entry is None else entry["files"]
-    return [name for name, digest in files.items() if _digest_of(target / name) not in (None, digest)]
+    files = {} if entry is None else _files(entry)
+    return [name for name, facts in files.items() if _is_as_written(target / name, facts) is False]
 
 
-def _sums(written: Iterable[Path], target: Path) -> dict[str, str]:
-    """Return the files at and below the paths *written*, relative to *target*, with their SHA-256."""
+def _facts(written: Iterable[Path], target: Path) -> dict[str, File]:
+    """Return what tells apart the files at and below the paths *written*; their paths are relative to *target*."""
     files = {file for path in written for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()}
     here = sorted(file for file in files if target in file.parents)
-    return {file.relative_to(target).as_posix(): _digest(file) for file in here}
+    return {file.relative_to(target).as_posix(): File(_digest(file), file.stat().st_size) for file in here}
 
 
 def _digest(path: Path) -> str:
@@ -195,10 +214,12 @@ def _digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _digest_of(path: Path) -> str | None:
-    """Return the digest of a file; None where there is none."""
+def _is_as_written(path: Path, facts: File) -> bool | None:
+    """Tell whether a file has the content that was written; None where there is no file."""
     try:
-        return _digest(path)
+        if facts.size is not None and path.stat().st_size != facts.size:
+            return False
+        return _digest(path) == facts.digest
     except FileNotFoundError:
         return None
 
@@ -208,8 +229,13 @@ def _is_mine(path: Path, known: set[Path]) -> bool:
     return is_leftover(path.name) or any(path == each or path in each.parents for each in known)
 
 
-def _write(target: Path, note: Mapping[str, Any], spec: RunSpec, *, complete: bool, files: Mapping[str, str]) -> None:
-    entry = {"identity": spec.identity(), "complete": complete, "files": dict(files)}
+def _write(target: Path, note: Mapping[str, Any], spec: RunSpec, *, complete: bool, files: Mapping[str, File]) -> None:
+    entry = {
+        "identity": spec.identity(),
+        "complete": complete,
+        "files": {name: facts.digest for name, facts in files.items()},
+        "sizes": {name: facts.size for name, facts in files.items() if facts.size is not None},
+    }
     content = {
         "about": "what elixir-plugin wrote here; it is cleared before the next results of the same defense",
         "schema": SCHEMA,

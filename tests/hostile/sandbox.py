@@ -34,6 +34,7 @@ CHANGES = {
     "os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.chmod", "os.chown", "os.truncate",
     "os.utime", "os.setxattr", "shutil.rmtree", "shutil.move",
 }  # fmt: skip
+NAMES = {"os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink"}  # a link, not what it leads to
 STRANGE = ("elixir_canary", "antigravity", "pty", "webbrowser", "turtle", "idlelib", "nt")  # no reader needs them
 NO_MEMORY = re.compile(r"MemoryError|allocate|not enough memory|out of memory", re.IGNORECASE)
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -247,7 +248,8 @@ class Watch:
         elif event == "open":
             bad = isinstance(args[2], int) and bool(args[2] & WRITING) and not self._own(args[0])
         elif event in CHANGES:
-            bad = not all(self._own(each, args[-1]) for each in args[:2] if isinstance(each, str | bytes | os.PathLike))
+            paths = [each for each in args[:2] if isinstance(each, str | bytes | os.PathLike)]
+            bad = not all(self._own(each, args[-1], follow=event not in NAMES) for each in paths)
         else:
             bad = event in STARTS
         if bad:
@@ -256,15 +258,21 @@ class Watch:
             self.on = True
             raise PermissionError(f"{event} is not allowed here")
 
-    def _own(self, path: object, folder: object = -1) -> bool:
-        """Tell whether *path* may be written; it counts from *folder*, a descriptor, where that is one."""
+    def _own(self, path: object, folder: object = -1, *, follow: bool = True) -> bool:
+        """Tell whether *path* may be written; it counts from *folder*, a descriptor, where that is one.
+
+        :param follow: whether what a link leads to is written, not the link.
+        """
         if not isinstance(path, str | bytes | os.PathLike):
             return True  # a descriptor
         name = os.fsdecode(path)
         if name == os.devnull:
             return True
         base = os.readlink(f"/proc/self/fd/{folder}") if isinstance(folder, int) and folder >= 0 else ""  # noqa: PTH115
-        real = os.path.realpath(os.path.join(base, name))  # noqa: PTH118
+        whole = os.path.join(base, name).rstrip("/")  # noqa: PTH118
+        above, last = os.path.split(whole)
+        follow = follow or last in ("", ".", "..")
+        real = os.path.realpath(whole) if follow else os.path.join(os.path.realpath(above), last)  # noqa: PTH118
         return os.path.join(real, "").startswith(self.free)  # noqa: PTH118
 
 

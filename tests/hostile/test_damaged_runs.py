@@ -395,7 +395,8 @@ def test_something_else_in_the_place_of_a_file(finished: Path, place: Path, name
 def test_the_note_of_written_files(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("ours")
     digest = native._digest(tmp_path / "a.txt")
-    content = {"schema": 1, "written": {"d3": {"identity": "x", "complete": True, "files": {"a.txt": digest}}}}
+    facts = {"identity": "x", "complete": True, "files": {"a.txt": digest}, "sizes": {"a.txt": 4}}
+    content = {"schema": 1, "written": {"d3": facts}}
     file = tmp_path / native.NOTE
     file.write_text(json.dumps(content))
     spec = RunSpec(defense="d3", source=Source(adapter="arrays", path="x"))
@@ -409,7 +410,7 @@ def test_the_note_of_written_files(tmp_path: Path) -> None:
     damages = [*json_damages(content), *byte_damages(file.read_bytes()), *place_damages()]
     assert not faults_of(file, damages, read)
     for outside in ("../x", "/etc/passwd", "a/../../x"):
-        content["written"]["d3"]["files"] = {outside: digest}  # type: ignore[index]
+        facts["files"] = {outside: digest}
         file.write_text(json.dumps(content))
         with pytest.raises(InputError, match="path leaves its folder"):
             read()

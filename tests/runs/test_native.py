@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -128,6 +129,25 @@ def test_a_file_that_the_user_changed_is_not_lost() -> None:
     assert not Path("run-mover-4-0").exists()
     run(0)  # is done: nothing is written
     Path("native/b/0.png").rename("mine.png")
+    run(4)
+    assert changes() == ["a/4.png"] and "b/0.png" not in files()
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 36])
+def test_a_file_of_another_size_was_changed_and_is_not_read(size: int) -> None:
+    run(0)
+    os.truncate("native/b/0.png", size)
+    with pytest.raises(RunError, match="results were changed since") as caught:
+        run(4)
+    assert caught.value.found == "b/0.png" and Path("native/b/0.png").stat().st_size == size
+
+
+def test_a_note_without_sizes_is_read_too() -> None:
+    run(0)
+    note = json.loads(Path("native", NOTE).read_text())
+    sizes = note["written"]["mover"].pop("sizes")
+    assert sizes == {name: Path("native", name).stat().st_size for name in note["written"]["mover"]["files"]}
+    Path("native", NOTE).write_text(json.dumps(note))
     run(4)
     assert changes() == ["a/4.png"] and "b/0.png" not in files()
 
