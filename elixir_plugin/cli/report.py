@@ -11,6 +11,8 @@ from ..errors import SettingsError
 from ..io.text import escape_control
 from .options import PathType
 
+UNITS = "accuracies and rates in percent, AUROC and DER times 100; over seeds with range or deviation"
+
 
 @click.group(invoke_without_command=True)
 @click.option(
@@ -24,16 +26,18 @@ def cards(context: click.Context, *, folders: tuple[Path, ...], defense: str | N
     if context.invoked_subcommand is not None:
         return
     from ..runs.cards import BUILT_IN, card_lines_of, load_cards
+    from ..runs.published import load_published, published_lines
 
     found = [card for card in load_cards(BUILT_IN, *folders) if defense in (None, card.defense)]
     if as_json:
         click.echo(json.dumps([card.dump() for card in found], indent=2))
         return
     if found:
-        click.echo("accuracies and rates in percent, AUROC and DER times 100; over seeds with range or deviation")
+        click.echo(UNITS)
+    claims = load_published()
     for card in found:
         click.echo()
-        for line in card_lines_of(card):
+        for line in [*card_lines_of(card), *published_lines(card, claims)]:
             click.echo(escape_control(line))
     if not found:
         click.echo(escape_control(f"no result card{'' if defense is None else ' of ' + defense}"))
@@ -61,6 +65,27 @@ def add(*, runs: tuple[Path, ...], to: Path, case: str | None, reported: tuple[s
     for line in card_lines_of(card):
         click.echo(escape_control(line))
     click.echo(escape_control(f"card: {file}"))
+
+
+@cards.command()
+@click.pass_context
+def published(context: click.Context) -> None:
+    """Print what papers and repositories publish, with what was measured here on the same attack and defense.
+
+    Options go before the command: `elixir-plugin cards --defense d3 published`.
+    """
+    from ..runs.cards import BUILT_IN, load_cards
+    from ..runs.published import claim_lines, load_published
+
+    given = (context.parent or context).params
+    claims = [claim for claim in load_published() if given["defense"] in (None, claim.row.defense)]
+    if given["as_json"]:
+        rows = [{**claim.table.dump(), "rows": [claim.row.dump()]} for claim in claims]
+        click.echo(json.dumps(rows, indent=2))
+        return
+    click.echo(UNITS if claims else f"no published numbers of {escape_control(given['defense'])}")
+    for line in claim_lines(claims, load_cards(BUILT_IN, *given["folders"])):
+        click.echo(escape_control(line))
 
 
 @click.command()

@@ -20,7 +20,9 @@ from ..errors import InputError, RunError, SettingsError
 from ..io.environment import PACKAGES
 from ..io.files import write_json
 from ..io.reading import read_json
+from ..plugins import plugins
 from ..report.facts import read_report
+from .conditions import Conditions
 from .folder import is_finished
 from .spec import RunSpec
 
@@ -59,7 +61,7 @@ class ResultCard(Settings):
     (0.9, ())
     """
 
-    added: ClassVar[Mapping[str, Any]] = MappingProxyType({"details": {}})
+    added: ClassVar[Mapping[str, Any]] = MappingProxyType({"details": {}, "attack": None, "setting": None})
 
     format: int = Field(1, ge=1, le=1, description="version of this format")
     defense: str = Field(description="its name")
@@ -67,6 +69,8 @@ class ResultCard(Settings):
     settings: dict[str, Any] = Field({}, description="settings beside the defaults, or all of them")
     retrain: dict[str, Any] | None = Field(None, description="how a model was trained on what the defense left")
     case: str = Field(description="what was defended, in words")
+    attack: str | None = Field(None, description="the poison, by its name here; `clean`: none; None: not recorded")
+    setting: Conditions | None = Field(None, description="what the case is, in terms that published numbers share")
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1, description="the seeds of the runs")
     versions: dict[str, str | None] = Field({}, description="of the packages that may change a result, where recorded")
     device: str = Field(description="what it ran on")
@@ -146,6 +150,7 @@ def card_from_runs(
         "settings": runs[0]["settings"],
         "retrain": runs[0]["retrain"],
         "case": case or f"{source['adapter']}:{Path(source['path']).name}",
+        **_conditions(reports[0]),
         "seeds": seeds,
         "versions": {"elixir_plugin": reports[0]["elixir_plugin"], **versions[0]},
         "device": ", ".join(sorted({each.get("device") or "not recorded" for each in environments})),
@@ -172,21 +177,19 @@ def save_card(card: ResultCard, folder: Path) -> Path:
 
 def card_lines_of(card: ResultCard) -> Iterator[str]:
     """Yield a card as text: one line for each number, measured beside reported."""
-    chosen = [*([f"preset {card.preset}"] if card.preset else []), *(f"{k}={v}" for k, v in card.settings.items())]
-    made = chosen if len(chosen) <= 6 else [*chosen[:6], "…"]
     seeds = f"seed {card.seeds[0]}" if len(card.seeds) == 1 else f"{len(card.seeds)} seeds"
     yield f"{card.defense} on {card.case}"
-    yield f"  {', '.join(made) or 'default settings'}; {seeds}; {card.device}"
+    yield f"  {made_text(card)}; {seeds}; {card.device}"
     yield f"  {'':<8}{'before':>8}{'measured':>22}{'reported':>10}"
     for metric in METRICS:
         numbers = [each.numbers.get(metric) for each in card.reported]
         if metric in card.measured or any(number is not None for number in numbers):
-            said = "".join(f"{_text(number):>10}" for number in numbers or [None])
-            before, found = _text(card.before.get(metric)), measured_text(card.measured.get(metric))
+            said = "".join(f"{share_text(number):>10}" for number in numbers or [None])
+            before, found = share_text(card.before.get(metric)), measured_text(card.measured.get(metric))
             yield f"  {metric.upper():<8}{before:>8}{found:>22}{said}"
     for each in card.reported:
         before = ", ".join(
-            f"{metric.upper()} {_text(each.before[metric])}" for metric in METRICS if metric in each.before
+            f"{metric.upper()} {share_text(each.before[metric])}" for metric in METRICS if metric in each.before
         )
         undefended = f" (undefended: {before})" if before else ""
         yield f"  reported by {each.source}{undefended}{': ' if each.setting else ''}{each.setting}"
@@ -199,6 +202,12 @@ def card_lines_of(card: ResultCard) -> Iterator[str]:
         yield f"  details: {', '.join(f'{key} {value}' for key, value in plain.items())}"
 
 
+def made_text(card: ResultCard) -> str:
+    """Return preset and settings of *card*, the first six of them."""
+    chosen = [*([f"preset {card.preset}"] if card.preset else []), *(f"{k}={v}" for k, v in card.settings.items())]
+    return ", ".join(chosen if len(chosen) <= 6 else [*chosen[:6], "…"]) or "default settings"
+
+
 def measured_text(number: Measured | None) -> str:
     """Return a number in percent, with range or deviation.
 
@@ -207,15 +216,16 @@ def measured_text(number: Measured | None) -> str:
     """
     if number is None:
         return "–"
-    text = _text(number.value)
+    text = share_text(number.value)
     if number.std is not None:
         return f"{text} ± {100 * number.std:.1f}"
     if number.low is not None and number.high is not None:
-        return f"{text} ({_text(number.low)}–{_text(number.high)})"
+        return f"{text} ({share_text(number.low)}–{share_text(number.high)})"
     return text
 
 
-def _text(share: float | None) -> str:
+def share_text(share: float | None) -> str:
+    """Return a share in percent; a dash where there is none."""
     return "–" if share is None else f"{100 * share:.1f}"
 
 
@@ -227,6 +237,19 @@ def _report(folder: Path) -> dict[str, Any]:
     report = read_report(folder)
     run = {**RunSpec.from_yaml(folder / "run.yaml").dump(), **report["run"]}
     return {**report, "run": RunSpec.build(run, where=f"{folder / 'report.json'}: run").dump()}
+
+
+def _conditions(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return attack and setting of a run, as far as its report states them."""
+    case, source = report["case"], report["run"]["source"]
+    sizes = {name: (case.get(part) or {}).get("samples") for name, part in (("images", "train"), ("reserved", "clean"))}
+    setting = {**sizes, "model": case.get("model")}
+    if source["adapter"] != "testbed":
+        return {"setting": setting}
+    poison = plugins().get("poison", source["path"])(source["options"].get("poison") or {})
+    rate = getattr(poison.settings, "rate", None)
+    data = "embedded digits" if source["options"].get("base", "digits") == "digits" else None
+    return {"attack": source["path"] if rate != 0 else "clean", "setting": {**setting, "rate": rate, "data": data}}
 
 
 def _after(reports: Sequence[Mapping[str, Any]], metric: Metric) -> list[float]:

@@ -168,6 +168,7 @@ class Ground:
         values = {
             "defense": UNDEFENDED,
             "case": self._words(cell),
+            **self._published_terms(cell, {"images": len(case.train), "reserved": cell.reserved}),
             "seeds": [cell.seed],
             "versions": {"elixir_plugin": __version__, **{k: v for k, v in now.items() if k in VERSIONS}},
             "device": now["device"],
@@ -185,7 +186,9 @@ class Ground:
         if not result.already_done and result.report["attempts"] == 1:  # else the clock saw a part of it
             details |= _spent(started, spent)
         remove_folder(result.folder / "outcome")  # images by the ten thousand; report and card stay
-        return card.model_copy(update={"details": details})
+        assert card.setting is not None
+        terms = self._published_terms(cell, card.setting.dump())
+        return ResultCard.build({**card.dump(), **terms, "details": details}, where=str(cell))
 
     def _of_suspect(self, cell: Cell) -> dict[str, Any]:
         """Return what the card of the suspect model says of the set, without the seconds it took."""
@@ -223,6 +226,12 @@ class Ground:
             "instructions": torch.backends.cpu.get_cpu_capability(),
             "command": f"{self.command} {shlex.join([*chosen, '--defenses', cell.defense])}",
         }
+
+    def _published_terms(self, cell: Cell, sizes: Mapping[str, Any]) -> dict[str, Any]:
+        """Return attack and setting of a cell as published numbers state them."""
+        rate = getattr(plugins().get("poison", cell.attack.poison)(dict(cell.attack.settings)).settings, "rate", None)
+        setting = {**sizes, "data": self.base.name, "model": Testbed.Options.build(self.options(cell)).architecture}
+        return {"attack": "clean" if rate == 0 else cell.attack.poison, "setting": {**setting, "rate": rate}}
 
     def _words(self, cell: Cell) -> str:
         return f"{cell.attack.name}: {self.base.name}, {cell.reserved:,} reserved clean, seed {cell.seed}"
