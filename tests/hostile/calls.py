@@ -150,5 +150,7 @@ def stored(folder: Path) -> object:
     from elixir_plugin.diffusion.store.chunks import ChunkStore
 
     store = ChunkStore(folder / "store", length=6, shape=(2,), dtype="float32", identity={"of": "test"}, chunk=2)
-    store.fill(lambda part: np.zeros((part.stop - part.start, 2), np.float32), Context(quiet=True), description="test")
+    wanted = np.arange(12, dtype=np.float32).reshape(6, 2)  # as in the room
+    store.fill(lambda part: wanted[part], Context(quiet=True), description="test")
+    assert np.array_equal(store.array(), wanted), "a damaged part is taken for a sound one"
     return store.array()

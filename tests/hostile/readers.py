@@ -51,7 +51,7 @@ class Reader:
     :param read: is called with the folder.
     :param writes: places in the folder that the reader may write to.
     :param kin: families of kinds that are close to what it reads.
-    :param adds: whether it is to replace the file by a longer one.
+    :param adds: whether it is to change the file, e.g. to make it longer.
     """
 
     name: str
@@ -256,8 +256,8 @@ def _diffusion() -> list[Reader]:
         *_many("pictures for a denoiser", rooms.class_folders, of("diffusion.fit.data", "read_pictures", ""),
                {".": _TREES, "cat": _TREES, "cat/1.png": _IMAGES}),
         *_many("pipeline", rooms.pipeline, pipeline, {".": _TREES, "model_index.json": _DOCUMENTS, "unet": _TREES}),
-        *_many("chunk store", rooms.chunks, stored,
-               {"store/manifest.json": _DOCUMENTS, "store/data.npy": _DATA}, writes=("store",)),
+        *_many("chunk store", rooms.chunks, stored, {"store/manifest.json": _DOCUMENTS}, writes=("store",)),
+        *_many("chunk store", rooms.chunks, stored, {"store/data.npy": _DATA}, adds=True),  # damaged parts anew
         *_many("training state", rooms.chunks, of("training.checkpoint", "read_state", "state.safetensors"),
                {"state.safetensors": _DATA}),
     ]  # fmt: skip

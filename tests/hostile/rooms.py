@@ -267,5 +267,6 @@ def chunks(folder: Path) -> None:
     from elixir_plugin.training.checkpoint import write_state
 
     store = ChunkStore(folder / "store", length=6, shape=(2,), dtype="float32", identity={"of": "test"}, chunk=2)
-    store.fill(lambda part: np.zeros((part.stop - part.start, 2), np.float32), Context(quiet=True), description="test")
+    wanted = np.arange(12, dtype=np.float32).reshape(6, 2)
+    store.fill(lambda part: wanted[part], Context(quiet=True), description="test")
     write_state(folder / "state.safetensors", {"model/a": torch.zeros(3)}, {"facts": '{"done": 1}'})
