@@ -20,8 +20,11 @@ UNITS = "accuracies and rates in percent, AUROC and DER times 100; over seeds wi
 )
 @click.option("--defense", help="Only the cards of this defense.")
 @click.option("--json", "as_json", is_flag=True, help="Print the cards as JSON.")
+@click.option("--html", "site", type=PathType(path_type=Path), help="Write leaderboard.html to this folder instead.")
 @click.pass_context
-def cards(context: click.Context, *, folders: tuple[Path, ...], defense: str | None, as_json: bool) -> None:
+def cards(
+    context: click.Context, *, folders: tuple[Path, ...], defense: str | None, as_json: bool, site: Path | None
+) -> None:
     """Print what was measured, beside what is reported elsewhere."""
     if context.invoked_subcommand is not None:
         return
@@ -32,9 +35,15 @@ def cards(context: click.Context, *, folders: tuple[Path, ...], defense: str | N
     if as_json:
         click.echo(json.dumps([card.dump() for card in found], indent=2))
         return
-    if found:
+    if found and site is None:
         click.echo(UNITS)
     claims = load_published()
+    if site is not None:
+        from ..runs.leaderboard import write_leaderboard
+
+        page, *_ = write_leaderboard(site, found, claims)
+        click.echo(escape_control(f"page: {page}"))
+        return
     for card in found:
         click.echo()
         for line in [*card_lines_of(card), *published_lines(card, claims)]:

@@ -7,6 +7,8 @@ as they are.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -161,6 +163,12 @@ def _visible(value: Any) -> Any:
 
 def _styles() -> Any:
     return _safe((TEMPLATES / "style.css").read_text(encoding="utf-8"))
+
+
+def script(name: str) -> tuple[Any, str]:
+    """Return a script of the templates for a page, and its digest, by which the page's policy lets it run."""
+    text = (TEMPLATES / name).read_text(encoding="utf-8")
+    return _safe(text), base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _safe(text: str) -> Any:
