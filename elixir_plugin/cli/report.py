@@ -77,6 +77,38 @@ def add(*, runs: tuple[Path, ...], to: Path, case: str | None, reported: tuple[s
 
 
 @cards.command()
+@click.argument("file", type=PathType(path_type=Path))
+@click.option("--from", "source", metavar="ADAPTER:PATH", help="Where its data lie, unless the testbed makes them.")
+@click.option(
+    "--out", type=PathType(path_type=Path), default=Path("verify"), show_default=True, help="Folder of the runs."
+)
+def verify(*, file: Path, source: str | None, out: Path) -> None:
+    """Run the card FILE again with each of its seeds, and say whether it still holds.
+
+    Exit code 1: some number does not. A killed command goes on where it stopped.
+    """
+    from ..adapter import Source
+    from ..runs.cards import read_card, share_text
+    from ..runs.verify import verify_card
+
+    card = read_card(file)
+    place = None
+    if source is not None:
+        options = ((card.run or {}).get("source") or {}).get("options", {})
+        place = Source.build({**Source.parse(source, where="--from").dump(), "options": options}, where=str(file))
+    checks = verify_card(card, out, place)
+    click.echo(escape_control(f"{card.defense} on {card.case}, seeds {', '.join(map(str, card.seeds))}"))
+    for each in checks:
+        said = "holds" if each.holds else "does not hold"
+        click.echo(
+            f"  {each.metric.upper():<8}card {share_text(each.stated):>6}   again {share_text(each.found):>6}"
+            f"   may differ by {100 * each.allowed:.1f}   {said}"
+        )
+    if not all(each.holds for each in checks):
+        raise click.exceptions.Exit(1)
+
+
+@cards.command()
 @click.pass_context
 def published(context: click.Context) -> None:
     """Print what papers and repositories publish, with what was measured here on the same attack and defense.

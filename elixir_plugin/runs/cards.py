@@ -61,7 +61,7 @@ class ResultCard(Settings):
     (0.9, ())
     """
 
-    added: ClassVar[Mapping[str, Any]] = MappingProxyType({"details": {}, "attack": None, "setting": None})
+    added: ClassVar[Mapping[str, Any]] = MappingProxyType({"details": {}, "attack": None, "setting": None, "run": None})
 
     format: int = Field(1, ge=1, le=1, description="version of this format")
     defense: str = Field(description="its name")
@@ -71,6 +71,7 @@ class ResultCard(Settings):
     case: str = Field(description="what was defended, in words")
     attack: str | None = Field(None, description="the poison, by its name here; `clean`: none; None: not recorded")
     setting: Conditions | None = Field(None, description="what the case is, in terms that published numbers share")
+    run: dict[str, Any] | None = Field(None, description="what to run again, as a run file has it, without the seed")
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1, description="the seeds of the runs")
     versions: dict[str, str | None] = Field({}, description="of the packages that may change a result, where recorded")
     device: str = Field(description="what it ran on")
@@ -151,6 +152,7 @@ def card_from_runs(
         "retrain": runs[0]["retrain"],
         "case": case or f"{source['adapter']}:{Path(source['path']).name}",
         **_conditions(reports[0]),
+        "run": _again(runs[0]),
         "seeds": seeds,
         "versions": {"elixir_plugin": reports[0]["elixir_plugin"], **versions[0]},
         "device": ", ".join(sorted({each.get("device") or "not recorded" for each in environments})),
@@ -159,6 +161,7 @@ def card_from_runs(
         "reported": [each.dump() for each in reported],
         "source": f"runs {', '.join(report['identity'] for report in reports)}",
         "notes": notes,
+        "details": {"seconds": statistics.fmean(sum(each["outcome"]["timings"].values()) for each in reports)},
     }
     return ResultCard.build(values, where=f"card of {folders[0]}")
 
@@ -239,6 +242,14 @@ def _report(folder: Path) -> dict[str, Any]:
     return {**report, "run": RunSpec.build(run, where=f"{folder / 'report.json'}: run").dump()}
 
 
+def _again(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run for any seed and machine; of a path only the name is kept, which says nothing of the machine."""
+    run = {key: value for key, value in run.items() if key not in VARYING}
+    if run["source"]["adapter"] != "testbed":
+        run["source"] = {**run["source"], "path": Path(run["source"]["path"]).name}
+    return run
+
+
 def _conditions(report: Mapping[str, Any]) -> dict[str, Any]:
     """Return attack and setting of a run, as far as its report states them."""
     case, source = report["case"], report["run"]["source"]
@@ -248,7 +259,7 @@ def _conditions(report: Mapping[str, Any]) -> dict[str, Any]:
         return {"setting": setting}
     poison = plugins().get("poison", source["path"])(source["options"].get("poison") or {})
     rate = getattr(poison.settings, "rate", None)
-    data = "embedded digits" if source["options"].get("base", "digits") == "digits" else None
+    data = "embedded digits" if source["options"].get("base") in (None, "digits") else None
     return {"attack": source["path"] if rate != 0 else "clean", "setting": {**setting, "rate": rate, "data": data}}
 
 
