@@ -275,7 +275,9 @@ def _runs() -> list[Reader]:
         *_many("report facts", rooms.run, of("report.facts", "read_facts", "run"), {"run/report.json": _DOCUMENTS}),
         *_many("export of a run", rooms.run, exported, {**report, **file, **outcome}),
         *_many("card of a run", rooms.run, card, {**report, **file}),
-        *_many("resume", rooms.run, resumed, {**report, **file, **events}, writes=("run", "native")),
+        *_many("resume", rooms.run, resumed, {"run": _TREES, **file, **events}, writes=("run", "native")),
+        # a report that can be read is brought up to date: results go to another place than the one it names
+        *_many("resume", rooms.run, resumed, {"run/report.json": _DOCUMENTS}, adds=True),
         *_many("events", rooms.run, of("runs.events", "read_events", "run"), events),
         *_many("costs of attempts", rooms.run, of("runs.events", "previous_attempts", "run"), events),
         *_many("comparison", rooms.run, compared, {"run/report.json": _DOCUMENTS}),
