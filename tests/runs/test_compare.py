@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import scipy.stats
 from pydantic import Field
 
 from elixir_plugin.adapter import Adapter
@@ -31,7 +32,15 @@ from elixir_plugin.runs.compare import page as compare_page
 from elixir_plugin.runs.compare.page import page, panels, write_compare_page
 from elixir_plugin.runs.compare.run import Comparison, plan_cells, run_compare
 from elixir_plugin.runs.compare.spec import CompareSpec
-from elixir_plugin.runs.compare.table import cell_text, csv_text, markdown, remark, summarise, table_lines
+from elixir_plugin.runs.compare.table import (
+    cell_text,
+    csv_text,
+    explanation,
+    markdown,
+    remark,
+    summarise,
+    table_lines,
+)
 from elixir_plugin.testing.defenses import tiny_case
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -356,6 +365,49 @@ def test_the_best_has_high_accuracy_and_low_attack_success_and_ties_share() -> N
     assert [row["values"]["asr"]["best"] for row in rows] == [True, True]
 
 
+def clear(*values: tuple[float, ...], metric: str = "acc") -> list[bool]:
+    """Return which of several defenses is clearly the best, from each one's values by seed."""
+    seeds = list(range(len(values[0])))
+    cells = [cell("abc"[at], seed, **{metric: each[seed]}) for at, each in enumerate(values) for seed in seeds]
+    return [row["values"][metric]["clear"] for row in table(*cells, seeds=seeds)["table"][1:]]
+
+
+def test_the_best_is_clear_where_it_beats_the_others_seed_by_seed() -> None:
+    assert clear((0.80, 0.60, 0.70), (0.82, 0.62, 0.72)) == [False, True]  # seeds differ more, but alike
+    assert clear((0.80, 0.60, 0.70), (0.86, 0.59, 0.73)) == [False, False]
+    assert clear((0.1, 0.1), (0.1, 0.1), metric="asr") == [False, False]
+    assert clear((0.0, 0.0), (0.1, 0.1), (0.3, 0.29), metric="asr") == [True, False, False]
+    assert clear((0.0, 0.0), (0.1, 0.1), (0.0, 0.01), metric="asr") == [False, False, False]
+    assert clear((0.9,), (0.1,)) == [False, False] and clear((0.9, 0.91)) == [False]
+
+
+def test_two_standard_errors_are_needed_however_many_seeds_there_are() -> None:
+    zeros = (0.0,) * 200
+    assert clear(zeros, tuple(0.127 + (-1) ** at for at in range(200))) == [False, False]  # 1.8 standard errors
+    assert clear(zeros, tuple(0.150 + (-1) ** at for at in range(200))) == [False, True]  # 2.1
+
+
+def test_the_interval_is_that_of_the_mean() -> None:
+    cells = [cell("d", seed, acc=value) for seed, value in enumerate((0.7, 0.8, 0.9))]
+    (_, row) = table(*cells, seeds=[0, 1, 2])["table"]
+    low, high = scipy.stats.t.interval(0.95, 2, loc=0.8, scale=0.1 / 3**0.5)
+    assert (row["values"]["acc"]["low"], row["values"]["acc"]["high"]) == (pytest.approx(low), pytest.approx(high))
+    assert table(cell("d", 0, acc=0.7), seeds=[0])["table"][1]["values"]["acc"]["low"] is None
+
+
+def test_the_words_below_the_table_say_what_it_rests_on() -> None:
+    one, two = (
+        table(cell("d", 0, acc=0.7), seeds=[0]),
+        table(cell("d", 0, acc=0.7), cell("d", 1, acc=0.7), seeds=[0, 1]),
+    )
+    assert "One seed carries every number" in explanation(one) and "over 2 seeds" in explanation(two)
+    named = [{"defense": "d3"}, {"defense": "eclipse"}]
+    two["compare"]["defenses"] = named
+    assert "No free control" in explanation(two)
+    two["compare"]["defenses"] = [*named, {"defense": "jpeg"}]
+    assert "No free control" not in explanation(two)
+
+
 def test_a_row_that_lacks_a_seed_is_not_the_best() -> None:
     failed = {**cell("a", 1), "state": "failed", "reason": "boom", "metrics": None}
     cells = [cell("a", 0, acc=0.99), failed, cell("b", 0, acc=0.5), cell("b", 1, acc=0.5)]
@@ -473,7 +525,7 @@ def test_the_page_holds_table_and_figures_and_loads_nothing(monkeypatch: pytest.
     text = Path("compare.html").read_text()
     seen = Elements(text)
     assert seen.tags.count("svg") == 2 and seen.tags.count("table") == 1 and "script" not in seen.tags
-    assert '<td class="best">90.0</td>' in text and '<td class="best">10.0</td>' in text
+    assert 'class="best"' not in text and "One seed carries every number" in text
     assert "http://" not in text.replace("http://www.w3.org/", "") and "https://" not in text
 
 

@@ -83,7 +83,7 @@ def page(results: Mapping[str, Any], timings: Mapping[str, Any], figures: list[R
     columns = used_columns(rows)
     blocks: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        texts = [(cell_text(each, row["values"].get(each)), _best(row, each)) for each in columns]
+        texts = [(cell_text(each, row["values"].get(each)), _clear(row, each)) for each in columns]
         seconds = seconds_of(timings, row)
         facts = {"defense": row["defense"], "cells": texts, "seconds": seconds, "remark": remark(row)}
         blocks.setdefault(row["case"], []).append(facts)
@@ -171,5 +171,5 @@ def _series(rows: list[Row], x: Measure, y: Measure) -> list[Series]:
     ]
 
 
-def _best(row: Row, metric: str) -> bool:
-    return bool(row["values"].get(metric, {}).get("best"))
+def _clear(row: Row, metric: str) -> bool:
+    return bool(row["values"].get(metric, {}).get("clear"))

@@ -1,4 +1,4 @@
-"""The table of a comparison: mean ± standard deviation over seeds, the best of each case in bold."""
+"""The table of a comparison: mean ± standard deviation over seeds, in bold what is clearly the best of its case."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from pydantic import TypeAdapter
 from ...core.metrics import Relearning
 from ...evaluation.relearned import SHOWN, shown_path
 from ...io.text import escape_control
+from ...plugins import plugins
+from .seeds import ERRORS, beats, spread
 
 UNDEFENDED = "no defense"
 NEVER = "never poisoned"  # the model that the relearning test trains beside the others
+PARTS = ("mean", "std", "low", "high")
 WHOLE = ("relearned",)  # metrics that are no shares but whole numbers
 COLUMNS = {  # metric -> title, and which way is better
     "acc": ("ACC", "max"),
@@ -38,8 +41,10 @@ def summarise(results: Mapping[str, Any]) -> list[Row]:
     Where relearning was measured, a row for the model that was never poisoned follows that of the undefended one.
 
     A row holds ``case``, ``defense``, ``done`` and ``seeds`` (how many of how many), ``reason`` (of the first failure)
-    and ``values``: metric -> mean, sample standard deviation (None for one seed), ``best``, and the values by seed.
-    Best is the best mean of the case, ties included, among rows with all seeds done.
+    and ``values``: metric -> mean, sample standard deviation and 95 % interval of the mean (Student's t; None for one
+    seed), ``best``, ``clear``, and the values by seed. Best is the best mean of the case, ties included, among rows
+    with all seeds done. It is clear where it beats every other row, seed by seed, in a one-sided paired t-test at 5 %,
+    and by two standard errors at least.
     """
     spec, cells = results["compare"], results["cells"]
     rows = []
@@ -106,7 +111,7 @@ def markdown(results: Mapping[str, Any], timings: Mapping[str, Any]) -> str:
     lines = [_md_line(head), _md_line(["---", "---", *["---:"] * (len(columns) + 1), "---"])]
     for row, cells, seconds, said in _texts(results, timings):
         bold = [
-            f"**{text}**" if row["values"].get(metric, {}).get("best") else text
+            f"**{text}**" if row["values"].get(metric, {}).get("clear") else text
             for metric, text in zip(columns, cells, strict=True)
         ]
         lines.append(_md_line([_md(row["case"]), _md(row["defense"]), *bold, seconds, _md(said)]))
@@ -116,13 +121,27 @@ def markdown(results: Mapping[str, Any], timings: Mapping[str, Any]) -> str:
 def explanation(results: Mapping[str, Any]) -> str:
     """Say how the numbers came about."""
     count = len(results["compare"]["seeds"])
-    spread = f"mean ± sample standard deviation over {count} seeds" if count > 1 else "one seed"
+    if count > 1:
+        spread = (
+            f"Mean ± sample standard deviation over {count} seeds. In bold, or starred: what beats every other defense "
+            f"on its case, seed by seed, at a level of 5 % (paired t-test) and by {ERRORS} standard errors."
+        )
+    else:
+        spread = (
+            "One seed carries every number, so nothing is marked as the best: what parts two defenses may be chance."
+        )
     retrain = results["compare"]["retrain"]
     models = "" if retrain is None else " Where a defense hands back no model, one is trained on what it leaves."
-    return (
-        f"{spread[0].upper()}{spread[1:]}; the best of each case in bold, among rows with all seeds done.{models} "
-        f"Seconds are those of the defense alone.{_about_steps(results)}"
-    )
+    return f"{spread}{_about_controls(results)}{models} Seconds are those of the defense alone.{_about_steps(results)}"
+
+
+def _about_controls(results: Mapping[str, Any]) -> str:
+    """Say that no free control takes part, where several defenses compete without one."""
+    named = {each["defense"] for each in results["compare"].get("defenses", []) if isinstance(each, Mapping)}
+    offers = plugins().offers()["defense"]
+    if len(named) < 2 or any(name in offers and offers[name].entry.baseline for name in named):
+        return ""
+    return " No free control, such as the baselines `jpeg`, `finetune` or `drop_class`, is among them."
 
 
 def _about_steps(results: Mapping[str, Any]) -> str:
@@ -135,14 +154,14 @@ def _about_steps(results: Mapping[str, Any]) -> str:
 
 
 def csv_text(results: Mapping[str, Any], timings: Mapping[str, Any]) -> str:
-    """Return ``table.csv``: numbers as they are, mean and deviation in columns of their own."""
+    """Return ``table.csv``: numbers as they are; mean, deviation and 95 % interval in columns of their own."""
     columns = used_columns(results["table"])
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    numbers = [f"{metric}_{part}" for metric in columns for part in ("mean", "std")]
+    numbers = [f"{metric}_{part}" for metric in columns for part in PARTS]
     writer.writerow(["case", "defense", "seeds", "done", *numbers, "seconds", "remark"])
     for row in results["table"]:
-        values = [row["values"].get(metric, {}).get(part) for metric in columns for part in ("mean", "std")]
+        values = [row["values"].get(metric, {}).get(part) for metric in columns for part in PARTS]
         names = [_csv(row["case"]), _csv(row["defense"])]
         seconds = seconds_of(timings, row)
         writer.writerow([*names, row["seeds"], row["done"], *values, seconds, _csv(remark(row))])
@@ -150,13 +169,13 @@ def csv_text(results: Mapping[str, Any], timings: Mapping[str, Any]) -> str:
 
 
 def table_lines(results: Mapping[str, Any], timings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the table for a terminal; ``*`` marks the best of each case."""
+    """Yield the table for a terminal; ``*`` marks what is clearly the best of its case."""
     columns = used_columns(results["table"])
     head = _head(results)
     rows = []
     for row, cells, seconds, said in _texts(results, timings):
         starred = [
-            text + ("*" if row["values"].get(metric, {}).get("best") else " ")
+            text + ("*" if row["values"].get(metric, {}).get("clear") else " ")
             for metric, text in zip(columns, cells, strict=True)
         ]
         rows.append([_line(row["case"]), _line(row["defense"]), *starred, seconds, _line(said)])
@@ -186,7 +205,7 @@ def _row(case: str, defense: str, cells: Sequence[Mapping[str, Any]], when: str)
     for metric in COLUMNS:
         by_seed = {cell["seed"]: value for cell in done if (value := _metric(cell, metric, when)) is not None}
         if by_seed:
-            values[metric] = _spread(by_seed)
+            values[metric] = spread(by_seed)
     failed = [cell["reason"] for cell in cells if cell["state"] == "failed"] if when == "after" else []
     return {
         "case": case,
@@ -224,16 +243,6 @@ def _relearned(found: Mapping[str, Any] | None, metric: str, name: str) -> float
     return {"acc": model.acc, "asr": path.asr[0], "relearned": steps}.get(metric)
 
 
-def _spread(by_seed: Mapping[int, float]) -> dict[str, Any]:
-    numbers = list(by_seed.values())
-    return {
-        "mean": statistics.fmean(numbers),
-        "std": statistics.stdev(numbers) if len(numbers) > 1 else None,
-        "best": False,
-        "by_seed": {str(seed): value for seed, value in by_seed.items()},
-    }
-
-
 def _mark_best(rows: Sequence[Row]) -> None:
     """Mark the best of each column; a row that lacks a seed does not compete, it may lack the hard one."""
     for metric, (_, way) in COLUMNS.items():
@@ -243,6 +252,8 @@ def _mark_best(rows: Sequence[Row]) -> None:
             best = max(means) if way == "max" else min(means)
             for value, mean in zip(complete, means, strict=True):
                 value["best"] = mean == best
+                others = [other for other in complete if other is not value]
+                value["clear"] = value["best"] and bool(others) and all(beats(value, each, way) for each in others)
 
 
 def _complete(row: Row, metric: str) -> bool:
