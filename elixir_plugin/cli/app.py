@@ -35,6 +35,7 @@ from ..io.process import (
 )
 from ..io.text import escape_control, with_flags
 from .compare import compare
+from .completion import completion, names_of, sources
 from .denoiser import denoiser
 from .info import env, list_, plugins, say, settings, show
 from .options import PathType, key_values
@@ -129,7 +130,21 @@ def _hidden(name: str, command: click.Command) -> click.Command:
     return alias
 
 
-for _command in (compare, denoiser, report, toolkit, export, zoo, cards, list_, show, settings, plugins, env):
+for _command in (
+    compare,
+    denoiser,
+    report,
+    toolkit,
+    export,
+    zoo,
+    cards,
+    list_,
+    show,
+    settings,
+    plugins,
+    env,
+    completion,
+):
     program.add_command(_command)
 for _command in (_hidden("results", cards), _hidden("reference", settings)):
     program.add_command(_command)
@@ -145,9 +160,13 @@ def main() -> None:
 
 
 @program.command()
-@click.argument("target")
+@click.argument("target", shell_complete=names_of("defense", or_files=True))
 @click.option(
-    "--from", "source", metavar="ADAPTER:PATH", help="Where the case is, e.g. backdoorbench:record/badnet_0_1."
+    "--from",
+    "source",
+    metavar="ADAPTER:PATH",
+    shell_complete=sources,
+    help="Where the case is, e.g. backdoorbench:record/badnet_0_1.",
 )
 @click.option("--data", type=PathType(), help="Folder of the toolkit's clean data (short for --option data=…).")
 @click.option("--clean", type=PathType(), help="Folder of the reserved clean set (short for --option clean=…).")

@@ -15,6 +15,7 @@ import click
 from .._version import __version__
 from ..errors import SettingsError, nearest
 from ..io.text import escape_control
+from .completion import names_of
 from .text import card_lines, settings_lines
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def list_() -> None:
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=names_of(*PART))
 @click.option("--expert", is_flag=True, help="Show all settings, also those that few users change.")
 def show(*, name: str, expert: bool) -> None:
     """Show what NAME is, what it needs, and its settings."""

@@ -9,6 +9,7 @@ import click
 
 from ..errors import SettingsError
 from ..io.text import escape_control
+from .completion import names_of
 from .options import PathType
 
 UNITS = "accuracies and rates in percent, AUROC and DER times 100; over seeds with range or deviation"
@@ -18,7 +19,7 @@ UNITS = "accuracies and rates in percent, AUROC and DER times 100; over seeds wi
 @click.option(
     "--cards", "folders", type=PathType(path_type=Path), multiple=True, help="Folder of more cards; repeatable."
 )
-@click.option("--defense", help="Only the cards of this defense.")
+@click.option("--defense", shell_complete=names_of("defense"), help="Only the cards of this defense.")
 @click.option("--json", "as_json", is_flag=True, help="Print the cards as JSON.")
 @click.option("--html", "site", type=PathType(path_type=Path), help="Write leaderboard.html to this folder instead.")
 @click.pass_context
