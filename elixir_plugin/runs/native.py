@@ -13,7 +13,7 @@ import logging
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, BinaryIO, NamedTuple
 
 from pydantic import Field
 
@@ -207,19 +207,23 @@ def _facts(written: Iterable[Path], target: Path) -> dict[str, File]:
 
 
 def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
     with open_file(path) as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
+        return _digest_of(file)
+
+
+def _digest_of(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(BLOCK):
+        digest.update(block)
     return digest.hexdigest()
 
 
 def _is_as_written(path: Path, facts: File) -> bool | None:
     """Tell whether a file has the content that was written; None where there is no file."""
     try:
-        if facts.size is not None and path.stat().st_size != facts.size:
-            return False
-        return _digest(path) == facts.digest
+        with open_file(path) as file:
+            same_size = facts.size is None or os.fstat(file.fileno()).st_size == facts.size
+            return same_size and _digest_of(file) == facts.digest
     except FileNotFoundError:
         return None
 
