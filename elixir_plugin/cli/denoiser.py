@@ -1,10 +1,11 @@
-"""``elixir-plugin denoiser …``: train a denoiser on clean images, look into one, see what it does.
+"""``elixir-plugin denoiser …``: make a denoiser from clean images, look into one, see what it does.
 
 Everything slow is imported inside the commands, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -15,9 +16,12 @@ import click
 from ..errors import SettingsError
 from ..io.text import escape_control
 from . import grids
-from .options import PathType, key_values
+from .denoiser_train import train
+from .options import PathType
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ..diffusion.denoisers.base import Denoiser
 
 SHARES = (0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 0.75, 1.0)  # of the trained steps, shown as noise levels
@@ -46,64 +50,15 @@ def denoiser() -> None:
     """Train, inspect and try diffusion denoisers."""
 
 
-@denoiser.command()
-@click.option("--clean", type=PathType(path_type=Path), required=True, help="Folder of clean images, any layout.")
-@click.option("--out", type=PathType(path_type=Path), required=True, help="Folder for the denoiser.")
-@click.option("--preset", help="paper, fast or cpu (default: cpu on a CPU, fast on a GPU).")
-@key_values("-s", "--set", "assignments", sets="a setting of the training", example="iterations=5000")
-@click.option("--resize", type=click.IntRange(8, 4096), help="Edge length to resize images to.")
-@_channels
-@_seed
-@_device
-@click.option("-q", "--quiet", is_flag=True, help="No progress, no summary.")
-def train(
-    *,
-    clean: Path,
-    out: Path,
-    preset: str | None,
-    assignments: tuple[str, ...],
-    resize: int | None,
-    channels: str,
-    seed: int,
-    device: str,
-    quiet: bool,
-) -> None:
-    """Train a denoiser on clean images; labels are not needed. Run the same command again to go on after a stop."""
-    from ..core.context import Context, resolve_device
-    from ..core.settings import parse_assignments
-    from ..diffusion.fit.data import read_pictures
-    from ..diffusion.fit.settings import FitSettings
-    from ..diffusion.fit.train import finished, fit_into, state_file
-
-    place = resolve_device(device)
-    preset = preset or ("cpu" if place.type == "cpu" else "fast")
-    settings = FitSettings.build(parse_assignments(assignments, where="--set"), preset=preset, where="denoiser train")
-    images = read_pictures(clean, int(channels), resize)
-    context = Context(seed=seed, device=place, quiet=quiet)
-    done = finished(out, images, settings, context)
-    if not (done or quiet):
-        state = "going on from" if state_file(out).exists() else "state kept in"
-        _say(
-            f"{len(images)} images of {images.image_shape}, preset {preset}, network {settings.size}, "
-            f"{settings.iterations} iterations of {settings.batch_size} on {place.type}; {state} {state_file(out)}"
-        )
-    made = fit_into(out, images, settings, context)
-    if not quiet:
-        curve = made.card["curves"]["loss"]
-        _say(f"{'already done: ' if done else ''}{made.parameters:,} parameters, t* ≤ {made.trained_steps}")
-        _say(f"loss {curve[0]:.4f} → {curve[-1]:.4f} (means of {made.card['curves']['block']} iterations)")
-        for note in context.notes:
-            _say(f"note: {note}")
-        _say(f"denoiser: {out}")
-        _say(f"see what it does: elixir-plugin denoiser sample {out} --images {clean} --out grid.png")
+denoiser.add_command(train)
 
 
-@denoiser.command()
+@denoiser.command(name="show")
 @click.argument("source")
 @_size
 @_channels
 @click.option("--json", "as_json", is_flag=True)
-def info(*, source: str, image_size: int | None, channels: str, as_json: bool) -> None:
+def show(*, source: str, image_size: int | None, channels: str, as_json: bool) -> None:
     """Show what the denoiser SOURCE is: a folder, a checkpoint file, owner/name on the Hub, or a plugin's name."""
     from ..diffusion.denoisers.denoiser import find_denoiser
 
@@ -123,9 +78,18 @@ def info(*, source: str, image_size: int | None, channels: str, as_json: bool) -
             _say(f"{key + ':':<13}{value}")
     for note in facts["notes"]:
         _say(f"note: {note}")
+    for line in held_back_lines(card):
+        _say(line)
+    if (page := Path(source) / "card.html").is_file():
+        _say(f"page: {page}")
     _say("\nnoise levels (t* in the denoiser's own chain, noise in pixel scale)")
     for row in facts["levels"]:
         _say(f"  t* = {row['steps']:>5} of {row['of']}   σ = {255 * row['sigma']:7.2f}/255")
+
+
+info = copy.copy(show)  # the former name
+info.name, info.hidden = "info", True
+denoiser.add_command(info)
 
 
 @denoiser.command()
@@ -218,6 +182,27 @@ def _facts(found: Denoiser) -> dict[str, Any]:
         "card": getattr(found, "card", {}),
         "levels": [{"steps": t, "of": length, "sigma": found.schedule.noise_std(t)} for t in levels],
     }
+
+
+def held_back_lines(card: dict[str, Any]) -> Iterator[str]:
+    """Yield how well held-back images are denoised per level, at the first and the last look; nothing without them."""
+    held = card.get("held_back")
+    if not isinstance(held, dict):
+        return
+    try:
+        rows = [
+            (255 * float(sigma), float(losses[0]), float(losses[-1]))
+            for sigma, losses in zip(held["sigmas"], held["losses"], strict=True)
+        ]
+        first, last = held["iterations"][0], held["iterations"][-1]
+    except (KeyError, IndexError, TypeError, ValueError):
+        yield "note: what the card says of held-back images cannot be read"
+        return
+    yield ""
+    yield f"error of the predicted noise on {held.get('judged')} held-back images, after {first} and {last} iterations"
+    for sigma, before, after in rows:
+        error = sigma * max(after, 0) ** 0.5
+        yield f"  σ = {sigma:7.2f}/255   {before:.4f} → {after:.4f}   (error of the image: {error:.1f}/255)"
 
 
 def _short(value: Any) -> str:

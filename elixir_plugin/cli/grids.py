@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 FAMILIAR = (100, 4000)  # the noise level of ECLIPSE, in a cosine chain: 6.4/255
 
 
-def level(text: str | None, sigma: float | None) -> NoiseLevel | None:
+def level(text: str | None, sigma: float | None, where: str = "denoiser sample") -> NoiseLevel | None:
     """Read ``STEPS/OF`` or *sigma*; a bare index would mean another noise in every chain."""
     from ..diffusion.schedule import NoiseLevel
 
     if text is None:
         return None if sigma is None else NoiseLevel.build({"sigma": sigma}, where="--sigma")
     if sigma is not None:
-        raise SettingsError("give one noise level", where="denoiser sample", allowed="--level or --sigma")
+        raise SettingsError("give one noise level", where=where, allowed="--level or --sigma")
     steps, slash, of = text.partition("/")
     if not slash:
         raise SettingsError("a noise level names its chain", where="--level", found=text, allowed="e.g. 100/4000")
@@ -47,18 +47,9 @@ def there_and_back(
     found: Denoiser, originals: Tensor, level: NoiseLevel | None, steps: int | None, seed: int
 ) -> tuple[Plan, Tensor, Tensor]:
     """Return the plan, the noised images as a person may see them, and the purified ones; on the CPU."""
-    import torch
+    from ..diffusion.fit.looks import noised_and_purified
 
-    from ..diffusion.noise import normal_noise
-    from ..diffusion.plan import Purification, plan
-    from ..diffusion.purify import purify_batch
-
-    count, channels, height, width = originals.shape
-    resolved = plan(found, Purification(level=level or _default_level(found), steps=steps), (height, width, channels))
-    ids = torch.arange(count)
-    purified = purify_batch(found, resolved, originals, ids, seed).images.cpu()
-    noise = normal_noise(seed, ids, 0, resolved.t_star, resolved.padded_shape, device="cpu")[:, :, :height, :width]
-    return resolved, (originals + resolved.sigma * noise).clamp(0, 1), purified
+    return noised_and_purified(found, originals, level or _default_level(found), steps, seed)
 
 
 def from_noise(found: Denoiser, image_size: int | None, count: int, steps: int | None, seed: int) -> Tensor:

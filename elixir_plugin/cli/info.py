@@ -65,7 +65,7 @@ def show(*, name: str, expert: bool) -> None:
             say(card_lines(thing))
             say(settings_lines(getattr(thing, "Settings", None) or getattr(thing, "Options", None), expert=expert))
             if kind == "denoiser":
-                say([f"use:    --set denoiser={name}; look at it: elixir-plugin denoiser info {name} --image-size 32"])
+                say([f"use:    --set denoiser={name}; look at it: elixir-plugin denoiser show {name} --image-size 32"])
             return
     known = [each for kind in PART for each in offers[kind]]
     raise SettingsError("unknown name", found=name, allowed="see 'elixir-plugin list'", hint=nearest(name, known))

@@ -255,6 +255,8 @@ def _diffusion() -> list[Reader]:
                {"guided.pt": _DATA, "guided.json": _DOCUMENTS}),
         *_many("pictures for a denoiser", rooms.class_folders, of("diffusion.fit.data", "read_pictures", ""),
                {".": _TREES, "cat": _TREES, "cat/1.png": _IMAGES}),
+        *_many("picture of a look", rooms.single, of("diffusion.fit.looks", "kept_picture", "image.png", 3),
+               {"image.png": _IMAGES}),
         *_many("pipeline", rooms.pipeline, pipeline, {".": _TREES, "model_index.json": _DOCUMENTS, "unet": _TREES}),
         *_many("chunk store", rooms.chunks, stored, {"store/manifest.json": _DOCUMENTS}, writes=("store",)),
         *_many("chunk store", rooms.chunks, stored, {"store/data.npy": _DATA}, adds=True),  # damaged parts anew

@@ -10,7 +10,7 @@ calls it by hand passes ``i · timestep_scale``, which configs and card hold.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -131,9 +131,10 @@ class UNetDenoiser(NetworkDenoiser):
         """Same as :func:`load_denoiser`."""
         return load_denoiser(source, device=device, variance=variance)
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, more: Callable[[Path], None] | None = None) -> None:
         """Write a diffusers folder with ``card.json``; it appears only when it is complete, and replaces an older one.
 
+        :param more: adds files of its own to the folder, before it appears.
         :raises RunError: when the disk is full or the place cannot be written.
         """
         network = unwrap(self.network)
@@ -166,6 +167,8 @@ class UNetDenoiser(NetworkDenoiser):
             write_json(part / "scheduler" / "scheduler_config.json", scheduler)
             write_json(part / "model_index.json", index)
             write_json(part / "card.json", self.card)
+            if more is not None:
+                more(part)
 
 
 def load_denoiser(

@@ -17,7 +17,7 @@ from .settings import FitSettings
 
 def identity_of(images: ImageSet, settings: FitSettings, context: Context, name: str) -> str:
     """Return the identity of a training: settings, seed, name and images."""
-    return fingerprint([settings.dump(), context.seed, name, hexadecimal(images)])
+    return fingerprint([settings.under_first_names(settings.dump()), context.seed, name, hexadecimal(images)])
 
 
 def provenance_card(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -35,6 +36,18 @@ class WeightAverage:
         """Overwrite the weights with their average."""
         for weight, value in zip(self._weights, self.average, strict=True):
             weight.copy_(value)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Let the weights be their average for a while; what they were comes back bit for bit."""
+        kept = [weight.clone() for weight in self._weights]
+        self.apply()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for weight, value in zip(self._weights, kept, strict=True):
+                    weight.copy_(value)
 
     def state(self) -> dict[str, Tensor]:
         """Return all tensors by name, to be saved, and filled again in place."""

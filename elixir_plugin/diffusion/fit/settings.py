@@ -14,10 +14,24 @@ from ...errors import SettingsError
 from ..denoisers.unet import UNetSize
 from ..schedule import Schedule, ScheduleName
 
+WHOLE: dict[str, Any] = {  # the chain whose levels every defense that purifies can use
+    "schedule": "linear",
+    "length": 1000,
+    "learn_sigma": False,
+    "ema_warmup": True,
+    "batch_size": 64,
+    "precision": "fastest",
+}
+
 
 class FitSettings(Settings):
-    """How to train a denoiser. The defaults are those of ECLIPSE for 32 pixels."""
+    """How to train a denoiser. The defaults are those of ECLIPSE for 32 pixels.
 
+    ``fast`` and ``cpu`` are trained on the spot, for ECLIPSE alone. ``tiny``, ``small`` and ``ddpm`` are made once and
+    kept: hours, a day and days of a CPU.
+    """
+
+    added: ClassVar[Mapping[str, Any]] = MappingProxyType({"block": None})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         {
             "paper": {},
@@ -40,6 +54,33 @@ class FitSettings(Settings):
                 "dropout": 0.0,
                 "precision": "auto",
             },
+            "tiny": {
+                **WHOLE,
+                "size": "tiny",
+                "iterations": 20_000,
+                "block": 50,
+                "lr": 4e-4,
+                "ema_decay": 0.999,
+                "dropout": 0.0,
+            },
+            "small": {
+                **WHOLE,
+                "size": "small",
+                "iterations": 60_000,
+                "block": 20,
+                "lr": 3e-4,
+                "ema_decay": 0.9995,
+                "dropout": 0.1,
+            },
+            "ddpm": {
+                **WHOLE,
+                "size": "ddpm",
+                "iterations": 200_000,
+                "block": 10,
+                "lr": 2e-4,
+                "ema_decay": 0.9999,
+                "dropout": 0.1,
+            },
         }
     )
 
@@ -59,8 +100,13 @@ class FitSettings(Settings):
     replications: int = Field(
         4, ge=0, description="M, virtual copies of the images; counted in passes, changes no draw"
     )
-    precision: Literal["auto", "float32", "bf16"] = Field("float32", description="auto: bf16 autocast on CUDA only")
+    precision: Literal["auto", "fastest", "float32", "bf16"] = Field(
+        "float32", description="auto: bf16 autocast on CUDA only; fastest: wherever the device has instructions for it"
+    )
     compile: bool = Field(False, description="compile the network; worth it on a GPU, costs half a minute first")
+    block: int | None = Field(
+        None, ge=1, description="iterations between two points of the curves, and so between two states; None: 250"
+    )
 
     @model_validator(mode="after")
     def _range_within_chain(self) -> Self:

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,11 +34,17 @@ from ..plan import padded
 from ..schedule import Schedule
 from .card import identity_of, provenance_card
 from .ema import WeightAverage
+from .looks import Looks
 from .objective import NoisyBatch, denoising_objective
 from .settings import FitSettings
+from .stopwatch import Stopwatch
 
-BLOCK = 250  # iterations between two points of the curves
-TOUCH_EVERY = 5.0  # seconds between two touches of the sign file
+BLOCK = 250  # iterations between two points of the curves, unless the settings say
+
+
+def block_of(settings: FitSettings) -> int:
+    """Return how many iterations a block has."""
+    return BLOCK if settings.block is None else settings.block
 
 
 class NoisyBatches:
@@ -55,11 +61,11 @@ class NoisyBatches:
     ) -> None:
         self._samples = Samples(images, context.device)
         self._settings, self._context, self._name, self._padding = settings, context, name, padding
-        self.steps = BLOCK
+        self.steps = block_of(settings)
 
     def epoch(self, number: int) -> Iterator[NoisyBatch]:
         settings, device = self._settings, self._context.device
-        size, count = settings.batch_size, min(BLOCK, settings.iterations - number * BLOCK)
+        size, count = settings.batch_size, min(self.steps, settings.iterations - number * self.steps)
         generator = self._context.generator(self._name, "block", number)
         rows = torch.randint(len(self._samples), (count, size), generator=generator).to(device)
         indices = torch.randint(settings.trained_steps, (count, size), generator=generator).to(device)
@@ -132,6 +138,7 @@ def fit_into(
     name: str = "denoiser",
     timing: Path | None = None,
     sign: Path | None = None,
+    looks: Looks | None = None,
 ) -> UNetDenoiser:
     """Train as :func:`fit_denoiser` does and save to *folder*, or load what an equal call has saved there.
 
@@ -141,6 +148,7 @@ def fit_into(
     :param timing: JSON file that gets the ``seconds`` of the training, those of killed calls up to the last state that
         they saved; not in *folder*, which is the same however often a call was killed.
     :param sign: a file that is touched when the training starts, and every few seconds until it ends.
+    :param looks: looks at the denoiser now and then; the folder also holds what was seen.
     :raises RunError: when something else is in *folder*.
     """
     rank, _ = rank_and_world()
@@ -150,9 +158,11 @@ def fit_into(
             refuse_unwritable(folder)
             with alone(Path(f"{folder.absolute()}.lock")):
                 if not finished(folder, images, settings, context, name=name):  # another process may have been faster
-                    _make(folder, images, settings, context, name, timing=timing, sign=sign)
+                    _make(folder, images, settings, context, name, timing=timing, sign=sign, looks=looks)
         if rank == 0:
             state_file(folder).unlink(missing_ok=True)
+            if looks is not None:
+                looks.discard()
     return load_denoiser(folder, device=context.device)
 
 
@@ -165,14 +175,19 @@ def _make(
     *,
     timing: Path | None,
     sign: Path | None,
+    looks: Looks | None,
 ) -> None:
     """Train, or resume, and save to *folder*; see :func:`fit_into`."""
     for path in (folder.absolute(), state_file(folder)):
         remove_leftovers(path.parent, path.name)
-    denoiser, seconds = _fit(images, settings, context, name, state_file(folder), sign=sign)
+    denoiser, seconds = _fit(images, settings, context, name, state_file(folder), sign=sign, looks=looks)
     if timing is not None:
         write_json(timing, {"seconds": seconds})
-    denoiser.save(folder)
+    if looks is None:
+        denoiser.save(folder)
+    else:
+        denoiser.card["held_back"] = looks.facts()
+        denoiser.save(folder, lambda part: looks.add_to(part, denoiser, seconds))
 
 
 def state_file(folder: Path) -> Path:
@@ -213,9 +228,11 @@ def _fit(
     checkpoint: Path | None,
     *,
     sign: Path | None = None,
+    looks: Looks | None = None,
 ) -> tuple[UNetDenoiser, float]:
     """Return a trained denoiser, and the seconds of its training."""
     _refuse_empty(images)
+    block = block_of(settings)
     height, width, channels = images.image_shape
     stride = architecture_of(settings.size, (height, width)).stride
     padding = (-height % stride, -width % stride)
@@ -235,7 +252,7 @@ def _fit(
     average = WeightAverage(list(network.parameters()), settings.ema_decay, warmup=settings.ema_warmup)
     identity = identity_of(images, settings, context, name)
     recipe = Recipe(
-        epochs=math.ceil(settings.iterations / BLOCK),
+        epochs=math.ceil(settings.iterations / block),
         batch_size=settings.batch_size,
         optimizer="adamw",
         lr=settings.lr,
@@ -251,12 +268,29 @@ def _fit(
     )
     if settings.compile:
         objective = _through(cast(nn.Module, torch.compile(network)), objective)
-    watch = _Stopwatch(sign)
+    watch = Stopwatch(sign)
 
     def after_step() -> None:
         average.update()
         watch.update()
 
+    def wrapped(card: dict[str, Any] | None = None) -> UNetDenoiser:
+        return UNetDenoiser(
+            network,
+            schedule,
+            variance="learned_range" if settings.learn_sigma else "fixed_small",
+            timestep_scale=settings.timestep_scale,
+            trained_steps=settings.trained_steps,
+            image_size=height if height == width else None,
+            card=card,
+        )
+
+    def after_block(number: int) -> None:
+        if looks is not None and looks.due(number + 1):
+            with average.applied():
+                looks.look(wrapped(), number + 1)
+
+    seen = {} if looks is None else looks.state()
     curves = train(
         network,
         NoisyBatches(images, settings, context, name, padding),
@@ -264,47 +298,17 @@ def _fit(
         context,
         objective=objective,
         after_step=after_step,
+        on_epoch=after_block,
         checkpoint=None
         if checkpoint is None
-        else Checkpoint(checkpoint, {"fit": identity}, {**average.state(), "seconds": watch.seconds}),
+        else Checkpoint(checkpoint, {"fit": identity}, {**average.state(), **seen, "seconds": watch.seconds}),
         name=name,
     )
     average.apply()
     network.requires_grad_(False).to(memory_format=torch.contiguous_format)
-    denoiser = UNetDenoiser(
-        network,
-        schedule,
-        variance="learned_range" if settings.learn_sigma else "fixed_small",
-        timestep_scale=settings.timestep_scale,
-        trained_steps=settings.trained_steps,
-        image_size=height if height == width else None,
-        card=provenance_card(images, settings, context, curves, identity=identity, block=BLOCK),
-    )
+    denoiser = wrapped(provenance_card(images, settings, context, curves, identity=identity, block=block))
     watch.update()
     return denoiser, float(watch.seconds)
-
-
-class _Stopwatch:
-    """Seconds of a training, as a tensor, so that its checkpoint carries them over into the next attempt.
-
-    :param sign: a file to touch at once and every few seconds.
-    """
-
-    def __init__(self, sign: Path | None) -> None:
-        self.seconds = torch.zeros((), dtype=torch.float64)
-        self._last = self._touched = time.perf_counter()
-        self._sign = sign
-        if sign is not None:
-            sign.parent.mkdir(parents=True, exist_ok=True)
-            sign.touch()
-
-    def update(self) -> None:
-        now = time.perf_counter()
-        self.seconds += now - self._last
-        self._last = now
-        if self._sign is not None and now - self._touched > TOUCH_EVERY:
-            self._sign.touch()
-            self._touched = now
 
 
 def _through(network: nn.Module, objective: Objective) -> Objective:
