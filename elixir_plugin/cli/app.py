@@ -202,6 +202,11 @@ def main() -> None:
     example="rates=[0.01,0.05]",
     more="Keys: poisons, rates, settings. Implies --spike.",
 )
+@click.option(
+    "--recommend",
+    is_flag=True,
+    help="Also measure whether the denoiser is worth its cost, against filters that cost nothing; no truth needed.",
+)
 @click.option("--any-model", is_flag=True, help="Go on with a suspect model that does not fit the clean labels.")
 @click.option("--seed", type=int, help="The one seed of the run (default 0).")
 @click.option("--device", help="auto, cpu, cuda, cuda:1, … (default auto).")
@@ -278,7 +283,7 @@ def _spec(target: str, flags: dict[str, Any]) -> RunSpec:
         given = parse_assignments(flags["spike_values"], where="--spike-set")
         named = {"poisons": list(flags["spike"])} if flags["spike"] else {}
         values["spike"] = Spike.overlaid(values.get("spike") or {}, {**named, **given})
-    values |= {key: True for key in ("controls", "relearn", "any_model") if flags[key]}
+    values |= {key: True for key in ("controls", "relearn", "recommend", "any_model") if flags[key]}
     return RunSpec.build(values, where=target)
 
 

@@ -154,6 +154,41 @@ class DetectionPower:
 
 
 @dataclass(frozen=True)
+class TriedSetting:
+    """How a small model fared on what one setting leaves; see ``runs.recommend``.
+
+    :param acc: share of the reserved clean images that it gets right.
+    :param error: standard error of the difference from the first setting that was tried.
+    :param given: share of the held-out flagged samples that still get the label they came with.
+    :param given_error: likewise.
+    """
+
+    name: str
+    acc: Share
+    error: Share | None = None
+    given: Share | None = None
+    given_error: Share | None = None
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """Whether a denoiser is worth its cost on this set; see ``runs.recommend``.
+
+    :param tried: the defense first, then what it is held against.
+    :param judged: reserved clean images that all of them are judged on.
+    :param held_out: flagged samples that no model was trained on.
+    :param take: the name of what is recommended.
+    :param sentence: the same in words.
+    """
+
+    tried: list[TriedSetting]
+    judged: Count
+    held_out: Count
+    take: str
+    sentence: str = ""
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Everything measured about one outcome.
 
@@ -165,6 +200,7 @@ class Evaluation:
     :param controls: models trained as the outcome's was, but without one part of the defense; see ``retraining``.
     :param relearning: how fast the backdoor comes back, where that was asked for.
     :param power: which poison would have been found, where that was asked for.
+    :param recommendation: whether the denoiser is worth its cost, where that was asked for.
 
     >>> Evaluation(after=ModelMetrics(acc=0.9, asr=0.02)).before is None
     True
@@ -178,3 +214,4 @@ class Evaluation:
     repair: RepairMetrics | None = None
     relearning: Relearning | None = None
     power: DetectionPower | None = None
+    recommendation: Recommendation | None = None

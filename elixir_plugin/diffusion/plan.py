@@ -13,7 +13,7 @@ from typing_extensions import Self
 
 from ..core.settings import Settings
 from ..errors import InputError, SettingsError
-from ..training.device import has_bf16
+from ..training.device import computes_bf16
 from .batches import BatchSize
 from .denoisers.base import Denoiser
 from .sampler import SamplerName, Step, chain, even_grid
@@ -33,7 +33,7 @@ class Purification(Settings):
     rounds: int = Field(1, ge=1, description="times that an image is noised and denoised, one after the other")
     clip: bool = Field(True, description="clip the predicted image to the range of images at every step")
     precision: Literal["auto", "float32", "bf16"] = Field(
-        "auto", description="of the network alone; auto: bf16 autocast on CUDA only"
+        "auto", description="of the network alone; auto: bf16 autocast wherever the device has instructions for it"
     )
     compile: bool = Field(False, description="compile the network; worth it for long runs")
     batch_size: int | None = Field(None, ge=1, description="images per call; None: found from memory")
@@ -147,7 +147,7 @@ def _grid(settings: Purification, level: int) -> tuple[int, ...]:
 def _precision(denoiser: Denoiser, settings: Purification) -> Literal["float32", "bf16"]:
     if settings.precision != "auto":
         return settings.precision
-    return "bf16" if denoiser.network is not None and has_bf16(denoiser.device) else "float32"
+    return "bf16" if denoiser.network is not None and computes_bf16(denoiser.device) else "float32"
 
 
 def _notes(

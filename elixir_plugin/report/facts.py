@@ -72,6 +72,7 @@ class Exhibits(_Facts):
     panels: list[AnyPanel] = Field([])
     relearning: list[AnyPanel] = Field([])
     power: list[AnyPanel] = Field([])
+    recommendation: list[AnyPanel] = Field([])
     problem: str | None = None
 
 

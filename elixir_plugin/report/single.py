@@ -75,6 +75,7 @@ def make_page(facts: Facts, *, png: bool = True) -> tuple[str, list[RenderedPane
     own = prepare(exhibits.panels, "own", png=png)
     relearning = prepare(exhibits.relearning, "relearn", png=png)
     power = prepare(exhibits.power, "power", png=png)
+    recommendation = prepare(exhibits.recommendation, "recommendation", png=png)
     html = render(
         "report.html",
         facts=facts,
@@ -86,6 +87,7 @@ def make_page(facts: Facts, *, png: bool = True) -> tuple[str, list[RenderedPane
         own=own,
         relearning=relearning,
         power=power,
+        recommendation=recommendation,
         stages=_stages(facts),
         notes=[*facts.notes, *([exhibits.problem] if exhibits.problem else [])],
         parts=_parts(facts),

@@ -40,6 +40,8 @@ def result_lines(
         yield _repaired(metrics["repair"])
     if metrics.get("relearning"):
         yield f"relearning: {metrics['relearning']['sentence']}"
+    if metrics.get("recommendation"):
+        yield f"recommended: {metrics['recommendation']['take']}. {metrics['recommendation']['sentence']}"
     yield from _answer(outcome["verdict"], metrics.get("power"))
     if outcome["flagged"] is not None and not metrics["detection"]:
         yield f"flagged: {outcome['flagged']} suspect samples"

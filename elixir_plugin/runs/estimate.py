@@ -13,6 +13,7 @@ from ..io.environment import threads
 from .events import recorded_threads
 from .folder import choose_folder, folder_for_case, write_target
 from .native import refuse_mixture
+from .recommend import estimate_recommendation
 from .resolve import described_once, refuse, resolved, retraining_of, spike_of
 from .spec import RunSpec
 from .spike import estimate_power
@@ -43,4 +44,6 @@ def estimate_run(spec: RunSpec, *, force: bool = False) -> dict[str, Any]:
         facts = {**facts, "relearning": estimate_relearning(case, plan, context)}
     if (spike := spike_of(spec)) is not None:
         facts = {**facts, "spike": estimate_power(spike, facts)}
+    if spec.recommend:
+        facts = {**facts, "recommend": estimate_recommendation(defense, case, context)}
     return facts

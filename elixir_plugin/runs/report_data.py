@@ -83,6 +83,7 @@ def repeat_command(spec: RunSpec) -> str:
         words += [word for key, value in values.items() for word in (flag, f"{key}={json.dumps(value)}")]
     words += ["--controls"] if spec.controls else []
     words += ["--relearn"] if spec.relearn else []
+    words += ["--recommend"] if spec.recommend else []
     words += [
         word for key, value in (spec.spike or {}).items() for word in ("--spike-set", f"{key}={json.dumps(value)}")
     ]

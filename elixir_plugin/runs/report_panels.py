@@ -27,6 +27,7 @@ from ..core.pixels import label_moves, rms_changes, to_bytes
 from ..defense import Defense
 from ..evaluation.panels import poison_per_class, score_panels, triggered_examples, truth_of_samples
 from ..evaluation.relearned import relearning_panels
+from .recommend import recommendation_panels
 from .spike import power_panels
 
 SHOWN = 6  # samples per group
@@ -64,6 +65,8 @@ def collect(
         facts["relearning"] = dump_panels(relearning_panels(evaluation.relearning))
     if evaluation is not None and evaluation.power is not None:
         facts["power"] = dump_panels(power_panels(evaluation.power))
+    if evaluation is not None and evaluation.recommendation is not None:
+        facts["recommendation"] = dump_panels(recommendation_panels(evaluation.recommendation))
     return facts
 
 

@@ -13,6 +13,7 @@ from ..defense import Defense, get_defense
 from ..evaluation.relearning import refuse_unknown_poison
 from ..evaluation.retraining import Retraining
 from ..io.files import to_json_types
+from .recommend import refuse_unrecommendable
 from .spec import RunSpec
 from .spike import Spike, refuse_unspikable
 
@@ -54,6 +55,8 @@ def refuse(defense: Defense, case: Case, spec: RunSpec) -> None:
         refuse_unknown_poison(case)
     if (spike := spike_of(spec)) is not None:
         refuse_unspikable(defense, case, spike)
+    if spec.recommend:
+        refuse_unrecommendable(defense)
 
 
 def described_once(case: Case) -> Callable[[], dict[str, Any]]:

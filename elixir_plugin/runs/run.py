@@ -62,6 +62,7 @@ from .folder import (
     write_target,
 )
 from .native import is_out_of_date, refuse_mixture, write_native
+from .recommend import recommend
 from .report_data import make_report
 from .resolve import described_once, refuse, resolved, retraining_of, spike_of
 from .spec import RunSpec
@@ -263,6 +264,9 @@ def _lead(job: _Job, described: dict[str, Any]) -> RunResult:
         if (spike := spike_of(spec)) is not None:
             power = measure_power(job.defense, case, outcome, context, spike)
             evaluation = dataclasses.replace(evaluation, power=power)
+        if spec.recommend:
+            evaluation = dataclasses.replace(evaluation, recommendation=recommend(job.defense, case, outcome, context))
+            outcome.notes += [text for text in context.notes if text not in outcome.notes]
         outcome.timings["total"] += before.seconds + previewed
         outcome.save(folder / "outcome")
         written = []

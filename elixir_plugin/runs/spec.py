@@ -22,7 +22,7 @@ SCHEMA = 1  # of the run.yaml in a run folder; those of earlier versions have no
 class RunSpec(Settings):
     """Everything that defines a run; the content of a run file and of ``run.yaml`` in a run folder."""
 
-    added: ClassVar[Mapping[str, Any]] = MappingProxyType({"relearn": False, "spike": None})
+    added: ClassVar[Mapping[str, Any]] = MappingProxyType({"relearn": False, "spike": None, "recommend": False})
 
     defense: str = Field(description="name of the defense")
     source: Source = Field(description="where the case is; ADAPTER:PATH is the short form")
@@ -35,6 +35,9 @@ class RunSpec(Settings):
     )
     spike: dict[str, Any] | None = Field(
         None, description="plant known poisons in copies of the suspect set; see Spike. A list names the poisons alone"
+    )
+    recommend: bool = Field(
+        False, description="also measure, on reserved clean images, whether the denoiser is worth its cost"
     )
     seed: int = Field(0, ge=0, description="the one seed of the run")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")

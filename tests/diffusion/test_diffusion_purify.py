@@ -119,6 +119,19 @@ def test_the_highest_trained_level_is_allowed():
         plan(NetDenoiser(trained_steps=24), settings(), SHAPE)
 
 
+@pytest.mark.parametrize(
+    ("instructions", "precision"),
+    [({"avx512_bf16"}, "bf16"), ({"amx_tile"}, "bf16"), ({"avx512_bf16", "amx_tile"}, "bf16"), (set(), "float32")],
+)
+def test_auto_precision_is_bf16_on_cpus_that_have_it(monkeypatch, instructions, precision):
+    for name in ("avx512_bf16", "amx_tile"):
+        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda name=name: name in instructions, raising=False)
+    assert plan(NetDenoiser(), settings(), SHAPE).precision == precision
+    for given in ("float32", "bf16"):  # as asked for
+        assert plan(NetDenoiser(), settings(precision=given), SHAPE).precision == given
+    assert plan(GaussianDenoiser(CHAIN, 0.0, 1.0), settings(), SHAPE).precision == "float32"  # no network
+
+
 @pytest.mark.parametrize(("capability", "precision"), [((7, 5), "float32"), ((8, 0), "bf16")])
 def test_auto_precision_is_bf16_on_gpus_that_have_it(monkeypatch, capability, precision):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
@@ -133,10 +146,11 @@ def test_auto_precision_is_bf16_on_gpus_that_have_it(monkeypatch, capability, pr
 
 def test_facts_leave_out_the_batch_size():
     denoiser = NetDenoiser()
-    same = [plan(denoiser, settings(batch_size=size), SHAPE).facts() for size in (1, 7, None)]
+    base = {"precision": "float32"}  # auto is bf16 on CPUs that have it
+    same = [plan(denoiser, settings(**base, batch_size=size), SHAPE).facts() for size in (1, 7, None)]
     assert same[0] == same[1] == same[2]
     other = [{"steps": 5}, {"rounds": 2}, {"clip": False}, {"precision": "bf16"}, {"sampler": "ddim"}]
-    assert all(plan(denoiser, settings(**each), SHAPE).facts() != same[0] for each in other)
+    assert all(plan(denoiser, settings(**{**base, **each}), SHAPE).facts() != same[0] for each in other)
     json.dumps(same[0])
 
 
