@@ -60,6 +60,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "not_rebalanced": {"purification": FEW, "rebalance": False},
     "dropping": {"purification": FEW, "drop_stable_after": 2},
     "two_phase": {"purification": FEW, "detect_per_class": 60},
+    "growing": {**SMALL_PURIFICATION, "detect_per_class": 30, "fallback": "grow"},
     "ddim": {"purification": {**FEW, "sampler": "ddim", "dense_below": 0}, "keep": "predictions"},
 }
 

@@ -562,6 +562,75 @@ def test_two_phases_fall_back_to_the_full_run_when_the_decision_is_a_close_one(
     assert two.flagged is not None and np.flatnonzero(two.flagged).tolist() == rows.tolist()
 
 
+def finding_once(doubtful: list[bool], monkeypatch: pytest.MonkeyPatch) -> list[ClassFinding]:
+    """Let decisions be close ones, one after the other, as *doubtful* says; return what is found."""
+    findings: list[ClassFinding] = []
+
+    def found(*parts: Any) -> ClassFinding:
+        findings.append(dataclasses.replace(find_targets(*parts), doubtful=doubtful[len(findings)]))
+        return findings[-1]
+
+    monkeypatch.setattr(dataelixir, "find_targets", found)
+    return findings
+
+
+@pytest.mark.parametrize(
+    ("doubtful", "sizes"),
+    [([False], [3]), ([True, False], [3, 12]), ([True, True, False], [3, 12, 17]), ([True, True, True], [3, 12, 17])],
+)
+def test_an_open_decision_grows_the_first_phase_until_it_is_clear(
+    doubtful: list[bool],
+    sizes: list[int],
+    poisoned: tuple[Case, OracleDenoiser, np.ndarray[Any, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once all samples are purified, there is nothing to grow."""
+    case, denoiser, rows = poisoned
+    values: dict[str, Any] = {"probe": "case", "train_final": False, "detection": TARGET}
+    full = run(case, denoiser, **values)
+    monkeypatch.setattr(dataelixir, "some_per_class", lambda images, count, _: first_of_each(images, count))
+    findings = finding_once(doubtful, monkeypatch)
+    two = run(case, denoiser, detect_per_class=10, fallback="grow", **values)
+    assert [int(finding.size[1]) for finding in findings] == sizes
+    counts = suspects(case).class_counts()
+    assert two.tables["purified"] == counts[0] + (counts[1:].sum() if len(sizes) == 3 else 3 * sizes[-1])
+    assert two.train is not None and full.train is not None and two.train.fingerprint() == full.train.fingerprint()
+    assert two.flagged is not None and np.flatnonzero(two.flagged).tolist() == rows.tolist()
+    assert not any("fell back" in note for note in two.notes)
+
+
+def first_of_each(images: ImageSet, count: int) -> np.ndarray[Any, Any]:
+    """Return the first samples of each class: 3 where 10 are asked for, then 12, then all."""
+    few = {10: 3, 40: 12}.get(count, 96)
+    return np.sort(np.concatenate([np.flatnonzero(images.labels == label)[:few] for label in range(4)]))
+
+
+def test_that_no_class_stands_out_is_an_answer_where_clean_images_are_compared_with() -> None:
+    case = tiny_case()
+    images, ids = suspects(case), torch.arange(96)
+    shown = to_batch(images.read(slice(None)), torch.device("cpu"))
+    reserved = ImageSet(images.read(slice(None)), images.labels, 4, ids=np.arange(96) + 1000)
+    known, denoiser = (
+        dataclasses.replace(case, clean=reserved),
+        OracleDenoiser(CHAIN, torch.cat([shown, shown]), torch.cat([ids, ids + 1000])),
+    )
+    values: dict[str, Any] = {"detect_per_class": 10, "fallback": "grow", "train_final": False, "probe": "case"}
+    values["architecture"] = None
+    found = run(known, denoiser, detection={"mode": "excess"}, **values)
+    assert found.tables["target_classes"] == [] and found.tables["purified"] == 40
+    assert found.verdict is not None and found.verdict.poisoned is False
+    assert found.train is not None and found.train.fingerprint() == images.fingerprint()
+    without = run(known, denoiser, detection={"mode": "mad"}, **values)
+    assert without.tables["purified"] == 96  # few samples are not judged there: it grows to the end
+
+
+def test_growing_needs_something_to_grow() -> None:
+    with pytest.raises(SettingsError, match="detect_per_class"):
+        DataElixirSettings.build({"fallback": "grow"})
+    plain, two = DataElixirSettings(), DataElixirSettings(detect_per_class=50, fallback="grow")
+    assert "fallback" not in plain.under_first_names(plain.dump()) and plain.fingerprint() != two.fingerprint()
+
+
 def test_a_target_class_that_the_first_phase_holds_whole_leaves_nothing_to_do() -> None:
     images = suspects(tiny_case())
     few = images.subset(np.setdiff1d(np.arange(96), np.flatnonzero(images.labels == 0)[8:]))

@@ -53,6 +53,8 @@ from .settings import DataElixirSettings
 from .target import ClassFinding, find_targets, refuse_no_such_class
 from .votes import Reference, Votes, count_votes
 
+GROWTH = 4  # times as many samples per class, where the decision is open
+
 
 class DataElixir(Defense):
     """Repair a poisoned training set with a denoiser and the votes of a backdoored classifier."""
@@ -183,7 +185,7 @@ class DataElixir(Defense):
         """Steps 1 to 4: return the candidates, the positions of all samples that were purified, and their votes.
 
         With ``detect_per_class``, only some samples per class are purified at first, and then the target classes; but
-        the whole set, when no class is flagged or the decision is a close one.
+        the whole set, or more samples per class, when the decision is open.
         """
         settings, train, probe = self.settings, purifier.images, purifier.probe
         assert probe is not None
@@ -202,26 +204,34 @@ class DataElixir(Defense):
             anchor = train.labels[rows] if settings.anchor == "given" else None
             return rows, count_votes(labels, settings.threshold, anchor)
 
-        everyone = np.arange(len(train))
-        first = everyone
-        if settings.detect_per_class is not None:
-            first = some_per_class(train, settings.detect_per_class, context)
+        def find() -> tuple[Index, Votes, ClassFinding]:
+            rows, votes = vote()
+            return (
+                rows,
+                votes,
+                find_targets(votes, train.labels[rows], train.num_classes, settings.detection, reference),
+            )
+
+        everyone, count = np.arange(len(train)), settings.detect_per_class
+        first = everyone if count is None else some_per_class(train, count, context)
         purify(first, "first")
-        rows, votes = vote()
-        finding = find_targets(votes, train.labels[rows], train.num_classes, settings.detection, reference)
-        if len(first) == len(train):
+        rows, votes, finding = find()
+        while count is not None and settings.fallback == "grow" and len(rows) < len(train) and _is_open(finding):
+            count *= GROWTH
+            purify(np.setdiff1d(some_per_class(train, count, context), rows), f"up-to-{count}")
+            rows, votes, finding = find()
+        if len(rows) == len(train):
             return candidates, rows, votes, finding
-        whole = finding.doubtful or not finding.flagged.any()
+        whole = settings.fallback == "whole" and (finding.doubtful or not finding.flagged.any())
         wanted = everyone if whole else np.flatnonzero(finding.flagged[train.labels])
-        purify(np.setdiff1d(wanted, first), "rest")
-        rows, votes = vote()
+        purify(np.setdiff1d(wanted, rows), "rest")
         if whole:
             context.note(
                 "two-phase mode fell back to the full run: on the first samples, "
                 + ("the decision was a close one" if finding.doubtful else "no class stood out")
             )
-            finding = find_targets(votes, train.labels[rows], train.num_classes, settings.detection, reference)
-        return candidates, rows, votes, finding
+            return candidates, *find()
+        return candidates, *vote(), finding
 
     def _final(self, given: Index, repaired: ImageSet, repair: Repair, trainer: Trainer) -> Classifier | None:
         """Step 9: return the model that goes with the repaired set.
@@ -247,8 +257,19 @@ class DataElixir(Defense):
         }
 
 
+def _is_open(finding: ClassFinding) -> bool:
+    """Whether more samples may decide otherwise.
+
+    Without reserved clean images to compare with, a class of few samples is not judged, so that "none" is no answer.
+    """
+    return finding.doubtful or (finding.mode == "mad" and not finding.flagged.any())
+
+
 def some_per_class(images: ImageSet, count: int, context: Context) -> Index:
-    """Return ascending positions of *count* random samples of each class; all of a smaller class."""
+    """Return ascending positions of *count* random samples of each class; all of a smaller class.
+
+    Those of a smaller *count* are among them.
+    """
     order = torch.randperm(len(images), generator=context.generator("dataelixir", "detect")).numpy()
     labels = images.labels[order]
     chosen = [order[labels == label][:count] for label in np.unique(labels)]

@@ -163,6 +163,7 @@ class DataElixirSettings(Settings):
         "states",
         "threshold",
         "detect_per_class",
+        "fallback",
         "detection",
         "probe",
         "architecture",
@@ -172,6 +173,7 @@ class DataElixirSettings(Settings):
     )
 
     for_a_look = ("demo",)
+    added: ClassVar[Mapping[str, Any]] = {"fallback": "whole"}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": PAPER,
         "parity": {
@@ -237,6 +239,11 @@ class DataElixirSettings(Settings):
     detect_per_class: int | None = Field(
         None, ge=10, description="find target classes on so many samples per class, then purify those classes alone"
     )
+    fallback: Literal["whole", "grow"] = Field(
+        "whole",
+        description="with `detect_per_class`, where no class stands out or the decision is a close one: purify all; or "
+        "grow: four times as many samples per class, until it is clear. In mode excess, that none stands out is clear",
+    )
     detection: Detection = Detection()
     selection: Selection = Selection()
     probe: Literal["train", "case"] = Field(
@@ -260,6 +267,12 @@ class DataElixirSettings(Settings):
     def _drops_before_the_end(self) -> Self:
         if self.drop_stable_after is not None and self.drop_stable_after >= self.purification.rounds:
             raise ValueError("`drop_stable_after` must be less than purification.rounds, or nothing is saved")
+        return self
+
+    @model_validator(mode="after")
+    def _grows_from_something(self) -> Self:
+        if self.fallback == "grow" and self.detect_per_class is None:
+            raise ValueError("`fallback: grow` says how `detect_per_class` grows: give it, e.g. detect_per_class=100")
         return self
 
     @model_validator(mode="after")
