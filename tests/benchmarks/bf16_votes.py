@@ -46,7 +46,7 @@ def purified(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--denoiser", required=True)
-    parser.add_argument("--preset", default="small", help="of DataElixir")
+    parser.add_argument("--preset", default="small", help="of DataElixir, or default")
     parser.add_argument("--suspects", type=int, default=6000, help="that the probe is trained on")
     parser.add_argument("--purify", type=int, default=512, help="of them, those that are purified")
     parser.add_argument("--poison", default="badnets")
@@ -54,7 +54,7 @@ def main() -> None:
     case = make_case(options.poison, (options.suspects, 100, 500), 0, ARCHIVE, fold=1)
     assert case.train is not None and case.truth is not None
     context = Context(seed=0)
-    settings = DataElixirSettings.build(preset=options.preset)
+    settings = DataElixirSettings.build(preset=None if options.preset == "default" else options.preset)
     probe = untrained(case.train, "fast_convnet", 0, context.device)
     learn(probe, case.train, Recipe.build(preset="fast"), context, name="probe", stage="probe")
     rows = np.arange(options.purify)

@@ -106,7 +106,9 @@ class GeneratorSettings(Settings):
     sampler: SamplerName = Field("ddim", description="of sdedit: ddim (η = 0), or ddpm, ancestral")
     gen_batch_size: int = Field(16, ge=1, description="images per call; less when memory runs out")
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
-        "auto", description="of the generator; auto: half precision on CUDA, float32 on a CPU"
+        "auto",
+        description="of the generator; auto: half precision on CUDA, float32 on a CPU; of sdedit bfloat16 on CPUs that "
+        "have it",
     )
 
     @field_validator("gen_size")
