@@ -145,7 +145,8 @@ class _Trial:
             )
             for name, (right, given) in answers.items()
         ]
-        take, sentence = advice(tried, len(own), len(self.held))
+        removes = self.outcome.flagged is not None or self.defense.kind == "train"
+        take, sentence = advice(tried, len(own), len(self.held), removes=removes)
         return Recommendation(tried, judged=len(own), held_out=len(self.held), take=take, sentence=sentence)
 
     def _settings(self) -> Iterator[tuple[str, Callable[[], Outcome | None]]]:
@@ -214,17 +215,21 @@ def paired_error(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
     return float(gaps.std() / math.sqrt(max(1, len(gaps))))
 
 
-def advice(tried: list[TriedSetting], judged: int, held: int) -> tuple[str, str]:
+def advice(tried: list[TriedSetting], judged: int, held: int, *, removes: bool = True) -> tuple[str, str]:
     """Return what to take, and say so in words.
 
     Another setting does as well as the defense, the first of *tried*, where it is not worse on the clean images, and
     held-out samples do not keep their label more often; by two standard errors, in both. Of those that do, the best on
     the clean images is taken, or nothing at all where that is not worse.
+
+    :param removes: whether the defense is to remove triggers, so that a reader must know if that was not measured.
     """
     own, others = tried[0], tried[1:]
     as_good = [each for each in others if not _behind(each, own)]
     shares = f"of {judged:,} reserved clean images"
-    unknown = "" if held else " Whether a trigger is removed was not measured: too few samples are flagged."
+    unknown = (
+        "" if held or not removes else " Whether a trigger is removed was not measured: too few samples are flagged."
+    )
     if not as_good:
         best = max(others, key=lambda each: (not _gives_away(each, own), each.acc))
         return own.name, (

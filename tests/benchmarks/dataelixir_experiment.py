@@ -236,7 +236,8 @@ def run(
     attack: Attack, seed: int, preset: str = "paper", folder: Path | None = None, reserved: int = 0, **values: Any
 ) -> dict[str, Any]:
     """Run one case under one seed and preset, and return its numbers."""
-    case, context = make_case(attack, seed, reserved), Context(seed=seed, work_dir=folder)
+    case = make_case(attack, seed, reserved)
+    context = Context(seed=seed, work_dir=folder, any_model=True)  # the model is untrained, and gives an architecture
     defense = make_defense(preset, **values)
     started = time.perf_counter()
     outcome = defense.run(case, context)

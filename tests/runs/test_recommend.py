@@ -58,6 +58,8 @@ def test_the_cheapest_that_does_as_well_is_taken(others: list[tuple[str, float]]
     found, sentence = advice([tried("eclipse", 0.8, None), *(tried(*each) for each in others)], 500, 0)
     assert found == take and says in sentence and "500 reserved clean images" in sentence
     assert "too few samples are flagged" in sentence
+    unasked = advice([tried("eclipse", 0.8, None), *(tried(*each) for each in others)], 500, 0, removes=False)
+    assert unasked == (take, sentence.partition(" Whether a trigger")[0])
 
 
 def test_a_filter_that_leaves_the_trigger_does_not_do_as_well() -> None:
