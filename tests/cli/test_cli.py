@@ -319,5 +319,5 @@ def test_assignments_are_told_in_the_same_words() -> None:
     told = " ".join(
         " ".join(call(*words, "--help").stdout for words in (["run"], ["export"], ["denoiser", "train"])).split()
     )
-    assert told.count("Sets ") == told.count("KEY=VALUE") == 7 and told.count("repeatable.") >= 6
+    assert told.count("Sets ") == told.count("KEY=VALUE") == 8 and told.count("repeatable.") >= 6
     assert "Main keys: architecture, epochs," in told
