@@ -225,8 +225,11 @@ class DataElixir(Defense):
         if self._rows is not None:
             purify(self._rows, "chosen")
             rows, votes = vote()
-            return candidates, rows, votes, find_targets(
-                votes, train.labels[rows], train.num_classes, settings.detection, reference
+            return (
+                candidates,
+                rows,
+                votes,
+                find_targets(votes, train.labels[rows], train.num_classes, settings.detection, reference),
             )
         if settings.detect_per_class is not None:
             first = some_per_class(train, settings.detect_per_class, context)
