@@ -189,6 +189,46 @@ class Recommendation:
 
 
 @dataclass(frozen=True)
+class StepMetrics:
+    """How one step of several did, measured on the samples that it was given.
+
+    :param label: number and name of the step.
+    :param samples: how many it was given.
+    :param detection: how well poison was found among them; None without truth, or when nothing was scored or flagged.
+    :param repair: how well they were repaired; None without truth, or when no set was handed on.
+    :param after: the model that it handed on, if any.
+    """
+
+    label: str
+    kind: str
+    samples: Count
+    detection: DetectionMetrics | None = None
+    repair: RepairMetrics | None = None
+    after: ModelMetrics | None = None
+
+
+@dataclass(frozen=True)
+class RemainingBackdoor:
+    """Attack success of a model, estimated without the truth from flagged samples that it was not trained on.
+
+    :param samples: how many.
+    :param share: of them, that are given the label they came with.
+    :param low, high: confidence interval of the share.
+    :param control: the share of a model that was trained on the suspect set.
+    :param targets: classes that the samples came from.
+    :param asr: the true ASR, where it was measured.
+    """
+
+    samples: Count
+    share: Share
+    low: Share
+    high: Share
+    control: Share | None = None
+    targets: list[Count] = field(default_factory=list)
+    asr: Share | None = None
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Everything measured about one outcome.
 
@@ -201,6 +241,8 @@ class Evaluation:
     :param relearning: how fast the backdoor comes back, where that was asked for.
     :param power: which poison would have been found, where that was asked for.
     :param recommendation: whether the denoiser is worth its cost, where that was asked for.
+    :param steps: each step of a defense that has several.
+    :param remaining: ASR as it is estimated without the truth, beside the true one; None where there is no estimate.
 
     >>> Evaluation(after=ModelMetrics(acc=0.9, asr=0.02)).before is None
     True
@@ -215,3 +257,5 @@ class Evaluation:
     relearning: Relearning | None = None
     power: DetectionPower | None = None
     recommendation: Recommendation | None = None
+    steps: list[StepMetrics] = field(default_factory=list)
+    remaining: RemainingBackdoor | None = None
