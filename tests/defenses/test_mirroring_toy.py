@@ -143,7 +143,7 @@ def test_confusion_training_decides_nothing_where_it_trains_no_reference_model()
 
 
 MIRRORED = {"crop": 4, "flip": True}
-UNMIXED = {"mixed_in": False, "fdr": None}
+UNMIXED = {"mixed_in": False, "fdr": None, "class_level": "suspects"}
 
 
 @pytest.mark.parametrize(

@@ -14,20 +14,8 @@ from numpy.typing import NDArray
 from ...core.context import Context
 from ...core.outcome import Outcome, Verdict
 from .data import PreparedData
-from .scoring import (
-    ClassEvidence,
-    Exceedance,
-    Floats,
-    Mask,
-    at_label,
-    centred,
-    class_evidence,
-    conformal_p_values,
-    discoveries,
-    exceedances,
-    flag_classes,
-    joint_vote,
-)
+from .held_out import Exceedance, conformal_p_values, discoveries, exceedances, joint_vote
+from .scoring import ClassEvidence, Floats, Mask, at_label, centred, class_evidence, flag_classes
 from .settings import ConfusionSettings
 
 _VOTES = {"all": "under the least convinced of", "median": "for the median of"}
@@ -111,7 +99,7 @@ def _tests(
     labels = data.labels[rows]
     votes = [
         exceedances(at_label(suspects[rows], labels), labels, held_out, data.held_out_labels, data.num_classes,
-                    tolerated_share=settings.tolerated_share)
+                    tolerated_share=settings.tolerated_share, level=settings.class_level)
         for suspects, held_out in zip(centred_log_probs, held_out_scores, strict=True)
     ]  # fmt: skip
     tests = [joint_vote(each, settings.vote) for each in zip(*votes, strict=True)]
@@ -121,8 +109,9 @@ def _tests(
 def _credible(scores: Floats, held_out: Floats, data: PreparedData, settings: ConfusionSettings) -> Mask:
     """Return which suspects may be reported, ``[N]``, if their class is flagged.
 
-    They are fitted better than all but ``tolerated_share`` of the held-out clean samples, and, with ``fdr``, so much
-    better that at most this share of those reported of a class is expected to be clean.
+    With ``fdr``, they are fitted so much better than held-out clean samples that at most this share of those reported
+    of a class is expected to be clean. Without, and with ``class_level: suspects``, they are fitted better than all but
+    ``tolerated_share`` of those.
 
     :param scores, held_out: mean centred log-probability at the label, of suspects and of held-out samples.
     """
@@ -132,7 +121,10 @@ def _credible(scores: Floats, held_out: Floats, data: PreparedData, settings: Co
     credible: Mask = scores > np.sort(held_out)[::-1][int(settings.tolerated_share * len(held_out))]
     if settings.fdr is None:
         return credible
-    p = conformal_p_values(scores, labels, held_out, data.held_out_labels, data.num_classes)
+    if settings.class_level == "both":
+        credible[:] = True
+    level = settings.class_level
+    p = conformal_p_values(scores, labels, held_out, data.held_out_labels, data.num_classes, level=level)
     for c in range(data.num_classes):
         members = np.flatnonzero(labels == c)
         credible[members] &= discoveries(p[members], settings.fdr)

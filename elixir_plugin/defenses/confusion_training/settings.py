@@ -12,9 +12,9 @@ from pydantic import Field, field_validator, model_validator
 from ...core.augmentation import Augmentation
 from ...core.settings import Settings
 from ...training.loop import Precision, Recipe
+from .held_out import Level, Vote
 from .presets import PRESETS
 from .rounds import Offsets, Round
-from .scoring import Vote
 
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
 Size = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -46,6 +46,7 @@ DECIDING = (
     "last_models",
     "vote",
     "fdr",
+    "class_level",
 )
 APART = ("held_out", "untrained_share", "mixed_in", "mean", "std", "input_size", "channels_last")
 """Settings that go with any schedule, beside those of DECIDING."""
@@ -102,7 +103,7 @@ class ConfusionSettings(Settings):
     }
 
     added: ClassVar[Mapping[str, Any]] = MappingProxyType(
-        {"mixed_in": False, "fdr": None, "pretrain_recipe": "plain", "schedule": "as_set"}
+        {"mixed_in": False, "fdr": None, "pretrain_recipe": "plain", "schedule": "as_set", "class_level": "suspects"}
     )
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
@@ -203,6 +204,12 @@ class ConfusionSettings(Settings):
         description="false-discovery rate among the flagged samples of a class, by Benjamini and Hochberg over "
         "conformal p-values; null: not controlled (nor for `ratio`)",
     )
+    class_level: Level = Field(
+        "both",
+        description="level of a class, above which its suspects are compared with held-out samples of all classes: the "
+        "lower quartile of its suspects, or (both) also the median of its held-out samples; then, `fdr` alone says how "
+        "many are reported",
+    )
     last_models: int = Field(
         3, ge=1, le=10, description="last rounds whose confused models decide together (not for `ratio`)"
     )
@@ -261,6 +268,7 @@ class ConfusionSettings(Settings):
             named.pop("mixed_in", None)  # nothing to mix in
         if named.get("rule") == "ratio":
             named.pop("fdr", None)
+            named.pop("class_level", None)
         return named
 
     def trained_with(self) -> dict[str, Any]:
