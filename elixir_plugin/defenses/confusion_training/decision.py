@@ -115,15 +115,14 @@ def _credible(scores: Floats, held_out: Floats, data: PreparedData, settings: Co
 
     :param scores, held_out: mean centred log-probability at the label, of suspects and of held-out samples.
     """
+    labels, level = data.labels, settings.class_level
+    credible: Mask = np.ones(len(scores), bool)
     if settings.rule == "ratio" or not len(held_out):
-        return np.ones(len(scores), bool)
-    labels = data.labels
-    credible: Mask = scores > np.sort(held_out)[::-1][int(settings.tolerated_share * len(held_out))]
+        return credible
+    if settings.fdr is None or level == "suspects":
+        credible = scores > np.sort(held_out)[::-1][int(settings.tolerated_share * len(held_out))]
     if settings.fdr is None:
         return credible
-    if settings.class_level == "both":
-        credible[:] = True
-    level = settings.class_level
     p = conformal_p_values(scores, labels, held_out, data.held_out_labels, data.num_classes, level=level)
     for c in range(data.num_classes):
         members = np.flatnonzero(labels == c)
