@@ -109,21 +109,18 @@ def _tests(
 def _credible(scores: Floats, held_out: Floats, data: PreparedData, settings: ConfusionSettings) -> Mask:
     """Return which suspects may be reported, ``[N]``, if their class is flagged.
 
-    With ``fdr``, they are fitted so much better than held-out clean samples that at most this share of those reported
-    of a class is expected to be clean. Without, and with ``class_level: suspects``, they are fitted better than all but
-    ``tolerated_share`` of those.
+    They are fitted better than all but ``tolerated_share`` of the held-out clean samples, and, with ``fdr``, so much
+    better that at most this share of those reported of a class is expected to be clean.
 
     :param scores, held_out: mean centred log-probability at the label, of suspects and of held-out samples.
     """
-    labels, level = data.labels, settings.class_level
-    credible: Mask = np.ones(len(scores), bool)
     if settings.rule == "ratio" or not len(held_out):
-        return credible
-    if settings.fdr is None or level == "suspects":
-        credible = scores > np.sort(held_out)[::-1][int(settings.tolerated_share * len(held_out))]
+        return np.ones(len(scores), bool)
+    labels = data.labels
+    credible: Mask = scores > np.sort(held_out)[::-1][int(settings.tolerated_share * len(held_out))]
     if settings.fdr is None:
         return credible
-    p = conformal_p_values(scores, labels, held_out, data.held_out_labels, data.num_classes, level=level)
+    p = conformal_p_values(scores, labels, held_out, data.held_out_labels, data.num_classes)
     for c in range(data.num_classes):
         members = np.flatnonzero(labels == c)
         credible[members] &= discoveries(p[members], settings.fdr)

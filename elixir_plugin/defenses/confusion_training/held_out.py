@@ -98,13 +98,7 @@ def _base_lines(scores: Floats, labels: Index, held_out: Floats, held_out_labels
 
 
 def conformal_p_values(
-    scores: Floats,
-    labels: Index,
-    held_out: Floats,
-    held_out_labels: Index,
-    num_classes: int,
-    *,
-    level: Level = "suspects",
+    scores: Floats, labels: Index, held_out: Floats, held_out_labels: Index, num_classes: int
 ) -> Floats:
     """Return for each suspect the share of clean samples that are fitted at least as well, ``[N]`` in (0, 1].
 
@@ -114,14 +108,12 @@ def conformal_p_values(
     samples without telling them apart are allowed, after Marandon, Lei, Mary and Roquain, "Adaptive novelty detection
     with false discovery rate guarantee", Annals of Statistics 2024.
 
-    As in :func:`exceedances`, held-out samples of all classes serve every class, so a suspect has to pass as it is and
-    above each level of its class; the largest p-value counts. Without held-out samples, all are 1.
+    As in :func:`exceedances`, held-out samples of all classes serve every class, so a suspect has to pass twice, as it
+    is and above the base line of its class; the larger p-value counts. Without held-out samples, all are 1.
     """
-    own_base = _base_lines(scores, labels, held_out, held_out_labels, num_classes)
-    levels = _levels(own_base, held_out, held_out_labels, level)
-    out: Floats = np.max(
-        [_shares_above(scores - base[labels], held_out - base[held_out_labels]) for base in levels], axis=0
-    )
+    base = _base_lines(scores, labels, held_out, held_out_labels, num_classes)
+    as_is = _shares_above(scores, held_out)
+    out: Floats = np.maximum(as_is, _shares_above(scores - base[labels], held_out - base[held_out_labels]))
     return out
 
 

@@ -66,7 +66,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "pretrain_epochs": (20, 12, 12, 12),
         "confusion_steps": (250,),
         "confusion_lr": (0.01,),
-        "last_models": 4,
         "precision": "fastest",
     },
     "demo": SMALL

@@ -206,9 +206,8 @@ class ConfusionSettings(Settings):
     )
     class_level: Level = Field(
         "both",
-        description="level of a class, above which its suspects are compared with held-out samples of all classes: the "
-        "lower quartile of its suspects, or (both) also the median of its held-out samples; then, `fdr` alone says how "
-        "many are reported",
+        description="level of a class, above which the held-out rule compares its suspects with held-out samples of "
+        "all classes: the lower quartile of its suspects, or (both) also the median of its held-out samples",
     )
     last_models: int = Field(
         3, ge=1, le=10, description="last rounds whose confused models decide together (not for `ratio`)"
