@@ -21,6 +21,13 @@ from elixir_plugin.defenses.confusion_training import decision as confusion_deci
 from elixir_plugin.defenses.confusion_training.data import PreparedData, hold_out, model_outputs, prepare, suspect_model
 from elixir_plugin.defenses.confusion_training.decision import Finding, decide, flagged_classes
 from elixir_plugin.defenses.confusion_training.defense import ConfusionTraining
+from elixir_plugin.defenses.confusion_training.held_out import (
+    Exceedance,
+    conformal_p_values,
+    discoveries,
+    exceedances,
+    joint_vote,
+)
 from elixir_plugin.defenses.confusion_training.rounds import (
     CHUNK,
     ConfusionBatches,
@@ -33,15 +40,10 @@ from elixir_plugin.defenses.confusion_training.rounds import (
 )
 from elixir_plugin.defenses.confusion_training.scoring import (
     ClassEvidence,
-    Exceedance,
     centred,
     class_evidence,
-    conformal_p_values,
-    discoveries,
     distil,
-    exceedances,
     flag_classes,
-    joint_vote,
     log_likelihood_ratio,
     sample_losses,
 )
@@ -474,6 +476,57 @@ def test_poison_is_told_from_its_class_at_any_rate(count):
     assert (p[:, 1:] >= 1e-3).all()
 
 
+def wide(rng, n=400, h=10, poison=0):
+    """Return scores of ten classes: the last one lies anywhere up to 2.8, others near 0, poison of the first at 6."""
+    labels, theirs = np.repeat(np.arange(10), n), np.repeat(np.arange(10), h)
+    scores, held_out = [
+        np.where(each == 9, rng.uniform(-0.5, 2.8, len(each)), rng.exponential(0.5, len(each)))
+        for each in (labels, theirs)
+    ]
+    scores[:poison] = 6 + rng.normal(size=poison)
+    return scores, labels, held_out, theirs
+
+
+def alarms(rng, level, **made):
+    """Return the share of 60 draws in which each class has a p-value below 1e-3."""
+    found = [[each.p < 1e-3 for each in exceedances(*wide(rng, **made), 10, tolerated_share=0.05, level=level)]
+             for _ in range(60)]  # fmt: skip
+    return np.mean(found, 0)
+
+
+def test_a_class_that_reaches_from_low_to_high_is_not_taken_for_poison():
+    before, after = alarms(np.random.default_rng(0), "suspects"), alarms(np.random.default_rng(0), "both")
+    assert before[9] > 0.75  # its lower quartile does not tell
+    assert after[9] < before[9] / 2
+    assert (after[:9] <= before[:9]).all()
+
+
+@pytest.mark.parametrize("poison", [80, 200, 380])
+def test_poison_beside_such_a_class_is_still_found(poison):
+    found = alarms(np.random.default_rng(poison), "both", poison=poison)
+    assert found[0] == 1 and found[1:9].max() <= 1 / 60
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 9])
+def test_a_median_needs_three_held_out_samples_of_the_class(count):
+    scores, labels, held_out, theirs = wide(np.random.default_rng(count), poison=100)
+    kept = (theirs != 0) | (np.cumsum(theirs == 0) <= count)
+    held_out = np.where(theirs == 0, held_out + 3, held_out)[kept]
+    first, second = (
+        exceedances(scores, labels, held_out, theirs[kept], 10, tolerated_share=0.05, level=level)[0].p
+        for level in ("suspects", "both")
+    )
+    assert second > first if count >= 3 else second == first
+
+
+def test_the_level_of_a_class_by_hand():
+    labels, theirs = np.array([0, 0, 0, 0, 1]), np.array([0, 0, 0, 1, 1, 1])
+    scores, held_out = np.array([1.0, 1, 1, 9, 0]), np.array([4.0, 5, 6, 0, 0, 5])
+    # as it is and above the quartile of its class (1), nothing is as good as 9; above the median (5), 5 of class 1 is
+    found = [exceedances(scores, labels, held_out, theirs, 2, level=level)[0] for level in ("suspects", "both")]
+    assert [(each.above, each.p) for each in found] == [(1, pytest.approx(4 / 10)), (0, 1.0)]
+
+
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5])
 def test_strays_do_not_raise_more_false_alarms(share):
     rng = np.random.default_rng(1)
@@ -669,6 +722,7 @@ def test_without_an_untrained_share_all_suspects_are_trained_on_and_tested():
     assert len(mixed.tested_rows) == len(mixed.labels)
 
 
+UNMIXED = {"mixed_in": False, "fdr": None, "class_level": "suspects"}
 MIXED = [{}, {"warm_start": False}, {"architecture": "fast_resnet"}, {"pretrain_recipe": "fast"}]
 
 
@@ -697,6 +751,8 @@ def test_settings_that_do_not_apply_do_not_tell_runs_apart():
 
     assert same({"untrained_share": 0.25}, {"untrained_share": 0.25, "mixed_in": False}) == (True, True)
     assert same({"rule": "ratio"}, {"rule": "ratio", "fdr": None}) == (True, True)
+    assert same({"rule": "ratio"}, {"rule": "ratio", "class_level": "suspects"}) == (True, True)
+    assert same({}, {"class_level": "suspects"}) == (False, True)
     assert same({"rule": "ratio", "held_out": 0}, {"rule": "ratio", "held_out": 0, "mixed_in": False}) == (True, True)
     assert same({}, {"fdr": 0.1}) == (False, True)  # decided anew from the same rounds
     assert same({}, {"mixed_in": False}) == (False, False)
@@ -707,8 +763,8 @@ def test_settings_that_do_not_apply_do_not_tell_runs_apart():
     ("preset", "values", "whole", "trained"),
     [
         ("parity", {}, "d08b23852279", "13eb2feb031a"),
-        ("small", {"mixed_in": False, "fdr": None}, "bbec5fc1ef0b", "91771ff503d7"),
-        ("cifar10", {"mixed_in": False, "fdr": None}, "6b58adc995e6", "7f41c72bca6d"),
+        ("small", UNMIXED, "bbec5fc1ef0b", "91771ff503d7"),
+        ("cifar10", UNMIXED, "6b58adc995e6", "7f41c72bca6d"),
     ],
 )
 def test_runs_from_before_there_were_conformal_tests_are_found_again(preset, values, whole, trained):
@@ -761,7 +817,7 @@ def test_rounds_and_runs_under_former_names_of_settings_are_found_again(tmp_path
     assert before == settings and "jury" not in before.dump()
     source = Source(adapter="testbed", path="badnets")
     small = ConfusionSettings.build(
-        {"witnesses": 0.25, "fdr": None}, preset="small"
+        {"witnesses": 0.25, "fdr": None, "class_level": "suspects"}, preset="small"
     )  # hashes from before the names changed
     assert fingerprint(small.trained_with()) == "00cfd1d1cfd6" and small.fingerprint() == "e08b46cd2ad5"
     for values in (small.dump(), small.under_first_names(small.dump())):

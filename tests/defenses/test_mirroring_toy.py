@@ -139,11 +139,11 @@ def test_the_reference_model_of_confusion_training_is_not_mirrored() -> None:
 def test_confusion_training_decides_nothing_where_it_trains_no_reference_model() -> None:
     for defense, whole in ((ConfusionTraining(), case()), (ConfusionTraining(reference="labels"), case())):
         assert not defense.trains_augmented(whole) and defense.settled(whole, Context()) is defense
-    assert ConfusionTraining().trains_augmented(dataclasses.replace(case(), model=None))
+    assert ConfusionTraining(preset="cifar10").trains_augmented(dataclasses.replace(case(), model=None))
 
 
 MIRRORED = {"crop": 4, "flip": True}
-UNMIXED = {"mixed_in": False, "fdr": None}
+UNMIXED = {"mixed_in": False, "fdr": None, "class_level": "suspects"}
 
 
 @pytest.mark.parametrize(

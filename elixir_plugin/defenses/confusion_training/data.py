@@ -125,6 +125,11 @@ def hold_out(labels: Index, share: float, context: Context, name: str = "hold ou
     return np.sort(np.concatenate(chosen)).astype(np.int64)
 
 
+def kept_apart(labels: Index, share: float) -> int:
+    """Return how many samples :func:`hold_out` sets aside."""
+    return int(sum(int(share * count) for count in np.bincount(labels)))
+
+
 def clean_set_warnings(suspect: ImageSet, clean: ImageSet, counts: Index) -> list[str]:
     """Return what makes the reserved clean set less useful than it could be, beside classes that it lacks.
 
@@ -163,16 +168,10 @@ def fresh_model(case: Case, settings: ConfusionSettings, context: Context, name:
     )
 
 
-def suspect_model(case: Case, data: PreparedData, settings: ConfusionSettings, context: Context) -> Classifier:
-    """Return the classifier whose predictions on clean images are confused: the case's own, else a new one.
-
-    It may well be backdoored. That does no harm: it only sees clean images.
-    """
-    if case.model is not None:
-        return case.model.clone().to(context.device).eval()
-    model = fresh_model(case, settings, context, "reference")
+def reference_recipe(settings: ConfusionSettings) -> Recipe:
+    """Return how a reference model is trained."""
     quarter = max(1, settings.reference_epochs // 4)  # at milestone 0 the rate would be lowered from the start
-    recipe = Recipe(
+    return Recipe(
         epochs=settings.reference_epochs,
         lr=settings.reference_lr,
         weight_decay=settings.weight_decay,
@@ -182,6 +181,17 @@ def suspect_model(case: Case, data: PreparedData, settings: ConfusionSettings, c
         precision=settings.precision,
         channels_last=settings.channels_last,
     )
+
+
+def suspect_model(case: Case, data: PreparedData, settings: ConfusionSettings, context: Context) -> Classifier:
+    """Return the classifier whose predictions on clean images are confused: the case's own, else a new one.
+
+    It may well be backdoored. That does no harm: it only sees clean images.
+    """
+    if case.model is not None:
+        return case.model.clone().to(context.device).eval()
+    model = fresh_model(case, settings, context, "reference")
+    recipe = reference_recipe(settings)
     name = "confusion_training/reference"
     with context.stage("train reference"):
         train(model, ShuffledBatches(data.suspect, recipe.batch_size, context, recipe.augmentation, name), recipe,

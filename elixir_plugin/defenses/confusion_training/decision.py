@@ -14,20 +14,8 @@ from numpy.typing import NDArray
 from ...core.context import Context
 from ...core.outcome import Outcome, Verdict
 from .data import PreparedData
-from .scoring import (
-    ClassEvidence,
-    Exceedance,
-    Floats,
-    Mask,
-    at_label,
-    centred,
-    class_evidence,
-    conformal_p_values,
-    discoveries,
-    exceedances,
-    flag_classes,
-    joint_vote,
-)
+from .held_out import Exceedance, conformal_p_values, discoveries, exceedances, joint_vote
+from .scoring import ClassEvidence, Floats, Mask, at_label, centred, class_evidence, flag_classes
 from .settings import ConfusionSettings
 
 _VOTES = {"all": "under the least convinced of", "median": "for the median of"}
@@ -111,7 +99,7 @@ def _tests(
     labels = data.labels[rows]
     votes = [
         exceedances(at_label(suspects[rows], labels), labels, held_out, data.held_out_labels, data.num_classes,
-                    tolerated_share=settings.tolerated_share)
+                    tolerated_share=settings.tolerated_share, level=settings.class_level)
         for suspects, held_out in zip(centred_log_probs, held_out_scores, strict=True)
     ]  # fmt: skip
     tests = [joint_vote(each, settings.vote) for each in zip(*votes, strict=True)]

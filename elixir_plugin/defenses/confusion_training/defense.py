@@ -9,7 +9,8 @@ label follows from something else, a trigger, can still be fitted. Each of K + 1
 3. ranks all suspects by their loss under the confused model and distils the lowest.
 
 Then each class is tested, and isolated samples of flagged classes (those still predicted as their label) are reported.
-The default schedule is that of the reference code (Unispac/Fight-Poison-With-Poison).
+Where no schedule is named, the size of the suspect set decides (:mod:`.schedule`). Preset ``cifar10`` has that of the
+reference code (Unispac/Fight-Poison-With-Poison).
 
 The reference tests a class for being two populations (rule ``ratio``). That needs no poison to fire. Rule
 ``held_out`` sets clean samples aside that confusion never sees, and flags a class when its suspects are fitted better
@@ -28,6 +29,10 @@ false-discovery rate ``fdr``. A class without any is not flagged.
 
 from __future__ import annotations
 
+import copy
+import logging
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -44,8 +49,10 @@ from ...errors import InputError
 from ...training.fit import refuse_unknown_architecture
 from .data import PreparedData, RoundCache, fresh_model, model_outputs, prepare, refuse_none_held_out, suspect_model
 from .decision import Finding, RoundOutputs, decide
+from .estimate import estimate
 from .panels import panels_of
 from .rounds import Round, View, confuse, train_base
+from .schedule import choose
 from .scoring import distil, sample_losses
 from .settings import ConfusionSettings
 
@@ -64,7 +71,7 @@ class ConfusionTraining(Defense):
         "Samples, USENIX Security 2023, arXiv 2205.13616",
         year=2023,
         claims="finds poison samples of all-to-one backdoors down to 0.3 % of the suspect set, cover samples excepted",
-        cost="minutes on a CPU for 2,000 to 10,000 small images (presets small, medium); about 190 epochs of a "
+        cost="minutes on a CPU for 2,000 to 10,000 small images; with preset cifar10, about 190 epochs of a "
         "ResNet-18 on CIFAR-10, plus 100 for a suspect model when the case holds none",
         limits="all-to-all poison is missed; clean-label poison is found only where the trigger is learned; classes "
         "that the reserved clean set does not hold are not inspected",
@@ -75,7 +82,7 @@ class ConfusionTraining(Defense):
             raise InputError("confusion needs a wrong label", where="number of classes", found=1, allowed="2 or more")
         assert case.clean is not None
         refuse_none_held_out(case.clean, self.settings)
-        refuse_unknown_architecture(self.settings.architecture, case.clean.image_shape[2])
+        refuse_unknown_architecture(choose(self.settings, case).settings.architecture, case.clean.image_shape[2])
 
     def about_uncovered(self, case: Case, classes: Uncovered) -> str | None:
         if not classes.missing:
@@ -86,9 +93,28 @@ class ConfusionTraining(Defense):
         )
 
     def trains_augmented(self, case: Case) -> bool:
-        return self.settings.reference == "model" and case.model is None
+        return case.model is None and choose(self.settings, case).settings.reference == "model"
+
+    def estimate(self, case: Case, context: Context) -> dict[str, Any]:
+        """Return the schedule and what a run would cost, measured on a few batches; nothing is kept.
+
+        See :mod:`.estimate`.
+        """
+        self.refuse(case)
+        return estimate(case, choose(self.settled(case, context).settings, case), context)
 
     def defend(self, case: Case, context: Context) -> Outcome:
+        choice = choose(self.settings, case)
+        if choice.preset is not None:
+            context.note(choice.sentence(), logging.INFO)
+        ready = copy.copy(self)
+        ready.settings = choice.settings
+        outcome = ready._find(case, context)
+        outcome.tables = {**outcome.tables, "schedule": choice.facts()}
+        return outcome
+
+    def _find(self, case: Case, context: Context) -> Outcome:
+        """Defend *case* under a schedule that is spelled out."""
         data = prepare(case, self.settings, context)
         cache = RoundCache(context, self.settings, case)
         finding = self._search(case, data, cache, context)

@@ -11,6 +11,7 @@ from typing import Any
 # from; and the last three models decide together, as each has memorised other samples. Confusion stops when held-out
 # samples are predicted at chance level: more of it destroys the trigger too.
 SMALL: dict[str, Any] = {
+    "schedule": "as_set",
     "architecture": "fast_resnet",
     "suspect_size": 2_000,
     "reserved_size": 400,
@@ -24,14 +25,16 @@ SMALL: dict[str, Any] = {
     "lam": (20,),
 }
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "cifar10": {},
+    "cifar10": {"schedule": "as_set"},
     "gtsrb": {
+        "schedule": "as_set",
         "suspect_size": 26_640,
         "confusion_lr": (0.001,),
         "lam": (20,),
         "factor": (2, 2, 4, 8, 8, 2),
     },
     "imagenet": {
+        "schedule": "as_set",
         "architecture": "narrow_resnet18",
         "input_size": 64,
         "suspect_size": 100_000,
@@ -75,6 +78,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "last_models": 2,
     },
     "parity": {
+        "schedule": "as_set",
         "suspect_size": None,
         "reserved_size": None,
         "rule": "ratio",

@@ -105,16 +105,18 @@ def train_base(
     :returns: curves per epoch.
     """
     name = f"confusion_training/base {plan.number}"
+    recipe = base_recipe(plan, recipe, len(distilled), fast=fast)
+    source = ShuffledBatches(distilled, recipe.batch_size, context, recipe.augmentation, name)
+    return train(model, source, recipe, context, name=name)
+
+
+def base_recipe(plan: Round, recipe: Recipe, samples: int, *, fast: bool) -> Recipe:
+    """Return the recipe of a base model that is trained on so many samples; see :func:`train_base`."""
     if fast:
         values = {"epochs": plan.pretrain_epochs, "precision": recipe.precision, "channels_last": recipe.channels_last}
-        recipe = Recipe.build(values, preset="fast").for_size(len(distilled))
-    else:
-        recipe = recipe.model_copy(
-            update={"epochs": plan.pretrain_epochs, "lr": plan.pretrain_lr, "batch_size": plan.pretrain_batch}
-        )
-    augmentation = recipe.augmentation if fast else Augmentation()
-    source = ShuffledBatches(distilled, recipe.batch_size, context, augmentation, name)
-    return train(model, source, recipe, context, name=name)
+        return Recipe.build(values, preset="fast").for_size(samples)
+    changes = {"epochs": plan.pretrain_epochs, "lr": plan.pretrain_lr, "batch_size": plan.pretrain_batch}
+    return recipe.model_copy(update={**changes, "augmentation": Augmentation()})
 
 
 def confuse(

@@ -12,9 +12,9 @@ from pydantic import Field, field_validator, model_validator
 from ...core.augmentation import Augmentation
 from ...core.settings import Settings
 from ...training.loop import Precision, Recipe
+from .held_out import Level, Vote
 from .presets import PRESETS
 from .rounds import Offsets, Round
-from .scoring import Vote
 
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
 Size = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -32,6 +32,7 @@ PER_ROUND = (
     "lam",
     "factor",
 )
+LEAST_PER_CLASS = 5  # samples a class has, on average, in the smallest distilled set; fewer teach a base model nothing
 DECIDING = (
     "decision",
     "threshold",
@@ -45,13 +46,19 @@ DECIDING = (
     "last_models",
     "vote",
     "fdr",
+    "class_level",
 )
+APART = ("held_out", "untrained_share", "mixed_in", "mean", "std", "input_size", "channels_last")
+"""Settings that go with any schedule, beside those of DECIDING."""
 FIRST_AUGMENTATION = Augmentation(crop=4, flip=True).dump()  # of reference models, before there was a setting for it
-LEAST_PER_CLASS = 5  # samples a class has, on average, in the smallest distilled set; fewer teach a base model nothing
 
 
 class ConfusionSettings(Settings):
-    """Settings of Confusion Training; defaults are the reference schedule for CIFAR-10, with another final test.
+    """Settings of Confusion Training.
+
+    Where neither a preset nor a setting of the schedule is given, the size of the suspect set decides on the schedule
+    (``schedule: auto``, see :mod:`.schedule`). Otherwise, what is not given is that of the reference schedule for
+    CIFAR-10, with another final test.
 
     There are K distillation ratios and K + 1 rounds. What differs from round to round is given as one value per
     round, or as one value for all.
@@ -72,6 +79,7 @@ class ConfusionSettings(Settings):
     """
 
     basic = (
+        "schedule",
         "architecture",
         "input_size",
         "reference",
@@ -94,11 +102,18 @@ class ConfusionSettings(Settings):
         "jury": "last_models",
     }
 
-    added: ClassVar[Mapping[str, Any]] = MappingProxyType({"mixed_in": False, "fdr": None, "pretrain_recipe": "plain"})
+    added: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {"mixed_in": False, "fdr": None, "pretrain_recipe": "plain", "schedule": "as_set", "class_level": "suspects"}
+    )
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
     for_a_look = ("demo",)
 
+    schedule: Literal["auto", "as_set"] = Field(
+        "auto",
+        description="auto: that of preset medium or small, by the size of the suspect set; as_set: what the other "
+        "settings say; default where a preset or a setting of the schedule is given: as_set",
+    )
     architecture: str | None = Field(None, description="default: that of the case's model, else cifar_resnet18")
     input_size: int | None = Field(None, ge=8, le=1024, description="resize images to this edge length")
     mean: tuple[float, ...] | None = Field(None, description="normalisation; default: of the reserved clean set")
@@ -189,6 +204,11 @@ class ConfusionSettings(Settings):
         description="false-discovery rate among the flagged samples of a class, by Benjamini and Hochberg over "
         "conformal p-values; null: not controlled (nor for `ratio`)",
     )
+    class_level: Level = Field(
+        "both",
+        description="level of a class, above which the held-out rule compares its suspects with held-out samples of "
+        "all classes: the lower quartile of its suspects, or (both) also the median of its held-out samples",
+    )
     last_models: int = Field(
         3, ge=1, le=10, description="last rounds whose confused models decide together (not for `ratio`)"
     )
@@ -198,6 +218,24 @@ class ConfusionSettings(Settings):
     @classmethod
     def _same_in_all_rounds(cls, value: Any) -> Any:
         return (value,) if isinstance(value, int | float) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_set_where_it_is_named(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or "schedule" in values:
+            return values
+        named = cls.of_schedule() & values.keys()
+        nested = cls._nested_defaults()  # which `build` fills in
+        return {**values, "schedule": "as_set"} if any(values[name] != nested.get(name) for name in named) else values
+
+    @model_validator(mode="after")
+    def _auto_or_named(self) -> ConfusionSettings:
+        if self.schedule == "auto":
+            defaults = {name: field.default for name, field in type(self).model_fields.items()}
+            named = [name for name in defaults if name in self.of_schedule() and getattr(self, name) != defaults[name]]
+            if named:
+                raise ValueError(f"schedule auto decides on {', '.join(named)}: leave these out, or set it to as_set")
+        return self
 
     @model_validator(mode="after")
     def _one_value_per_round(self) -> ConfusionSettings:
@@ -212,6 +250,11 @@ class ConfusionSettings(Settings):
         return self
 
     @classmethod
+    def of_schedule(cls) -> frozenset[str]:
+        """Return the settings that make up the schedule."""
+        return frozenset(cls.model_fields) - {"schedule", *APART, *DECIDING}
+
+    @classmethod
     def under_first_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         """Leave out settings that say what was done before there were such settings, or that change nothing.
 
@@ -224,6 +267,7 @@ class ConfusionSettings(Settings):
             named.pop("mixed_in", None)  # nothing to mix in
         if named.get("rule") == "ratio":
             named.pop("fdr", None)
+            named.pop("class_level", None)
         return named
 
     def trained_with(self) -> dict[str, Any]:
