@@ -35,6 +35,12 @@ def elixir_defenses() -> list[Entry]:
             "train",
             "train a student on diffusion variations of the images alone, distilled from a suspect teacher",
         ),
+        Entry(
+            "pipeline",
+            "elixir_plugin.defenses.pipeline:Pipeline",
+            "train",
+            "several defenses in a row, each on what those before have left; of the kind of the last",
+        ),
         *_baselines(),
     ]
 

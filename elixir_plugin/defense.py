@@ -19,6 +19,7 @@ from .core.classifier.intake import examined
 from .core.classifier.modes import gradients
 from .core.context import Context
 from .core.draws import Uncovered, uncovered
+from .core.images import Index
 from .core.mirroring import decide, settled
 from .core.outcome import FOR_A_LOOK, Outcome
 from .core.panels import Panel
@@ -61,6 +62,8 @@ class Defense(ABC):
 
     :cvar trains_on_clean: True when what is learned from the reserved clean set shapes the scored result so directly
         that a clean set which overlaps the test set is refused.
+    :cvar by_image: True for a purifier when what becomes of a sample does not depend on the other samples of the set: a
+        pipeline that wants some samples purified then hands it these alone.
 
     Settings go to the constructor, data to :meth:`run`; an instance keeps no state between runs.
 
@@ -78,6 +81,7 @@ class Defense(ABC):
     needs: ClassVar[frozenset[str]]
     card: ClassVar[Card]
     trains_on_clean: ClassVar[bool] = False
+    by_image: ClassVar[bool] = False
     Settings: ClassVar[type[config.Settings]] = config.Settings
     settings: config.Settings
 
@@ -194,6 +198,23 @@ class Defense(ABC):
         ready = copy.copy(self)
         ready.settings = settings
         return ready
+
+    @classmethod
+    def possible_kinds(cls) -> frozenset[Kind]:
+        """Return the kinds that instances may have; :attr:`kind` alone where settings do not decide it. Optional."""
+        return frozenset({cls.kind})
+
+    def aimed(self, targets: Sequence[int]) -> Self | None:
+        """Return this defense with *targets* as the target classes of the attack; None: it cannot be told. Optional."""
+        return None
+
+    def narrowed(self, rows: Index) -> Self:
+        """Return this defense so that it purifies the suspect samples at *rows* and no others. Optional.
+
+        The very object where it cannot: then all are purified, and a pipeline leaves what was done to others. What it
+        has no need to look at costs nothing where this is written; see also :attr:`by_image`.
+        """
+        return self
 
     def estimate(self, case: Case, context: Context) -> dict[str, Any]:
         """Return what a run would cost, in JSON types, without doing it; empty when this defense cannot say. Optional.

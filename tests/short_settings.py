@@ -46,3 +46,16 @@ SHORT: dict[str, dict[str, Any]] = {
     "random_head": {"epochs": 1},
     "train_on_clean_only": {"architecture": "fast_resnet", "epochs": 1},
 }
+_ELIXIR = SHORT["dataelixir"]
+SHORT["pipeline"] = {
+    "steps": [
+        {"drop_class": SHORT["drop_class"]},
+        {
+            "dataelixir": {**{key: each for key, each in _ELIXIR.items() if key != "detection"}, "train_final": False},
+            "only": "flagged",
+            "target": "from_flags",
+        },
+        {"retrain": {"recipe": {"epochs": 1, "batch_size": 32}}, "drop": "unrepaired"},
+        {"d3": {"epochs": 1}},
+    ]
+}

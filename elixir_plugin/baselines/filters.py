@@ -21,6 +21,7 @@ class Filter(Defense):
 
     kind = "purify"
     needs = frozenset({"train"})
+    by_image = True
 
     @abstractmethod
     def filtered(self, images: ImageSet, context: Context) -> ImageSet:

@@ -189,6 +189,25 @@ class Recommendation:
 
 
 @dataclass(frozen=True)
+class StepMetrics:
+    """How one step of several did, measured on the samples that it was given.
+
+    :param label: number and name of the step.
+    :param samples: how many it was given.
+    :param detection: how well poison was found among them; None without truth, or when nothing was scored or flagged.
+    :param repair: how well they were repaired; None without truth, or when no set was handed on.
+    :param after: the model that it handed on, if any.
+    """
+
+    label: str
+    kind: str
+    samples: Count
+    detection: DetectionMetrics | None = None
+    repair: RepairMetrics | None = None
+    after: ModelMetrics | None = None
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Everything measured about one outcome.
 
@@ -201,6 +220,7 @@ class Evaluation:
     :param relearning: how fast the backdoor comes back, where that was asked for.
     :param power: which poison would have been found, where that was asked for.
     :param recommendation: whether the denoiser is worth its cost, where that was asked for.
+    :param steps: each step of a defense that has several.
 
     >>> Evaluation(after=ModelMetrics(acc=0.9, asr=0.02)).before is None
     True
@@ -215,3 +235,4 @@ class Evaluation:
     relearning: Relearning | None = None
     power: DetectionPower | None = None
     recommendation: Recommendation | None = None
+    steps: list[StepMetrics] = field(default_factory=list)

@@ -43,6 +43,24 @@ class Verdict:
     meaning: str = ""
 
 
+@dataclass(frozen=True)
+class StepOutcome:
+    """What one step of several has done; see ``Outcome.steps``.
+
+    :param label: number and name of the step.
+    :param kind: of defense.
+    :param rows: positions ``[n]`` in the suspect set of the samples that the step was given.
+    :param given: these samples as the step was given them, or None.
+    :param outcome: what it made of them, by position among them.
+    """
+
+    label: str
+    kind: str
+    rows: Index
+    given: ImageSet | None
+    outcome: Outcome
+
+
 @dataclass
 class Outcome:
     """Result of a defense; each part may be absent. ``N`` is the size of the suspect set.
@@ -60,6 +78,7 @@ class Outcome:
     :param model: the repaired or newly trained model, in eval mode.
     :param undefended: a model trained on the suspect set as it is, where the defense made one on its way. Measured, not
         saved; ``evaluation.measure.execute`` says what for.
+    :param steps: what each step did, where a defense has several. Measured one by one, not saved.
     :param verdict: the answer for the whole case.
     :param curves: named lists of numbers over steps, epochs or rounds.
     :param tables: further results in JSON types.
@@ -80,6 +99,7 @@ class Outcome:
     noise_level: float | None = None
     model: Classifier | None = None
     undefended: Classifier | None = None
+    steps: list[StepOutcome] = field(default_factory=list)
     verdict: Verdict | None = None
     curves: dict[str, list[float]] = field(default_factory=dict)
     tables: dict[str, Any] = field(default_factory=dict)

@@ -187,6 +187,34 @@ class Matrix(_Titled):
         return self
 
 
+class FlowStage(_Part):
+    """One stage of a flow: where everything stands there.
+
+    :param said: a few words on what has happened since the stage before.
+    :param parts: name -> how many.
+    """
+
+    name: str
+    said: str = ""
+    parts: dict[str, int]
+
+
+class Flow(_Titled):
+    """The way of a fixed number of things through some stages, from top to bottom.
+
+    Parts have a colour of their own: ``"as it came"``, ``"flagged"``, ``"purified"``, ``"relabelled"``, ``"dropped"``.
+    """
+
+    kind: Literal["flow"] = "flow"
+    stages: list[FlowStage]
+
+    @model_validator(mode="after")
+    def _nothing_lost(self) -> Flow:
+        if len({sum(stage.parts.values()) for stage in self.stages}) > 1:
+            raise ValueError("every stage must hold as many as the others")
+        return self
+
+
 class Text(_Titled):
     """Paragraphs of plain text."""
 
@@ -194,7 +222,7 @@ class Text(_Titled):
     paragraphs: list[str]
 
 
-Figure = Lines | Points | Bars | Histogram | Matrix
+Figure = Lines | Points | Bars | Histogram | Matrix | Flow
 Panel = Figure | Table | Text
 AnyPanel = Annotated[Panel, Field(discriminator="kind")]
 _PANELS: TypeAdapter[list[Panel]] = TypeAdapter(list[AnyPanel])

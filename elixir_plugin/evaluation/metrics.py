@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from ..core.case import Case, TriggeredSet, Truth
 from ..core.classifier.classifier import Classifier
 from ..core.images import ImageSet, Index
-from ..core.metrics import DetectionMetrics, Evaluation, ModelMetrics
-from ..core.outcome import Outcome
+from ..core.metrics import DetectionMetrics, Evaluation, ModelMetrics, StepMetrics
+from ..core.outcome import Outcome, StepOutcome
 from .repair import repair_metrics, share
 
 
@@ -46,6 +46,31 @@ def evaluate(case: Case, outcome: Outcome, *, before: ModelMetrics | None = None
         der=None if before is None or after is None else der(before, after),
         detection=None if case.truth is None else detection_metrics(outcome.scores, outcome.flagged, case.truth),
         repair=None if case.truth is None or case.train is None else repair_metrics(case.train, outcome, case.truth),
+        steps=[_step_metrics(case, each, outcome, after) for each in outcome.steps],
+    )
+
+
+def _step_metrics(case: Case, step: StepOutcome, last: Outcome, after: ModelMetrics | None) -> StepMetrics:
+    """Measure one step on the samples it was given, and its model on the test data.
+
+    :param after: metrics of the model of *last*, which may be that of this step.
+    """
+    truth, own = case.truth, step.outcome
+    if truth is not None:
+        assert truth.cover is not None  # filled by Truth
+        labels = None if truth.original_labels is None else truth.original_labels[step.rows]
+        truth = Truth(truth.poison[step.rows], truth.cover[step.rows], labels, truth.kind)
+    if own.model is None:
+        model = None
+    else:
+        model = after if own.model is last.model else model_metrics(own.model, case.test, case.test_poisoned)
+    return StepMetrics(
+        label=step.label,
+        kind=step.kind,
+        samples=len(step.rows),
+        detection=None if truth is None else detection_metrics(own.scores, own.flagged, truth),
+        repair=None if truth is None or step.given is None else repair_metrics(step.given, own, truth),
+        after=model,
     )
 
 

@@ -265,12 +265,33 @@ def _as_many_steps(plan: Retraining, suspects: int, clean: int) -> Retraining:
     return plan.model_copy(update={"epochs": epochs, "milestones": milestones})
 
 
+def trained(
+    images: ImageSet,
+    case: Case,
+    plan: Retraining,
+    context: Context,
+    stage: str,
+    *,
+    added: Augmentation | None = None,
+    start: Classifier | None = None,
+    state: Path | None = None,
+) -> tuple[Classifier, dict[str, list[float]]]:
+    """Return a model trained on all of *images*, and the curves of its training.
+
+    :param case: for what is open in *plan*, see :func:`fresh_for`.
+    :param added: augmentation on top of the plan's own.
+    :param start: as in :func:`retrain`.
+    :param state: file that keeps the state, so that a killed training goes on; None: keep nothing.
+    """
+    plan = _with(settled(plan, case, context), added)
+    model = fresh_for(images, case, plan, context) if start is None else start
+    return model, learn(model, images, plan, context, name="retrain", stage=stage, state=state)
+
+
 def _trained(
     images: ImageSet, case: Case, plan: Retraining, context: Context, stage: str, *, start: Classifier | None = None
 ) -> Classifier:
-    model = fresh_for(images, case, plan, context) if start is None else start
-    learn(model, images, plan, context, name="retrain", stage=stage)
-    return model
+    return trained(images, case, plan, context, stage, start=start)[0]
 
 
 def fresh_for(images: ImageSet, case: Case, plan: Retraining, context: Context) -> Classifier:

@@ -15,9 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..core.panels import Bars, Figure, Histogram, Level, Lines, Matrix, Points
+from ..core.panels import Bars, Figure, Flow, Histogram, Level, Lines, Matrix, Points
 from ..errors import RunError
 from ..io.text import escape_control
+from .flow import draw_flow, height_of_flow, parts_of
 from .palette import COLOURS, SERIES, SETTINGS, colours_of, logarithmic, short
 from .scatter import above_frames, add_frames, draw_points, height_of_frames
 
@@ -103,6 +104,8 @@ def _canvas(panel: Figure) -> tuple[Drawing, list[Axes]]:
     elif isinstance(panel, Matrix):
         left = 0.45 + 0.075 * max((len(short(row)) for row in panel.rows), default=1)
         height = min(WIDTH, 0.36 * max(3, len(panel.rows)))
+    elif isinstance(panel, Flow):
+        left, right, bottom, height = 0.06, 0.06, 0.08, height_of_flow(panel)
     elif isinstance(panel, Bars) and _long(panel.labels):
         bottom = 0.95
     whole = bottom + height + top
@@ -124,9 +127,11 @@ def _draw(panel: Figure, frames: list[Axes]) -> None:
         handles = _histogram(panel, axes)
     elif isinstance(panel, Bars):
         handles = _bars(panel, axes)
+    elif isinstance(panel, Flow):
+        handles = draw_flow(panel, axes)
     else:
         handles = _lines(panel, axes)
-    if not isinstance(panel, Matrix):
+    if not isinstance(panel, Matrix | Flow):
         handles += _levels(panel.levels, frames, upright=isinstance(panel, Histogram))
     names = _legend(panel)
     if names:
@@ -140,6 +145,8 @@ def _legend(panel: Figure) -> list[str]:
     """Return the words of the legend; empty where one line or group speaks for itself."""
     if isinstance(panel, Matrix):
         return []
+    if isinstance(panel, Flow):
+        return parts_of(panel)
     if isinstance(panel, Histogram):
         names = [f"{name} ({sum(counts):,})" for name, counts in panel.counts.items()]
     elif isinstance(panel, Bars):

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from ..core.metrics import ModelMetrics
+from ..core.panels import Flow
 from ..io.files import atomic_file, atomic_folder
 from .facts import Exhibits, Facts, facts_of, read_facts
 from .page import RenderedPanel, prepare, render
@@ -72,7 +73,8 @@ def make_page(facts: Facts, *, png: bool = True) -> tuple[str, list[RenderedPane
     """Return the page of a run, and the panels on it."""
     exhibits = facts.exhibits or Exhibits()
     scores = prepare(exhibits.scores, "all", png=png)
-    own = prepare(exhibits.panels, "own", png=png)
+    way = prepare((each for each in exhibits.panels if isinstance(each, Flow)), "way", png=png)
+    own = prepare((each for each in exhibits.panels if not isinstance(each, Flow)), "own", png=png)
     relearning = prepare(exhibits.relearning, "relearn", png=png)
     power = prepare(exhibits.power, "power", png=png)
     recommendation = prepare(exhibits.recommendation, "recommendation", png=png)
@@ -85,6 +87,7 @@ def make_page(facts: Facts, *, png: bool = True) -> tuple[str, list[RenderedPane
         sheets=exhibits.sheets,
         scores=scores,
         own=own,
+        way=way,
         relearning=relearning,
         power=power,
         recommendation=recommendation,
@@ -93,7 +96,7 @@ def make_page(facts: Facts, *, png: bool = True) -> tuple[str, list[RenderedPane
         parts=_parts(facts),
         settings=yaml.safe_dump(facts.run.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100),
     )
-    return html, [*scores, *relearning, *power, *own]
+    return html, [*way, *scores, *relearning, *power, *own]
 
 
 def _write(facts: Facts, folder: Path) -> list[Path]:

@@ -51,13 +51,14 @@ def build_by_name(
     """Return the module that *make* builds, filled as :func:`load_by_name` does.
 
     A file may name a network of any size, so it is compared with the weights before it gets memory. One that cannot be
-    built without its numbers is built at once.
+    built without its numbers is built at once. The numbers that a fresh module draws leave torch's stream as it was.
 
     :raises InputError: as :func:`load_by_name`.
     """
-    with suppress(NotImplementedError, RuntimeError):
-        _matched(outline(make), state, where, hint)
-    module = make()
+    with torch.random.fork_rng(devices=[]):
+        with suppress(NotImplementedError, RuntimeError):
+            _matched(outline(make), state, where, hint)
+        module = make()
     load_by_name(module, state, where=where, hint=hint, finite=finite)
     return module
 

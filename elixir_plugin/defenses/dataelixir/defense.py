@@ -21,12 +21,15 @@ distance than SSIM and cosine are not.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from typing_extensions import Self
 
 from ...core.case import Case
 from ...core.classifier.classifier import Classifier
@@ -65,6 +68,7 @@ class DataElixir(Defense):
     trains_on_clean = True
     Settings = DataElixirSettings
     settings: DataElixirSettings
+    _rows: Index | None = None  # the samples to purify; None: all, or those that two-phase mode chooses
     card = Card(
         title="DataElixir",
         paper="Zhou, Lv, Lan, Meng, Chen, Ma: DataElixir: Purifying Poisoned Dataset to Mitigate Backdoor Attacks via "
@@ -108,6 +112,20 @@ class DataElixir(Defense):
         if self.settings.denoiser is None:
             meaning.append(choose.UNSEEN)
         return ". ".join(meaning) or None
+
+    def aimed(self, targets: Sequence[int]) -> Self:
+        given = self.settings.detection.model_copy(update={"mode": "given", "targets": tuple(targets)})
+        ready = copy.copy(self)
+        ready.settings = self.settings.model_copy(update={"detection": given})
+        return ready
+
+    def narrowed(self, rows: Index) -> Self:
+        """Return this defense for the samples at *rows*, where the target classes need not be found on all others."""
+        if self.settings.detection.mode not in ("given", "all"):
+            return self
+        ready = copy.copy(self)
+        ready._rows = rows
+        return ready
 
     def refuse_no_denoiser(self, case: Case) -> None:
         """Refuse a case for which :meth:`prepare_denoiser` would find nothing; to be overridden together with it."""
@@ -213,6 +231,9 @@ class DataElixir(Defense):
             )
 
         everyone, count = np.arange(len(train)), settings.detect_per_class
+        if self._rows is not None:
+            purify(self._rows, "chosen")
+            return candidates, *find()
         first = everyone if count is None else some_per_class(train, count, context)
         purify(first, "first")
         rows, votes, finding = find()

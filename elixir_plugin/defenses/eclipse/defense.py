@@ -43,6 +43,7 @@ class Eclipse(Defense):
     kind = "purify"
     needs = frozenset({"train", "clean"})
     trains_on_clean = True
+    by_image = True
     Settings = EclipseSettings
     settings: EclipseSettings
     card = Card(
