@@ -20,6 +20,7 @@ all but   ``<Name>Trainer``                ``defences.trainer.Trainer``
 repair
 ======== ================================= ========================================================
 
+A defense whose kind depends on its settings has the classes of all kinds it may have, as a pipeline does.
 :func:`art_defence` finds them by the defense's name. ART is imported when the first class is made.
 """
 
@@ -53,12 +54,18 @@ def art_defence(name: str, family: str | None = None) -> Any:
     :raises PluginError: when ART is not installed.
     """
     cls = get_defense(name)
-    possible = [suffix for suffix, (_, kinds) in FAMILIES.items() if cls.kind in kinds]
+    possible = _families(cls)
     if family is not None and family.capitalize() not in possible:
         raise SettingsError(
             f"{name} has no such class", where="family", found=family, allowed=", ".join(map(str.lower, possible))
         )
     return _made(cls, possible[0] if family is None else family.capitalize())
+
+
+def _families(cls: type[Defense]) -> list[str]:
+    """Return the families that a defense has a place in, that of its own kind first."""
+    found = [suffix for suffix, (_, kinds) in FAMILIES.items() if kinds & cls.possible_kinds()]
+    return sorted(found, key=lambda suffix: cls.kind not in FAMILIES[suffix][1])
 
 
 @cache
@@ -104,9 +111,8 @@ def _class_names(*, baselines: bool = False) -> dict[str, tuple[str, str]]:
             cls = get_defense(name)
         except PluginError:
             continue
-        for suffix, (_, kinds) in FAMILIES.items():
-            if cls.kind in kinds:
-                found.setdefault(f"{cls.__name__}{suffix}", (name, suffix))
+        for suffix in _families(cls):
+            found.setdefault(f"{cls.__name__}{suffix}", (name, suffix))
     return found
 
 

@@ -114,10 +114,12 @@ def to_spec(cls: type[Defense], request: Request, root: Path, out: Path) -> RunS
     values = request.values
     own = {key: values[key] for key in cls.Settings.model_fields if values.get(key) is not None and key not in SHARED}
     places = _Places(own, {})
+    one = len(cls.possible_kinds()) == 1  # else the settings decide
+    trains_after = (cls if one else cls(own, preset=values.get("preset"))).kind in TRAINS_AFTER
     for key in TRAINING:
         value = _translated(key, values.get(key), request)
         if value is not None:
-            _place(cls, key, value, places, request)
+            _place(cls, key, value, places, request, trains_after=trains_after)
     idle = ("num_workers", "pin_memory", "non_blocking", "prefetch", "frequency_save", "checkpoint_load")
     for key in (*idle, "steplr_stepsize", "steplr_gamma", "steplr_milestones"):
         if values.get(key):
@@ -132,7 +134,7 @@ def to_spec(cls: type[Defense], request: Request, root: Path, out: Path) -> RunS
         "source": {"adapter": "backdoorbench", "path": str(record_of(root, values)), "options": options},
         "settings": places.own,
         "preset": values.get("preset"),
-        "retrain": places.retrain if cls.kind in TRAINS_AFTER else None,
+        "retrain": places.retrain if trains_after else None,
         "seed": values.get("random_seed") or 0,
         "device": _device(str(values.get("device") or "auto"), request),
         "any_model": bool(values.get(ANY_MODEL)),
@@ -202,7 +204,7 @@ def _known_keys(cls: type[Defense], content: Mapping[str, Any], path: str) -> di
     return {key: value for key, value in content.items() if value is not None}
 
 
-def _place(cls: type[Defense], key: str, value: Any, places: _Places, request: Request) -> None:
+def _place(cls: type[Defense], key: str, value: Any, places: _Places, request: Request, *, trains_after: bool) -> None:
     """Put one training value where this defense has it: its own settings, its recipe, or the training after it."""
     fields, name = cls.Settings.model_fields, TRAINING[key]
     recipes = [each for each in fields if _is_recipe(cls.Settings, each)]
@@ -216,7 +218,7 @@ def _place(cls: type[Defense], key: str, value: Any, places: _Places, request: R
                     "a recipe is a mapping", where=each, found=given, allowed=f"e.g. '{{{name}: {value}}}'"
                 )
             places.own[each] = {**given, name: value}
-    elif cls.kind in TRAINS_AFTER:
+    elif trains_after:
         places.retrain[name] = value
     else:
         request.unused.append(f"{key}: {value}")

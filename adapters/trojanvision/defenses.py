@@ -252,7 +252,7 @@ class Filtering(Behaviour):
         :raises InputError: when this defense ranks samples only.
         """
         train = self.suspects(self.clean_set, self.poison_set)
-        clean = self.reserved(len(train)) if "clean" in self.defense.needs else None
+        clean = self.reserved(len(train)) if "clean" in self._defense.needs else None
         self.outcome = self.run(Case(train=train, clean=clean, model=self.classifier(train), mirror=self.mirror()))
         if self.outcome.flagged is None:
             raise InputError("this defense ranks samples and flags none", where=self.defense.name)
@@ -268,7 +268,7 @@ class Repairing(Behaviour):
         """Measure the suspect model, repair it, measure and save it."""
         super().detect(**kwargs)  # type: ignore[misc]
         clean = self.reserved(len(self.plain_dataset("train")))
-        train = self.suspects(*self.suspect_parts()) if "train" in self.defense.needs else None
+        train = self.suspects(*self.suspect_parts()) if "train" in self._defense.needs else None
         self.outcome = self.run(Case(train=train, clean=clean, model=self.classifier(clean), mirror=self.mirror()))
         assert self.outcome.model is not None
         self.adopt(self.outcome.model)
@@ -292,7 +292,7 @@ class Training(Behaviour):
         """Measure the suspect model, defend the training set, train, measure and save."""
         super().detect(**kwargs)  # type: ignore[misc]
         train = self.suspects(*self.suspect_parts())
-        clean = self.reserved(len(train)) if {"clean", "denoiser"} & self.defense.needs else None
+        clean = self.reserved(len(train)) if {"clean", "denoiser"} & self._defense.needs else None
         model = self.classifier(train)
         case = Case(train=train, clean=clean, model=model, mirror=self.mirror())
         self.outcome = self.run(case)

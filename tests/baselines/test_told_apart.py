@@ -22,6 +22,7 @@ from elixir_plugin.runs.compare.spec import CompareSpec
 from elixir_plugin.testing import tiny_case
 
 FIVE = {"confusion_training", "d3", "dataelixir", "eclipse", "image_variations"}
+OWN = FIVE | {"pipeline"}
 TEN = {
     *("do_nothing", "drop_class", "finetune", "gaussian_noise", "grayscale", "jpeg", "random_crop", "random_drop"),
     *("random_head", "train_on_clean_only"),
@@ -41,7 +42,7 @@ def built_in(names: Any) -> set[str]:
 
 
 def test_what_is_meant_where_none_is_named() -> None:
-    assert built_in(plugins().defenses()) == FIVE and built_in(plugins().baselines()) == TEN
+    assert built_in(plugins().defenses()) == OWN and built_in(plugins().baselines()) == TEN
 
 
 @pytest.mark.parametrize("name", sorted(TEN))
@@ -105,7 +106,7 @@ def test_python_verbs_take_them() -> None:
 
 def test_a_registry_gets_them_where_it_asks() -> None:
     assert not register_into({}).keys() & TEN
-    assert built_in(register_into({}, baselines=True)) == FIVE | TEN
+    assert built_in(register_into({}, baselines=True)) == OWN | TEN
     assert set(register_into({}, only=["jpeg", "d3"])) == {"jpeg", "d3"}
     assert built_in(register_into({}, kinds={"repair"}, baselines=True)) == {"d3", "finetune", "random_head"}
 
@@ -113,7 +114,7 @@ def test_a_registry_gets_them_where_it_asks() -> None:
 def test_a_checkout_gets_them_where_they_are_named(tmp_path: Path) -> None:
     from elixir_plugin.cli.toolkit import _chosen
 
-    assert set(_chosen(())) == FIVE and _chosen(("jpeg",)) == ["jpeg"]
+    assert set(_chosen(())) == OWN and _chosen(("jpeg",)) == ["jpeg"]
     for place in ("attack", "config/defense", "defense", "utils"):
         (tmp_path / place).mkdir(parents=True)
     for place in ("defense/base.py", "utils/save_load_attack.py"):

@@ -105,7 +105,9 @@ class Pipeline(Defense):
         priced = [each for each in facts.values() if "seconds_total" in each]
         for key in ("seconds_total", "nfe_total", "disk_bytes"):
             if values := [each[key] for each in priced if key in each]:
-                facts[key] = max(values) if key == "disk_bytes" else sum(values)  # a finished step keeps its result alone
+                facts[key] = (
+                    max(values) if key == "disk_bytes" else sum(values)
+                )  # a finished step keeps its result alone
         if unknown:
             facts["not_priced"] = ", ".join(unknown)
         return facts
@@ -115,7 +117,9 @@ class Pipeline(Defense):
         with context.scratch_dir(NAME) as folder:
             for step in self.steps:
                 if stopped:
-                    records.append(Record(step, NOT_REACHED, "ended before", status=state.status(), left=len(state.rows)))
+                    records.append(
+                        Record(step, NOT_REACHED, "ended before", status=state.status(), left=len(state.rows))
+                    )
                     continue
                 records.append(self._step(step, state, folder, context))
                 stopped = self.settings.stop_if_clean and _found_nothing(records[-1])
@@ -139,9 +143,13 @@ class Pipeline(Defense):
         added = state.added if step.kind == "train" else None
         place = folder / f"{step.number}-{step.defense.name}"
         made = kept_or_made(
-            place, step, given, context, lambda: _run(step, state, given, place, context),
-            None if added is None else added.dump(),
-        )  # fmt: skip
+            place,
+            step,
+            given,
+            context,
+            make=lambda: _run(step, state, given, place, context),
+            added=None if added is None else added.dump(),
+        )
         if made.model is not None:
             made.model.to(context.device)
         outcome = state.take(given, made, step)

@@ -101,7 +101,9 @@ def build_outcome(state: State, records: list[Record], *, kind: str, stopped: bo
         outcome.kept = state.good_rows()
     if state.detected:
         outcome.flagged = state.flagged.copy()
-    elif done and (last := done[-1]).outcome is not None and last.outcome.flagged is not None and last.given is not None:
+    elif (
+        done and (last := done[-1]).outcome is not None and last.outcome.flagged is not None and last.given is not None
+    ):
         outcome.flagged = np.zeros(count, bool)
         outcome.flagged[last.given.rows] = last.outcome.flagged
     if state.changed.any():
@@ -109,7 +111,9 @@ def build_outcome(state: State, records: list[Record], *, kind: str, stopped: bo
     outcome.augmentation, outcome.static_augmentation = state.added, state.static
     outcome.noise_level = state.noise_level
     outcome.curves = {
-        f"{each.step.label}: {name}": values for each in done for name, values in each.outcome.curves.items()  # type: ignore[union-attr]
+        f"{each.step.label}: {name}": values
+        for each in done
+        for name, values in each.outcome.curves.items()  # type: ignore[union-attr]
     }
     outcome.tables = to_json_types(
         {

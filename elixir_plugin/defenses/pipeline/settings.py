@@ -235,9 +235,7 @@ def _refuse_unknown(name: Any, where: str) -> None:
         raise _refused("unknown step", where, name, allowed, hint)
 
 
-def _refused(
-    what: str, where: str, found: Any, allowed: str | None = None, hint: str | None = None
-) -> SettingsError:
+def _refused(what: str, where: str, found: Any, allowed: str | None = None, hint: str | None = None) -> SettingsError:
     return SettingsError(what, where=f"settings of {NAME}: {where}", found=found, allowed=allowed, hint=hint)
 
 

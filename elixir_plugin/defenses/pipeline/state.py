@@ -99,7 +99,7 @@ class State:
         return Given(case, rows, suspects, targets, dropped, unverified)
 
     def take(self, given: Given, outcome: Outcome, step: Step) -> Outcome:
-        """Take over what *step* made of *given*, and return its outcome as it counts: others than suspects unchanged."""
+        """Take over what *step* made of *given*; return its outcome as it counts, with all but suspects unchanged."""
         outcome = dataclasses.replace(outcome)
         if step.kind == "detect":
             if outcome.flagged is None and outcome.kept is not None:
@@ -145,7 +145,9 @@ class State:
         """Put what the step made of its samples in their place, and leave all that is not suspect as it was."""
         assert outcome.train is not None and given.case.train is not None and self.images is not None
         made, before = outcome.train, given.case.train
-        moved: Mask = (rms_changes(before, made) != 0) | (made.labels != before.labels)  # NaN, another size, is a change
+        moved: Mask = (rms_changes(before, made) != 0) | (
+            made.labels != before.labels
+        )  # NaN, another size, is a change
         if given.suspects is not None:
             if (moved & ~given.suspects).any() and outcome.model is not None:
                 outcome.model = None  # it was trained on a set that there is not

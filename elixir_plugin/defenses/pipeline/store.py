@@ -43,7 +43,7 @@ class Finished(Facts):
 
 
 def kept_or_made(
-    folder: Path, step: Step, given: Given, context: Context, make: Callable[[], Outcome], added: Any
+    folder: Path, step: Step, given: Given, context: Context, *, make: Callable[[], Outcome], added: Any
 ) -> Outcome:
     """Return the outcome of *step* on *given*: that in *folder*, or what *make* returns, which is then kept there.
 
