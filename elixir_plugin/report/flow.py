@@ -14,7 +14,7 @@ PARTS = {"as it came": "c6", "flagged": "c2", "purified": "c1", "relabelled": "c
 OTHERS = ("c4", "c5")
 STAGE = 0.62  # inches per stage
 BAR, LEAST = 0.3, 0.012  # height of a bar in stages; width of the smallest part in bars, so that it can be seen
-NAME, SAID = 34, 40  # characters of a line that there is room for, one above the other
+NAME, LINE = 30, 58  # characters of the name of a stage, and of a line with what is said of it
 
 
 def height_of_flow(panel: Flow) -> float:
@@ -47,9 +47,10 @@ def draw_flow(panel: Flow, axes: Axes) -> list[Any]:
             if width:
                 axes.add_patch(Rectangle((start, top), width, BAR, color=colours[name], linewidth=0, zorder=2))
             start += width
-        axes.text(0, top - 0.08, short(stage.name, NAME), ha="left", va="bottom", color=COLOURS["ink"], zorder=3)
-        axes.text(1, top - 0.08, short(stage.said, SAID), ha="right", va="bottom", color=COLOURS["ink"], fontsize=9,
-                  zorder=3)  # fmt: skip
+        name = short(stage.name, NAME)
+        said = short(stage.said, LINE - len(name))
+        axes.text(0, top - 0.08, name, ha="left", va="bottom", color=COLOURS["ink"], zorder=3)
+        axes.text(1, top - 0.08, said, ha="right", va="bottom", color=COLOURS["ink"], fontsize=9, zorder=3)
         below = (left, top + BAR)
     axes.set_xlim(0, 1)
     axes.set_ylim(len(panel.stages), 0)
