@@ -208,6 +208,27 @@ class StepMetrics:
 
 
 @dataclass(frozen=True)
+class RemainingBackdoor:
+    """Attack success of a model, estimated without the truth from flagged samples that it was not trained on.
+
+    :param samples: how many.
+    :param share: of them, that are given the label they came with.
+    :param low, high: confidence interval of the share.
+    :param control: the share of a model that was trained on the suspect set.
+    :param targets: classes that the samples came from.
+    :param asr: the true ASR, where it was measured.
+    """
+
+    samples: Count
+    share: Share
+    low: Share
+    high: Share
+    control: Share | None = None
+    targets: list[Count] = field(default_factory=list)
+    asr: Share | None = None
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Everything measured about one outcome.
 
@@ -221,6 +242,7 @@ class Evaluation:
     :param power: which poison would have been found, where that was asked for.
     :param recommendation: whether the denoiser is worth its cost, where that was asked for.
     :param steps: each step of a defense that has several.
+    :param remaining: ASR as it is estimated without the truth, beside the true one; None where there is no estimate.
 
     >>> Evaluation(after=ModelMetrics(acc=0.9, asr=0.02)).before is None
     True
@@ -236,3 +258,4 @@ class Evaluation:
     power: DetectionPower | None = None
     recommendation: Recommendation | None = None
     steps: list[StepMetrics] = field(default_factory=list)
+    remaining: RemainingBackdoor | None = None

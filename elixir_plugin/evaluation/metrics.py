@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ..core.case import Case, TriggeredSet, Truth
 from ..core.classifier.classifier import Classifier
 from ..core.images import ImageSet, Index
-from ..core.metrics import DetectionMetrics, Evaluation, ModelMetrics, StepMetrics
+from ..core.metrics import DetectionMetrics, Evaluation, ModelMetrics, RemainingBackdoor, StepMetrics
 from ..core.outcome import Outcome, StepOutcome
 from .repair import repair_metrics, share
 
@@ -47,7 +47,14 @@ def evaluate(case: Case, outcome: Outcome, *, before: ModelMetrics | None = None
         detection=None if case.truth is None else detection_metrics(outcome.scores, outcome.flagged, case.truth),
         repair=None if case.truth is None or case.train is None else repair_metrics(case.train, outcome, case.truth),
         steps=[_step_metrics(case, each, outcome, after) for each in outcome.steps],
+        remaining=_remaining(outcome, after),
     )
+
+
+def _remaining(outcome: Outcome, after: ModelMetrics | None) -> RemainingBackdoor | None:
+    """Return what the outcome estimates of the backdoor that is left, with what is true."""
+    found = outcome.tables.get("remaining") if outcome.steps else None
+    return None if found is None else RemainingBackdoor(**{**found, "asr": None if after is None else after.asr})
 
 
 def _step_metrics(case: Case, step: StepOutcome, last: Outcome, after: ModelMetrics | None) -> StepMetrics:

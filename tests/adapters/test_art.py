@@ -185,6 +185,48 @@ def test_every_defense_has_its_class(strangers: None) -> None:
     assert adapter.art_defence("dataelixir", "trainer") is adapter.DataElixirTrainer
 
 
+def test_a_pipeline_has_the_class_of_every_kind_it_may_have() -> None:
+    from elixir_plugin.adapters.art import adapter
+
+    for family in ("Detector", "Preprocessor", "Transformer", "Trainer"):
+        assert getattr(adapter, f"Pipeline{family}") is adapter.art_defence("pipeline", family.lower())
+    assert adapter.art_defence("pipeline") is adapter.PipelineTrainer  # before its steps are known
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_pipeline_trains_the_classifier(trained: bool) -> None:
+    from elixir_plugin.adapters.art.adapter import PipelineTrainer
+
+    classifier = estimator()
+    before = weights(classifier.model)
+    recipe = {"epochs": 1, "batch_size": 32}
+    steps = [{"random_drop": {"share": 0.25}}, {"retrain": {"recipe": recipe}, "drop": "flagged"}]
+    trainer = PipelineTrainer(classifier, x_clean=XC, y_clean=YC, trained=trained, steps=steps, retrain=recipe)
+    trainer.fit(X, Y)
+    assert trainer.outcome is not None and trainer.outcome.kept is not None and len(trainer.outcome.kept) == 72
+    assert trainer.get_classifier() is classifier and not same(weights(classifier.model), before)
+    assert [each.step for each in trainer.get_params()["steps"]] == ["random_drop", "retrain"]
+    with pytest.raises(SettingsError, match="unknown step"):
+        trainer.set_params(steps=["random_dorp"])
+    assert len(trainer.get_params()["steps"]) == 2
+
+
+def test_a_pipeline_detects_purifies_and_repairs() -> None:
+    from elixir_plugin.adapters.art.adapter import PipelineDetector, PipelinePreprocessor, PipelineTransformer
+
+    drop = {"random_drop": {"share": 0.25}}
+    report, clean = PipelineDetector(estimator(), X, Y, steps=[drop]).detect_poison()
+    assert report["poison"] == 24 and clean.count(0) == 24
+    x, y = PipelinePreprocessor(steps=[drop, {"grayscale": {}, "only": "flagged"}])(X, Y)
+    changed = (x != X).any((1, 2, 3))
+    assert (
+        x.shape == X.shape and np.array_equal(y, Y) and changed.sum() == 24 and not changed[np.array(clean) == 1].any()
+    )
+    classifier = estimator()
+    repaired = PipelineTransformer(classifier, steps=[{"finetune": {"epochs": 1}}, {"d3": {"epochs": 1}}])(XC, y=YC)
+    assert not same(weights(repaired.model), weights(classifier.model))
+
+
 def test_unknown_classes_get_the_nearest_one() -> None:
     from elixir_plugin.adapters.art import adapter
 

@@ -537,6 +537,62 @@ def test_the_dry_run_prices_each_step(brief_measurements: None) -> None:
     assert facts["seconds_total"] == sum(parts) and facts["nfe_total"] == facts["2 dataelixir (at most)"]["nfe_total"]
 
 
+# what is left of the backdoor
+
+
+def test_what_is_left_is_estimated_on_flagged_samples_that_were_dropped() -> None:
+    outcome = run("corner", {**BRIEF, "drop": "flagged"})
+    found = outcome.tables["remaining"]
+    assert outcome.model is not None and CASE.model is not None
+    suspects = TRAIN.subset(POISON)
+    share = float((outcome.model.predict(suspects).argmax(1) == 0).mean())
+    control = float((CASE.model.predict(suspects).argmax(1) == 0).mean())
+    assert (found["samples"], found["share"], found["control"], found["targets"]) == (8, share, control, [0])
+    assert 0 <= found["low"] <= share <= found["high"] <= 1 and found["high"] - found["low"] > 0.3
+    remaining, after = evaluate(CASE, outcome).remaining, evaluate(CASE, outcome).after
+    assert remaining is not None and after is not None and remaining.asr == after.asr
+    assert any(note.startswith("estimated ASR") for note in outcome.notes)
+
+
+def test_false_alarms_of_other_classes_do_not_count() -> None:
+    outcome = run({"corner": {"first": 4}}, {**BRIEF, "drop": "flagged"})  # one each of classes 2 and 3, two of 0
+    assert outcome.tables["remaining"]["samples"] == 9 and outcome.flagged is not None and outcome.flagged.sum() == 11
+
+
+def test_samples_are_held_back_from_all_that_follows() -> None:
+    steps = [{"corner": {}}, {"invert_each": {}, "only": "flagged"}, BRIEF]
+    outcome = run(*steps, case=MORE, hold_back=0.5)
+    given = seen("invert_each").train
+    assert given is not None and len(given) == 12 and outcome.kept is not None and outcome.flagged is not None
+    assert len(outcome.kept) == len(MORE.train or ()) - 12 and outcome.flagged.sum() == 24
+    held = np.setdiff1d(np.flatnonzero(outcome.flagged), outcome.kept)
+    assert outcome.tables["remaining"]["samples"] == len(held) == 12
+    again = run(*steps, case=MORE, hold_back=0.5)
+    assert same_outcome(outcome, again) == []
+    assert np.isin(held, np.flatnonzero(outcome.flagged)).all()
+
+
+MORE = dataclasses.replace(
+    CASE,
+    train=ImageSet(np.tile(TRAIN.read(slice(None)), (3, 1, 1, 1)), np.tile(TRAIN.labels, 3), 4),
+    truth=None,
+)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        ["corner", BRIEF],  # the flagged were trained on
+        ["corner", {"invert_each": {}, "only": "flagged"}, BRIEF],
+        [{**BRIEF}],  # nothing is flagged
+        ["corner", {"corner": {}, "drop": "flagged"}],  # no model
+    ],
+)
+def test_where_nothing_can_be_estimated_nothing_is(steps: list[Any]) -> None:
+    outcome = run(*steps)
+    assert "remaining" not in outcome.tables and evaluate(CASE, outcome).remaining is None
+
+
 # kills
 
 

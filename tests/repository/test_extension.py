@@ -88,6 +88,23 @@ def test_it_runs_from_the_command_line(python: Path, tables: Path, tmp_path: Pat
     assert model.num_classes == 4
 
 
+@pytest.mark.e2e
+def test_its_defense_is_a_step_of_a_pipeline(python: Path, tables: Path, tmp_path: Path) -> None:
+    steps = "[random_drop, {retrain: {recipe: {epochs: 1}}, drop: flagged}, {my_finetune: {epochs: 1, lr: 0.02}}]"
+    command = ["run", "pipeline", "--from", f"pixel_tables:{tables}", "--set", f"steps={steps}", "--out", "here"]
+    done = run(python, "-m", "elixir_plugin", *command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "here" / "report.json").read_text())
+    assert report["defense"]["kind"] == "repair" and report["run"]["settings"]["steps"][2] == {
+        "step": "my_finetune", "settings": {"epochs": 1, "lr": 0.02}
+    }  # fmt: skip
+    assert report["metrics"]["steps"][2]["label"] == "3 my_finetune" and report["metrics"]["after"]["acc"] is not None
+    assert "3 my_finetune: fine-tune" in report["outcome"]["timings"]
+    wrong = [*command[:5], "steps=[{my_finetune: {epochs: 0}}]", "--out", "there"]
+    done = run(python, "-m", "elixir_plugin", *wrong, cwd=tmp_path)
+    assert done.returncode and "steps.1 (my_finetune)" in done.stderr and "epochs = 0" in done.stderr
+
+
 def test_its_poison_plants_a_stripe() -> None:
     sys.path.insert(0, str(PACKAGE))
     from elixir_example.poison import Stripe

@@ -111,6 +111,7 @@ def test_the_command_line_takes_steps(tmp_path: Path, monkeypatch: pytest.Monkey
     assert run_defense(RunSpec.from_yaml(tmp_path / "here" / "run.yaml")).already_done
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_figures")
 def test_a_record_of_backdoorbench_goes_through_a_pipeline(shared: Path, tmp_path: Path) -> None:
     record = shared / "toolkits" / "backdoorbench" / "record" / "badnet_0_1"

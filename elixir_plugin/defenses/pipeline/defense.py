@@ -9,6 +9,7 @@ numbers from the seed of the run, under their own names: the first step finds wh
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,10 +22,11 @@ from ...core.outcome import Outcome
 from ...core.panels import Panel
 from ...core.pixels import rms_changes
 from ...core.settings import Settings
-from ...defense import Card, Defense, Kind
+from ...defense import Card, Defense, Kind, check_agreement
 from ...errors import ElixirError
 from .outcome import DONE, NOT_REACHED, SKIPPED, Record, build_outcome, panels_of
 from .plan import Step, expected, needs_of, refuse_missing, steps_of
+from .remaining import remaining_backdoor, sentence_of
 from .retrain import Retrain
 from .settings import NAME, PipelineSettings
 from .state import Given, State
@@ -71,8 +73,8 @@ class Pipeline(Defense):
         refuse_missing(self.steps, case)
 
     def check(self, case: Case) -> None:
-        for place, step in enumerate(self.steps):
-            given = expected(step, self.steps[:place], case)
+        for step in self.steps:
+            given = expected(step, case)
             if "model" in step.defense.needs and given.model is None:
                 continue  # there is none to look at until a step before has made it
             with _naming(step):
@@ -93,8 +95,8 @@ class Pipeline(Defense):
         visible = case.visible()
         facts: dict[str, Any] = {}
         unknown: list[str] = []
-        for place, step in enumerate(self.steps):
-            given = expected(step, self.steps[:place], visible)
+        for step in self.steps:
+            given = expected(step, visible)
             possible = "model" not in step.defense.needs or given.model is not None
             found = step.defense.estimate(given, context) if possible else {}
             if "seconds_total" not in found:
@@ -114,6 +116,7 @@ class Pipeline(Defense):
 
     def defend(self, case: Case, context: Context) -> Outcome:
         state, records, stopped = State.start(case), list[Record](), False
+        state.hold_back, state.seed = self.settings.hold_back, context.seed
         with context.scratch_dir(NAME) as folder:
             for step in self.steps:
                 if stopped:
@@ -128,6 +131,11 @@ class Pipeline(Defense):
         outcome = build_outcome(state, records, kind=self.kind, stopped=stopped)
         if outcome.model is not None:
             outcome.model.to(context.device)
+        with context.stage("estimate what is left"):
+            found = remaining_backdoor(state, outcome.undefended)
+        if found is not None:
+            outcome.tables["remaining"] = dataclasses.asdict(found)
+            outcome.notes.append(sentence_of(found))
         return outcome
 
     def panels(self, outcome: Outcome) -> list[Panel]:
@@ -186,7 +194,14 @@ def _run(step: Step, state: State, given: Given, folder: Path, context: Context)
         any_model=True,  # the suspect model has been held against the labels, and the others were made here
         on_stage=told,
     )
+    check_agreement(given.case, inner)
+    agreement = inner.agreement
     outcome = defense.run(given.case, inner)
+    if agreement is not None:
+        said = agreement.sentence()
+        outcome.notes = [note for note in outcome.notes if note != said]
+        if given.case.model is not state.case.model:  # of that one, the notes of the run say it
+            outcome.notes.insert(0, said.replace("the suspect model", "the model that this step was given", 1))
     context.add_cached_time(inner.cached_seconds)
     for stage, seconds in inner.timings.items():
         name = f"{step.label}: {stage}"

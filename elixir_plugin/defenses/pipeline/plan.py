@@ -88,9 +88,10 @@ def refuse_missing(steps: list[Step], case: Case) -> None:
                                    hint=hint)  # fmt: skip
 
 
-def expected(step: Step, before: list[Step], case: Case) -> Case:
-    """Return *case* as *step* may be given it, as far as that is known before any work."""
-    clean = case.clean
-    if step.options.clean_from is not None and case.train is not None and (clean is None or not len(clean)):
-        clean = case.train
+def expected(step: Step, case: Case) -> Case:
+    """Return *case* as *step* may be given it, as far as that is known before any work.
+
+    Of samples that are to serve as further reference, it is not known which: all of them stand for these.
+    """
+    clean = case.clean if step.options.clean_from is None else case.train
     return Case(case.train, clean, case.model, mirror=case.mirror)

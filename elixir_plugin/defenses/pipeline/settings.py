@@ -135,6 +135,14 @@ class PipelineSettings(Settings):
         False, description="end with the first step that looks for poison and finds none, and leave all as it came"
     )
 
+    hold_back: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the flagged samples that is set aside as soon as they are flagged, and neither repaired "
+        "nor trained on: what the last model says of them estimates the attack success that is left",
+    )
+
     @field_validator("steps", mode="before")
     @classmethod
     def _spelled_out(cls, value: Any) -> Any:

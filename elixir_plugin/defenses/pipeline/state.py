@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ...core.augmentation import Augmentation
 from ...core.case import Case
 from ...core.classifier.classifier import Classifier
+from ...core.context import derive_seed
 from ...core.images import Images, ImageSet, Index, LazyImages
 from ...core.outcome import Outcome
 from ...core.pixels import rms_changes, to_bytes, to_floats
@@ -53,7 +54,9 @@ class State:
     :param detected: whether any step has looked for poison.
     :param changed: bool ``[N]``, samples whose image or label a step has changed.
     :param repaired: bool ``[N]``, flagged samples that have been changed since.
+    :param held: bool ``[N]``, flagged samples that have been set aside; no step sees them any more.
     :param model: the model that the last step which makes one has made.
+    :param hold_back: share of newly flagged samples to set aside; drawn under *seed*.
     :param added, static, noise_level: as in ``Outcome``, of the last step that changed the set.
     """
 
@@ -63,17 +66,20 @@ class State:
     flagged: Mask
     changed: Mask
     repaired: Mask
+    held: Mask
     detected: bool = False
     model: Classifier | None = None
     added: Augmentation | None = None
     static: Augmentation | None = None
     noise_level: float | None = None
+    hold_back: float = 0.0
+    seed: int = 0
 
     @classmethod
     def start(cls, case: Case) -> State:
         """Return the state before the first step."""
         count = 0 if case.train is None else len(case.train)
-        return cls(case, case.train, np.arange(count), *(np.zeros(count, bool) for _ in range(3)))
+        return cls(case, case.train, np.arange(count), *(np.zeros(count, bool) for _ in range(4)))
 
     def give(self, step: Step) -> Given | str:
         """Return what *step* is given, after leaving out what it says to drop; or why there is nothing for it to do.
@@ -105,8 +111,9 @@ class State:
             if outcome.flagged is None and outcome.kept is not None:
                 outcome.flagged = ~_mask(outcome.kept, len(given.rows))
             if outcome.flagged is not None:
-                self.flagged[given.rows[outcome.flagged]] = True
-                self.repaired[given.rows[outcome.flagged]] = False
+                found = given.rows[outcome.flagged]
+                self._hold_back(found[~self.flagged[found]], step)
+                self.flagged[found], self.repaired[found] = True, False
             self.detected = True
         elif given.case.train is not None:
             left = _mask(outcome.kept_rows(len(given.rows)), len(given.rows))
@@ -121,6 +128,13 @@ class State:
             self.added, self.static = outcome.augmentation, outcome.static_augmentation
             self.noise_level = None if step.options.only is not None else outcome.noise_level
         return outcome
+
+    def _hold_back(self, found: Index, step: Step) -> None:
+        """Set a share of the samples *found* aside."""
+        count = round(self.hold_back * len(found))
+        order = np.random.default_rng(derive_seed(self.seed, "pipeline", "held back", step.number)).permutation(found)
+        self.held[order[:count]] = True
+        self.rows = self.rows[~self.held[self.rows]]
 
     def good_rows(self) -> Index:
         """Return positions of the samples to go on with: those left that are not suspect, or have been repaired."""
@@ -193,11 +207,20 @@ class State:
         return ImageSet(np.concatenate(parts), labels, clean.num_classes, classes=clean.classes), len(kept)
 
     def _targets(self) -> tuple[int, ...]:
-        """Return the classes that hold most flagged samples: at least a quarter as many as the class with most."""
         assert self.images is not None
-        rows = self.rows[self.flagged[self.rows]]
-        counts = np.bincount(self.images.labels[rows], minlength=self.images.num_classes)
-        return tuple(int(each) for each in np.flatnonzero((counts > 0) & (counts >= SHARE * counts.max())))
+        return most_flagged(self.images.labels[self.rows[self.flagged[self.rows]]])
+
+
+def most_flagged(labels: Index) -> tuple[int, ...]:
+    """Return the classes that hold most flagged samples: at least a quarter as many as the class with most.
+
+    :param labels: of the flagged samples, at least one.
+
+    >>> most_flagged(np.array([3, 3, 3, 3, 3, 3, 3, 3, 5, 7, 7]))
+    (3, 7)
+    """
+    counts = np.bincount(labels)
+    return tuple(int(each) for each in np.flatnonzero((counts > 0) & (counts >= SHARE * counts.max())))
 
 
 def replaced(images: ImageSet, rows: Index, made: ImageSet, where: str) -> ImageSet:

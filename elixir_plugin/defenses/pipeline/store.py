@@ -60,6 +60,8 @@ def kept_or_made(
     if outcome is not None:
         return outcome
     outcome = make()
+    if shared:
+        barrier()  # until no rank needs the step's own files any more
     if not shared or rank_and_world()[0] == 0:
         _write(folder, made_of, outcome)
     if shared:
