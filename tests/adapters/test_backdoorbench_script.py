@@ -71,6 +71,16 @@ class TestFlags:
         _, spec = request_of(tmp_path, "dataelixir", *flags)
         assert spec.settings["recipe"]["epochs"] == 2 and spec.settings["recipe"]["weight_decay"] == 0.001
 
+    def test_a_pipeline_is_trained_on_where_its_last_step_hands_back_no_model(self, tmp_path: Path) -> None:
+        steps = "[{random_drop: {share: 0.2}}, {jpeg: {}, only: flagged}]"
+        request, spec = request_of(tmp_path, "pipeline", "--steps", steps, "--epochs", "3")
+        assert spec.settings == {"steps": [{"random_drop": {"share": 0.2}}, {"jpeg": {}, "only": "flagged"}]}
+        assert spec.retrain == {"epochs": 3} and request.unused == []
+        request, spec = request_of(tmp_path, "pipeline", "--steps", "[random_drop, retrain, d3]", "--epochs", "3")
+        assert spec.retrain is None and request.unused == ["epochs: 3"]
+        with pytest.raises(SettingsError, match="unknown step"):
+            request_of(tmp_path, "pipeline", "--steps", "[random_dorp]")
+
     def test_what_means_nothing_here_is_named(self, tmp_path: Path) -> None:
         flags = [
             "--num_workers",

@@ -16,12 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ...core import settings as config
 from ...core.case import Case
 from ...core.context import Context
 from ...core.outcome import Outcome
 from ...core.panels import Panel
 from ...core.pixels import rms_changes
-from ...core.settings import Settings
 from ...defense import Card, Defense, Kind, check_agreement
 from ...errors import ElixirError
 from .outcome import DONE, NOT_REACHED, SKIPPED, Record, build_outcome, panels_of
@@ -57,7 +57,7 @@ class Pipeline(Defense):
     )
 
     def __init__(
-        self, settings: Settings | Mapping[str, Any] | None = None, *, preset: str | None = None, **values: Any
+        self, settings: config.Settings | Mapping[str, Any] | None = None, *, preset: str | None = None, **values: Any
     ) -> None:
         super().__init__(settings, preset=preset, **values)
         self.steps = steps_of(self.settings.steps)

@@ -79,7 +79,8 @@ class State:
     def start(cls, case: Case) -> State:
         """Return the state before the first step."""
         count = 0 if case.train is None else len(case.train)
-        return cls(case, case.train, np.arange(count), *(np.zeros(count, bool) for _ in range(4)))
+        none = np.zeros(count, bool)
+        return cls(case, case.train, np.arange(count), none, none.copy(), none.copy(), none.copy())
 
     def give(self, step: Step) -> Given | str:
         """Return what *step* is given, after leaving out what it says to drop; or why there is nothing for it to do.
