@@ -57,7 +57,7 @@ def interval(hits: int, count: int) -> tuple[float, float]:
     >>> [round(each, 3) for each in interval(0, 20)]
     [0.0, 0.168]
     """
-    from scipy.stats import binomtest  # noqa: PLC0415  (slow to import)
+    from scipy.stats import binomtest  # type: ignore[import-untyped]  # noqa: PLC0415  (slow to import)
 
     found = binomtest(hits, count).proportion_ci(LEVEL, method="exact")
     return float(found.low), float(found.high)

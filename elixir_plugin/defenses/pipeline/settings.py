@@ -25,7 +25,6 @@ from typing_extensions import Self
 from ...core.settings import Settings
 from ...defense import Defense, get_defense
 from ...errors import SettingsError, nearest
-from ...evaluation.retraining import Retraining
 from ...plugins import listed, plugins
 from .retrain import RETRAIN, Retrain
 
@@ -245,6 +244,3 @@ def _refuse_unknown(name: Any, where: str) -> None:
 
 def _refused(what: str, where: str, found: Any, allowed: str | None = None, hint: str | None = None) -> SettingsError:
     return SettingsError(what, where=f"settings of {NAME}: {where}", found=found, allowed=allowed, hint=hint)
-
-
-__all__ = ["OPTIONS", "PipelineSettings", "PipelineStep", "Retraining"]
