@@ -54,14 +54,14 @@ PIPELINES: dict[str, list[dict[str, Any]]] = {
         {"d3": D3},
     ],
 }
-HEAD = ("poison", "what", "ACC %", "ASR %", "samples left", "poison left")
+HEAD = ("poison", "what", "ACC %", "ASR %", "estimated ASR %", "samples left", "poison left")
 
 
 def main() -> None:
     """Run what is missing, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--work", type=Path, required=True, help="folder of results and of what finished steps made")
-    parser.add_argument("--poisons", nargs="+", default=["badnets", "blended"])
+    parser.add_argument("--poisons", nargs="+", default=["badnets"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--size", type=int, default=8, help="edge of the digits, pixels")
     parser.add_argument("--write", action="store_true", help="put the table into docs/pipeline.md")
@@ -112,6 +112,7 @@ def measured(name: str, case: Case, folder: Path, seed: int) -> dict[str, Any]:
             "metrics": dataclasses.asdict(evaluation.before if name == "before" else evaluation.after),  # type: ignore[arg-type]
             "steps": [dataclasses.asdict(each) for each in evaluation.steps],
             "left": len(kept),
+            "estimated": None if evaluation.remaining is None else evaluation.remaining.share,
             "poison_left": int((case.truth.poison[kept] & wrong).sum()),
             "seconds": outcome.timings["total"],
         }
@@ -126,12 +127,14 @@ def rows(found: list[dict[str, Any]]) -> Iterator[list[str]]:
             shares = [spread([100 * each["metrics"][key] for each in mine]) for key in ("acc", "asr")]
             alone = what == "d3 alone"  # which leaves the set alone
             counts = ["", ""] if alone else [spread([each[key] for each in mine]) for key in ("left", "poison_left")]
-            yield [poison, what, *shares, *counts]
+            estimates = [each["estimated"] for each in mine if each["estimated"] is not None]
+            estimated = spread([100 * each for each in estimates]) if estimates else ""
+            yield [poison, what, *shares, estimated, *counts]
             if what == next(iter(PIPELINES)):
                 tpr, fpr = (
                     spread([100 * each["steps"][0]["detection"][key] for each in mine]) for key in ("tpr", "fpr")
                 )
-                yield [poison, f"the detection in it: TPR {tpr} %, FPR {fpr} %", "", "", "", ""]
+                yield [poison, f"the detection in it: TPR {tpr} %, FPR {fpr} %", "", "", "", "", ""]
 
 
 def spread(values: list[float]) -> str:

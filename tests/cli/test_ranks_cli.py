@@ -20,6 +20,12 @@ from elixir_plugin.testing.defenses import tiny_case
 
 HOUR = 3600.0
 SHORT = ["fit.iterations=6", "fit.batch_size=4", "purification.steps=2"]
+ECLIPSE = ["eclipse", "--preset", "cpu", *(part for each in SHORT for part in ("--set", each))]
+ECLIPSE += ["--retrain", "--retrain-set", "epochs=1"]
+STEPS = (
+    "[random_drop, {eclipse: {preset: cpu, fit: {iterations: 6, batch_size: 4}, purification: {steps: 2}}, "
+    "only: flagged}, {retrain: {recipe: {epochs: 1}}, drop: unrepaired}]"
+)
 
 
 def saved_case(folder: Path) -> Path:
@@ -35,10 +41,9 @@ def saved_case(folder: Path) -> Path:
     return path
 
 
-def run(launcher: list[str], case: Path, out: Path) -> subprocess.CompletedProcess[str]:
-    command = [*launcher, "-m", "elixir_plugin", "run", "eclipse", "--preset", "cpu", "--from", f"arrays:{case}"]
-    command += [part for each in SHORT for part in ("--set", each)]
-    command += ["--retrain", "--retrain-set", "epochs=1", "--out", str(out), "--no-write-back"]
+def run(launcher: list[str], case: Path, out: Path, defense: list[str] = ECLIPSE) -> subprocess.CompletedProcess[str]:
+    command = [*launcher, "-m", "elixir_plugin", "run", *defense, "--from", f"arrays:{case}"]
+    command += ["--out", str(out), "--no-write-back"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
 
@@ -100,10 +105,11 @@ def test_a_rank_that_says_nothing_is_given_up_in_the_end(monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
-def test_two_ranks_leave_what_one_process_leaves(tmp_path: Path) -> None:
-    case = saved_case(tmp_path)
-    one = run([sys.executable], case, tmp_path / "one")
-    two = run([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"], case, tmp_path / "two")
+@pytest.mark.parametrize("defense", [ECLIPSE, ["pipeline", "--set", f"steps={STEPS}"]], ids=["eclipse", "pipeline"])
+def test_two_ranks_leave_what_one_process_leaves(tmp_path: Path, defense: list[str]) -> None:
+    case, launcher = saved_case(tmp_path), [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    one = run([sys.executable], case, tmp_path / "one", defense)
+    two = run(launcher, case, tmp_path / "two", defense)
     assert one.returncode == 0, one.stderr
     assert two.returncode == 0, two.stderr
     outcomes = [Outcome.load(tmp_path / name / "outcome") for name in ("one", "two")]
@@ -111,7 +117,7 @@ def test_two_ranks_leave_what_one_process_leaves(tmp_path: Path) -> None:
     reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("one", "two")]
     assert reports[0]["metrics"] == reports[1]["metrics"]
     assert not (tmp_path / "two" / "work").exists()
-    again = run([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"], case, tmp_path / "two")
+    again = run(launcher, case, tmp_path / "two", defense)
     assert again.returncode == 0 and again.stdout.count("already done") == 1
 
 
