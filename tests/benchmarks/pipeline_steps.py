@@ -127,7 +127,7 @@ def rows(found: list[dict[str, Any]]) -> Iterator[list[str]]:
             shares = [spread([100 * each["metrics"][key] for each in mine]) for key in ("acc", "asr")]
             alone = what == "d3 alone"  # which leaves the set alone
             counts = ["", ""] if alone else [spread([each[key] for each in mine]) for key in ("left", "poison_left")]
-            estimates = [each["estimated"] for each in mine if each["estimated"] is not None]
+            estimates = [each["estimated"] for each in mine if each.get("estimated") is not None]
             estimated = spread([100 * each for each in estimates]) if estimates else ""
             yield [poison, what, *shares, estimated, *counts]
             if what == next(iter(PIPELINES)):
