@@ -103,13 +103,11 @@ class Pipeline(Defense):
                 unknown.append(step.label)
             few = " (at most)" if step.options.only is not None else ""
             plain = {key: each for key, each in found.items() if not isinstance(each, Mapping)}
-            facts[f"{step.label}{few}"] = plain or {"cost": "this defense gives no estimate"}
+            facts[f"{step.label}{few}"] = plain or {"estimate": "none given"}
         priced = [each for each in facts.values() if "seconds_total" in each]
-        for key in ("seconds_total", "nfe_total", "disk_bytes"):
+        for key, together in (("seconds_total", sum), ("nfe_total", sum), ("disk_bytes", max)):  # one step at a time
             if values := [each[key] for each in priced if key in each]:
-                facts[key] = (
-                    max(values) if key == "disk_bytes" else sum(values)
-                )  # a finished step keeps its result alone
+                facts[key] = together(values)
         if unknown:
             facts["not_priced"] = ", ".join(unknown)
         return facts

@@ -128,7 +128,8 @@ class PipelineSettings(Settings):
     steps: tuple[PipelineStep, ...] = Field(
         cast("tuple[PipelineStep, ...]", USUAL),
         min_length=1,
-        description="what is done, in this order; each `{NAME: {SETTING: …}, OPTION: …}`",
+        description="what is done, in this order; each `{NAME: {SETTING: …}, OPTION: …}`, with the options only, drop, "
+        "clean_from, on and target",
     )
     stop_if_clean: bool = Field(
         False, description="end with the first step that looks for poison and finds none, and leave all as it came"
