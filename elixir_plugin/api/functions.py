@@ -188,7 +188,7 @@ def make_case(
 def _of_kind(kind: str, name: str) -> type[Defense]:
     """Return a defense by name, after making sure that it does what the verb says."""
     cls = get_defense(name)
-    if cls.kind != kind:
+    if kind not in cls.possible_kinds():
         offers = plugins().offers()["defense"].items()
         raise SettingsError(
             f"this defense does not {kind}",

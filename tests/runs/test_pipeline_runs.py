@@ -142,3 +142,17 @@ def test_arrays_go_through_a_pipeline_and_come_back_sanitised(tmp_path: Path) ->
     assert outcome.flagged is not None and outcome.flagged.any() and outcome.train is not None
     assert np.array_equal(outcome.train.read(slice(None))[~outcome.flagged], images[~outcome.flagged])
     shutil.rmtree(tmp_path / "pipeline")
+
+
+def test_the_three_verbs_take_pipelines() -> None:
+    import elixir_plugin
+    from elixir_plugin.testing import tiny_case
+
+    case = tiny_case()
+    drop = {"random_drop": {"share": 0.25}}
+    found = elixir_plugin.detect(case.train, defense="pipeline", steps=[drop])
+    assert found.flagged is not None and found.flagged.sum() == 24
+    cleaned = elixir_plugin.purify(case.train, defense="pipeline", steps=[drop, {"jpeg": {}, "only": "flagged"}])
+    assert len(cleaned.sanitised()) == 96
+    repaired = elixir_plugin.repair(case.model, case.clean, defense="pipeline", steps=[{"finetune": {"epochs": 1}}])
+    assert repaired.model is not None
