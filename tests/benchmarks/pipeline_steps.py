@@ -61,7 +61,7 @@ def main() -> None:
     """Run what is missing, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--work", type=Path, required=True, help="folder of results and of what finished steps made")
-    parser.add_argument("--poisons", nargs="+", default=["badnets"])
+    parser.add_argument("--poisons", nargs="+", default=["badnets", "blended"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--size", type=int, default=8, help="edge of the digits, pixels")
     parser.add_argument("--write", action="store_true", help="put the table into docs/pipeline.md")
