@@ -292,6 +292,12 @@ def _runs() -> list[Reader]:
         *_many("checkout", rooms.checkout, inspected, {".": _TREES, ".elixir_plugin.json": _DOCUMENTS}),
         *_many("card to be replaced", rooms.results, save, {"d3-*.json": _DOCUMENTS}, adds=True),
         *_many("table to be longer", rooms.results, append, {"detection_info.csv": _DOCUMENTS}, adds=True),
+        *_many(
+            "published numbers",
+            rooms.published,
+            of("runs.published", "load_published", ""),
+            {".": _TREES, "table.json": _DOCUMENTS},
+        ),
         *_many("cards", rooms.cards, of("runs.cards", "load_cards", ""), {".": _TREES, "card.json": _DOCUMENTS}),
     ]
 

@@ -29,6 +29,7 @@ LEFT_OUT = {  # why no hostile file reaches it: file, function
     # files of our own, in the installed package
     ("adapters/common/templates.py", "filled"),
     ("report/page.py", "_styles"),
+    ("report/page.py", "script"),
     ("zoo/known.py", "known_hashes"),
     # what the user's own checkout or library hands over, see SECURITY.md
     ("adapters/backdoorbox/behaviour.py", "_measure"),
@@ -39,6 +40,7 @@ LEFT_OUT = {  # why no hostile file reaches it: file, function
     # what a killed run kept in its work folder, under names made of hashes, and what a comparison shares
     ("defenses/confusion_training/data.py", "load_or_make"),
     ("defenses/image_variations/variations.py", "_counted"),
+    ("defenses/pipeline/store.py", "_read"),
     ("defenses/image_variations/variations.py", "_generator_in"),
     ("diffusion/fit/train.py", "_seconds_in"),
     ("diffusion/purify.py", "_chunk_size"),
