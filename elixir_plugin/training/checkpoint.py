@@ -38,6 +38,7 @@ class StateFacts(Facts):
     groups: list[dict[str, Any]]
     scheduler: dict[str, Any]
     threads: Count | None = None
+    ended: bool = False
 
 
 @dataclass
@@ -81,6 +82,8 @@ class TrainingState:
         extra = {name: list(value.shape) for name, value in checkpoint.extra.items()}
         self._identity = fingerprint(to_json_types([dict(checkpoint.identity), dict(run), shapes, extra]))
         self._written, self._pause = time.monotonic(), checkpoint.every
+        self.ended = False
+        """Whether the state that was restored is that after the last epoch."""
         self.threads: int | None = None
         """With how many threads of the CPU the state that was restored has been computed, where that is known."""
 
@@ -116,11 +119,13 @@ class TrainingState:
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             found = " ".join(str(error).split())[:200]
             raise InputError("checkpoint cannot be read", where=path, found=found, hint=START_OVER) from None
-        self.threads = known.threads
+        self.threads, self.ended = known.threads, known.ended
         return known.done, known.curves
 
     def save(self, done: int, curves: Mapping[str, list[float]], *, last: bool) -> None:
         """Write the state after *done* epochs, unless the latest write is recent and more epochs follow.
+
+        :param last: whether none follows.
 
         :raises RunError: when the disk is full or the folder cannot be written; the file before stays.
         """
@@ -140,6 +145,7 @@ class TrainingState:
             "identity": self._identity,
             "done": done,
             "threads": torch.get_num_threads(),
+            "ended": last,
             "curves": dict(curves),
             "groups": state["param_groups"],
             "scheduler": self._scheduler.state_dict(),

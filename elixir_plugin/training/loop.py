@@ -3,7 +3,7 @@
 Images are decoded once and stay tensors; crop, flip and rotation are applied to whole batches on the device; random
 numbers come from named streams of the run's seed, so that a result depends on settings and seed alone; nothing is
 copied back from the device within an epoch. Whatever differs between uses is an *objective* (batch -> losses), a
-*batch source*, or a hook after each step or epoch.
+*batch source*, or a hook after each step or epoch, or one that ends the training.
 """
 
 from __future__ import annotations
@@ -126,6 +126,7 @@ def train(
     objective: Objective | None = None,
     after_step: Callable[[], None] | None = None,
     on_epoch: Callable[[int], None] | None = None,
+    until: Callable[[int], bool] | None = None,
     no_decay: Sequence[nn.Parameter] = (),
     eval_mode: bool = False,
     checkpoint: Checkpoint | None = None,
@@ -136,10 +137,13 @@ def train(
     :param objective: default :func:`cross_entropy`, with the recipe's label smoothing.
     :param after_step: called after each optimiser step, e.g. for a projection.
     :param on_epoch: called after each epoch with its number; the model is then in the mode it trains in.
+    :param until: asked after each epoch, with its number and after *on_epoch*, whether the training ends here; the
+        recipe's epochs are then the most there can be, and what its schedule is laid out for. A run that was ended so
+        stays ended when it resumes.
     :param no_decay: parameters that weight decay leaves alone.
     :param eval_mode: keep the model in eval mode (batch norm frozen) while training.
     :param checkpoint: where to keep the state, so that a killed run resumes and ends bit-identical to one that was
-        not killed. Whatever the hooks change belongs into its ``extra``.
+        not killed. Whatever the hooks change, or decide by, belongs into its ``extra``.
     :returns: per epoch, the mean over samples of each scalar the objective gives.
     :raises RunError: when the loss stops being finite, memory runs out, batch norm meets a batch that is too small, or
         *checkpoint* belongs to another run or cannot be written.
@@ -170,6 +174,7 @@ def train(
         }
         state = TrainingState(checkpoint, run, model, optimizer, scheduler)
         first, curves = state.restore()
+        first = recipe.epochs if state.ended else first
         if device.type == "cpu" and state.threads not in (None, torch.get_num_threads()):
             context.note(
                 f"{name}: the training began with threads={state.threads} and went on with "
@@ -195,19 +200,16 @@ def train(
                     means.add(losses, len(batch.rows))
             for key, value in means.read().items():
                 curves.setdefault(key, []).append(value)
-            if not math.isfinite(curves["loss"][-1]):
-                raise RunError(
-                    "training diverged",
-                    where=f"{name}, epoch {epoch}",
-                    found="loss is not finite",
-                    hint="lower lr, or compute in precision=float32",
-                )
+            _refuse_divergence(curves["loss"][-1], f"{name}, epoch {epoch}")
             if recipe.schedule != "triangle":
                 scheduler.step()
             if on_epoch is not None:
                 on_epoch(epoch)
+            last = epoch + 1 == recipe.epochs or (until is not None and until(epoch))
             if state is not None:
-                state.save(epoch + 1, curves, last=epoch + 1 == recipe.epochs)
+                state.save(epoch + 1, curves, last=last)
+            if last:
+                break
     model.eval()
     return curves
 
@@ -276,6 +278,16 @@ def _autocast(device: torch.device, precision: str) -> Any:
     if precision == "bf16" or fast:
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
+
+
+def _refuse_divergence(loss: float, where: str) -> None:
+    if not math.isfinite(loss):
+        raise RunError(
+            "training diverged",
+            where=where,
+            found="loss is not finite",
+            hint="lower lr, or compute in precision=float32",
+        )
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from itertools import pairwise
+from itertools import chain, count, pairwise
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,9 @@ from elixir_plugin.defenses.d3 import multiplier as law
 from elixir_plugin.defenses.d3.multiplier import (
     EVERY,
     FALL,
+    FAR,
     FIRST,
+    HIGH,
     HIGHEST,
     LOWEST,
     PATIENCE,
@@ -138,9 +140,165 @@ def test_the_last_steps_have_the_geometric_mean_of_the_last_quarter(monkeypatch:
     model = case().model
     assert model is not None
     for _ in range(10 * EVERY):
-        found.after_step(model)
+        found.after_step(model, lambda: 2.0)
     assert found.steps == [EVERY * number for number in range(1, 9)]
     assert float(found.value) == pytest.approx(math.sqrt(found.lams[-1] * found.lams[-2]), rel=1e-5)
+
+
+# another round
+
+
+@pytest.mark.parametrize(
+    ("lam", "loss", "learning"),
+    [(4.0, 0.6, True), (HIGH, 0.6, True), (0.99 * HIGH, 0.6, False), (4.0, 0.5, False), (0.5, 9.0, False)],
+)
+def test_still_learning_is_who_has_a_high_lam_and_too_much_loss(lam: float, loss: float, learning: bool) -> None:
+    found = multiplier(0.5, 20)
+    found.update(loss)
+    found.value.fill_(lam)
+    assert found.learning is learning
+
+
+@pytest.mark.parametrize(("eps", "accurate"), [(1e3, True), (0.1, False)])
+def test_only_a_suspect_model_that_is_accurate_can_be_still_learning(eps: float, accurate: bool) -> None:
+    given = case()
+    assert given.model is not None and given.clean is not None
+    found = law.watch(given.model, given.clean, eps, 0.0, Context())
+    assert found.received > 0.1 and found.accurate is accurate
+    found.update(2e3)
+    found.value.fill_(HIGHEST)
+    assert found.met is False and found.learning is accurate
+
+
+def test_a_round_as_long_as_the_released_settings_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(defense, "MOST", 250)
+    measured(monkeypatch, 0.95)
+    assert detoxify(steps=None).tables["multiplier"]["rounds"] == 1
+
+
+def test_without_a_loss_measured_nobody_is_still_learning() -> None:
+    found = multiplier(0.5, 20)
+    found.value.fill_(HIGHEST)
+    assert found.learning is False
+
+
+@pytest.mark.parametrize(("distance", "rises_after"), [(0.0, 10), (FAR - 0.01, 10), (FAR, 1), (2.0, 1)])
+def test_in_another_round_lam_does_not_rise_before_the_weights_are_far_or_half_is_over(
+    distance: float, rises_after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = multiplier(0.5, 20)
+    found.update(9.0)
+    found.begin_another()
+    assert (found.rounds, found.step, float(found.value)) == (2, 0, FIRST)
+    losses = iter(9 * 0.9**number for number in range(20))
+    monkeypatch.setattr(law, "held_loss", lambda *_: next(losses))
+    model = case().model
+    assert model is not None
+    for _ in range(EVERY * 20):
+        found.after_step(model, lambda: distance)
+    lams = found.lams[1:]
+    assert lams[: rises_after - 1] == [FIRST] * (rises_after - 1) and lams[rises_after - 1] > FIRST
+    assert found.steps[1:] == [EVERY * (20 + number) for number in range(1, 21)], "steps go on counting"
+
+
+def test_in_another_round_lam_falls_at_any_distance() -> None:
+    found = multiplier(0.5, 20)
+    found.begin_another()
+    found.update(0.1)
+    assert found.lams[-1] < FIRST
+
+
+def measured(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
+    """Let the suspect model have no loss, and the others one that falls by *factor* each time, from a thousand nats."""
+    losses = chain([0.0], (1000 * factor**number for number in count()))
+    monkeypatch.setattr(law, "held_loss", lambda *_: next(losses))
+
+
+@pytest.mark.parametrize(
+    ("factor", "settings", "rounds"),
+    [
+        (0.95, {}, 2),
+        (1.0, {}, 1),  # it has stopped falling
+        (0.95, {"eps": 1e4}, 1),  # it is allowed as it is
+        (0.5, {"eps": 1.0}, 1),  # it is soon below what is allowed
+        (0.95, {"steps": 250}, 1),  # the length is given
+        (0.95, {"epochs": 48}, 1),
+    ],
+)
+def test_a_model_that_is_still_learning_goes_on(
+    factor: float, settings: Any, rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 50 samples, 40 are 5 steps, and all are 7: 40 epochs and 8; or 40, 40, and 29, which are 200 steps too."""
+    measured(monkeypatch, factor)
+    outcome = detoxify(**{"steps": None, **settings})
+    assert outcome.tables["multiplier"]["rounds"] == rounds
+    epochs = 40 + 40 + 29 if rounds == 2 else 48
+    if "epochs" not in settings:
+        assert {name: len(values) for name, values in outcome.curves.items()} == dict.fromkeys(outcome.curves, epochs)
+    assert len(outcome.tables["multiplier"]["loss"]) == (
+        40 if rounds == 2 else len(outcome.tables["multiplier"]["lam"])
+    )
+
+
+def test_another_round_has_a_higher_rate_and_the_last_steps_have_all_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured(monkeypatch, 0.95)
+    runs: list[tuple[str, float, str, int]] = []
+    real = defense.train
+
+    def note(model: Any, source: Any, recipe: Any, *arguments: Any, **options: Any) -> Any:
+        runs.append((options["name"], recipe.lr, recipe.schedule, source.steps))
+        return real(model, source, recipe, *arguments, **options)
+
+    monkeypatch.setattr(defense, "train", note)
+    detoxify(steps=None, lr=0.02)
+    assert [(name, pytest.approx(lr), schedule, steps) for name, lr, schedule, steps in runs] == [
+        ("d3", 0.02, "cosine", 7),
+        ("d3 again", 0.1, "constant", 5),
+        ("d3 last", 0.1, "cosine", 7),
+    ]
+
+
+def test_two_rounds_are_the_same_under_the_same_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = []
+    for _ in range(2):
+        measured(monkeypatch, 0.95)
+        outcomes.append(detoxify(steps=None))
+    assert outcomes[0].tables["multiplier"]["rounds"] == 2 and same_outcome(*outcomes) == []
+
+
+@pytest.mark.parametrize(
+    ("length", "said"), [({"steps": 30}, 32), ({"epochs": 4}, 22), ({"steps": 200}, 0), ({"steps": None}, 0)]
+)
+def test_a_short_descent_says_what_such_a_one_can_reach(length: Any, said: int) -> None:
+    """Rounded up to epochs: 5 of 5 steps and 1 of 7; and 3 of 5 and 1 of 7."""
+    notes = [note for note in detoxify(**{"steps": None, **length}).notes if "short descent" in note]
+    assert [note.split()[0] for note in notes] == ([str(said)] if said else [])
+
+
+def test_a_number_for_lam_is_not_warned_about() -> None:
+    assert not any("short descent" in note for note in detoxify(steps=10, lam=0.5).notes)
+
+
+# crops
+
+
+@pytest.mark.parametrize(
+    ("settings", "crop"),
+    [({}, 1), ({"crop_limit": 0.25}, 2), ({"crop_limit": 1}, 4), ({"crop_limit": 0}, 0), ({"lam": 0.5}, 4)],
+)
+def test_crops_are_cut_to_a_share_of_the_edge_where_lam_is_auto(
+    settings: Any, crop: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images of 8 pixels."""
+    crops, real = set(), defense.ShuffledBatches
+
+    def note(samples: Any, size: int, context: Context, augmentation: Any, name: str) -> Any:
+        crops.add(augmentation.crop)
+        return real(samples, size, context, augmentation, name)
+
+    monkeypatch.setattr(defense, "ShuffledBatches", note)
+    detoxify(**{"steps": 10, "augmentation": {"crop": 4, "flip": False}, **settings})
+    assert crops == {crop}
 
 
 # what is held back

@@ -82,6 +82,7 @@ def _multiplier_panels(path: dict[str, Any]) -> list[Panel]:
         ["measured last (nats)", path["loss"][-1] if path["loss"] else None],
         ["λ of the last steps", path["final_lam"]],
         ["constraint", word],
+        ["rounds", path.get("rounds", 1)],
     ]
     panels: list[Panel] = [
         Table(

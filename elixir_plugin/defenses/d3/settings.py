@@ -27,6 +27,7 @@ class D3Settings(Settings):
     added: ClassVar[Mapping[str, Any]] = {
         "missing_classes": "protect",  # where no class is missing, they are all alike
         "margin": 0.1,  # of no effect where λ is a number
+        "crop_limit": 0.125,  # likewise
         "steps": None,  # formerly, all runs were as long as `epochs` said
     }
 
@@ -84,7 +85,7 @@ class D3Settings(Settings):
         None,
         ge=1,
         description="of the descent, rounded up to whole epochs; default: as `epochs` says, else 250, or more for "
-        "more than 625 samples, 1,000 from 2,500 on",
+        "more than 625 samples, 1,000 from 2,500 on; and where λ is auto, another round if the model is still learning",
     )
     epochs: int | None = Field(None, ge=1, description="passes over the reserved clean set, in place of `steps`")
     batch_size: int | None = Field(
@@ -94,6 +95,12 @@ class D3Settings(Settings):
     momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
     weight_decay: float = Field(0.0, ge=0, le=5e-4, description="not applied to the selected weights")
     augmentation: Augmentation = Field(Augmentation(crop=4, flip="auto"), description="of the reserved clean images")
+    crop_limit: float = Field(
+        0.125,
+        ge=0,
+        le=1,
+        description="where λ is auto: share of the shorter edge that `augmentation.crop` is cut to",
+    )
     precision: Precision = Field(
         "fastest",
         description="fastest: bf16 autocast wherever the device has instructions for it; auto: on CUDA only; default "

@@ -116,3 +116,16 @@ def _selected(name: str, layer: nn.Module, weight: Tensor) -> Selected:
 def at_least_float32(values: Tensor) -> Tensor:
     """Return *values* in float32, or in float64 if they are: norms in lower precision drift."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+@torch.no_grad()
+def distance_ratios(selected: list[Selected], p: float) -> dict[str, float]:
+    """Return ‖W_i − W_i⁰‖_p / ‖W_i⁰‖_p per layer; in [0, 2] on the sphere."""
+    return {each.name: float((at_least_float32(each.value) - each.received).norm(p=p) / each.norm) for each in selected}
+
+
+@torch.no_grad()
+def mean_distance(selected: list[Selected], p: float) -> float:
+    """Return Σ_i ‖W_i − W_i⁰‖_p / Σ_i ‖W_i⁰‖_p."""
+    distances = [(at_least_float32(each.value) - each.received).norm(p=p) for each in selected]
+    return float(torch.stack(distances).sum() / torch.stack([each.norm for each in selected]).sum())
