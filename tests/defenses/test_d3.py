@@ -23,6 +23,7 @@ from elixir_plugin.core.context import Context
 from elixir_plugin.core.images import ImageSet, LazyImages
 from elixir_plugin.core.outcome import Outcome, same_outcome
 from elixir_plugin.defenses.d3 import defense as d3
+from elixir_plugin.defenses.d3 import descent
 from elixir_plugin.defenses.d3.defense import D3, Selected
 from elixir_plugin.defenses.d3.settings import D3Settings
 from elixir_plugin.errors import InputError
@@ -93,6 +94,7 @@ def trace(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, tuple[float, float]
         seen.append(rows)
 
     monkeypatch.setattr(d3, "project", watched)
+    monkeypatch.setattr(descent, "project", watched)
     return seen
 
 
@@ -132,24 +134,24 @@ def test_middle_joins_the_sphere_with_the_first_step(trace: list[dict[str, tuple
 def test_a_weight_that_a_step_takes_to_zero_goes_back_to_where_it_was(fraction: float) -> None:
     (each,) = selected = one_head()
     each.weight.data.copy_(-each.received)
-    d3.project(selected, 2)
+    descent.project(selected, 2)
     before = each.weight.detach().clone()
     each.weight.data.mul_(fraction)
-    d3.project(selected, 2)
+    descent.project(selected, 2)
     assert torch.equal(each.weight, before) and before.norm() > 0
 
 
 def test_a_weight_of_nan_stays_one_for_the_training_to_stop_at() -> None:
     (each,) = selected = one_head()
     each.weight.data.fill_(math.nan)
-    d3.project(selected, 2)
+    descent.project(selected, 2)
     assert each.weight.isnan().all()
 
 
 def test_weights_of_half_precision_are_measured_in_float32() -> None:
     received = one_head()[0].received.bfloat16()
     (each,) = selected = [Selected(HEAD, nn.Parameter(-3 * received), received.float(), received.float().norm())]
-    d3.project(selected, 2)
+    descent.project(selected, 2)
     ratio = d3.distance_ratios(selected, 2)[HEAD]
     assert each.weight.dtype == torch.bfloat16 and ratio == pytest.approx(2, abs=0.01)
 
@@ -198,7 +200,7 @@ def test_scaling_the_objective_is_a_smaller_learning_rate(dtype: torch.dtype, to
 @pytest.mark.parametrize(("lam", "divisor"), [(0.5, 1), (1, 1), (10, 11)])
 def test_the_objective_is_divided_only_above_one(lam: float, divisor: float) -> None:
     selected, batch = one_head(), Batch(torch.zeros(2, 1), torch.tensor([0, 1]), torch.arange(2))
-    losses = d3.d3_objective(D3Settings(lam=lam, eps=0), selected)(constant(torch.zeros(2, 2)), batch)
+    losses = descent.d3_objective(D3Settings(lam=lam, eps=0), selected)(constant(torch.zeros(2, 2)), batch)
     expected = (lam * math.log(2) - selected[0].received.norm()) / divisor  # the weight is at zero
     assert torch.allclose(losses["loss"], expected)
 
@@ -227,8 +229,8 @@ def climb(momentum: float, steps: int) -> Iterator[float]:
     (each,) = selected
     noise = torch.randn(each.received.shape, generator=torch.Generator().manual_seed(1))
     each.weight.data.copy_(each.received + 1e-3 * noise)
-    d3.project(selected, 2)
-    objective = d3.d3_objective(D3Settings(lam=0), selected)
+    descent.project(selected, 2)
+    objective = descent.d3_objective(D3Settings(lam=0), selected)
     optimizer = torch.optim.SGD([each.weight], 0.05, momentum)
     batch = Batch(torch.zeros(1, 1), torch.tensor([0]), torch.tensor([0]))
     model = constant(torch.zeros(1, CLASSES))
@@ -236,7 +238,7 @@ def climb(momentum: float, steps: int) -> Iterator[float]:
         optimizer.zero_grad()
         objective(model, batch)["loss"].backward()
         optimizer.step()
-        d3.project(selected, 2)
+        descent.project(selected, 2)
         yield d3.distance_ratios(selected, 2)[HEAD]
 
 
@@ -301,7 +303,7 @@ def test_the_hinge_per_sample_is_at_least_the_hinge_of_the_mean(
     targets = torch.tensor([data.draw(st.integers(0, 2)) for _ in logits])
     batch = Batch(torch.zeros(len(logits), 1), targets, torch.arange(len(logits)))
     penalty = {
-        hinge: d3.d3_objective(D3Settings(lam=10, eps=eps, hinge=hinge), one_head())(
+        hinge: descent.d3_objective(D3Settings(lam=10, eps=eps, hinge=hinge), one_head())(
             constant(torch.tensor(logits)), batch
         )
         for hinge in ("sample", "batch")
@@ -313,7 +315,7 @@ def test_a_sample_below_epsilon_does_not_make_up_for_one_above() -> None:
     logits = torch.tensor([[8.0, 0.0, 0.0], [0.0, 0.0, 0.0]])  # losses of the first class: 0.0007 and log 3
     batch = Batch(torch.zeros(2, 1), torch.tensor([0, 0]), torch.arange(2))
     penalty = {
-        hinge: d3.d3_objective(D3Settings(lam=10, eps=0.5, hinge=hinge), one_head())(constant(logits), batch)[
+        hinge: descent.d3_objective(D3Settings(lam=10, eps=0.5, hinge=hinge), one_head())(constant(logits), batch)[
             "penalty"
         ].item()
         for hinge in ("sample", "batch")
@@ -681,13 +683,13 @@ def test_the_default_batch_leaves_eight_steps_per_epoch(
     samples: int, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    real = d3.ShuffledBatches
+    real = descent.ShuffledBatches
 
     def watched(images: Samples, batch_size: int, *rest: Any) -> ShuffledBatches:
         seen.append(batch_size)
         return real(images, batch_size, *rest)
 
-    monkeypatch.setattr(d3, "ShuffledBatches", watched)
+    monkeypatch.setattr(descent, "ShuffledBatches", watched)
     given = dataclasses.replace(case(), clean=clean_set(samples))
     D3(epochs=1, augmentation={"crop": 0, "flip": False}).run(given, Context(any_model=True))
     assert set(seen) == {size}  # with samples held back, and with all

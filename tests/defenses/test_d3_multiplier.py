@@ -18,7 +18,7 @@ from elixir_plugin import Case, Classifier, Context, get_defense
 from elixir_plugin.core.images import ImageSet
 from elixir_plugin.core.outcome import Outcome, same_outcome
 from elixir_plugin.core.panels import Lines, Table
-from elixir_plugin.defenses.d3 import D3, D3Settings, defense
+from elixir_plugin.defenses.d3 import D3, D3Settings, descent
 from elixir_plugin.defenses.d3 import multiplier as law
 from elixir_plugin.defenses.d3.multiplier import (
     EVERY,
@@ -171,7 +171,7 @@ def test_only_a_suspect_model_that_is_accurate_can_be_still_learning(eps: float,
 
 
 def test_a_round_as_long_as_the_released_settings_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(defense, "MOST", 250)
+    monkeypatch.setattr(descent, "MOST", 250)
     measured(monkeypatch, 0.95)
     assert detoxify(steps=None).tables["multiplier"]["rounds"] == 1
 
@@ -243,13 +243,13 @@ def test_a_model_that_is_still_learning_goes_on(
 def test_another_round_has_a_higher_rate_and_the_last_steps_have_all_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     measured(monkeypatch, 0.95)
     runs: list[tuple[str, float, str, int]] = []
-    real = defense.train
+    real = descent.train
 
     def note(model: Any, source: Any, recipe: Any, *arguments: Any, **options: Any) -> Any:
         runs.append((options["name"], recipe.lr, recipe.schedule, source.steps))
         return real(model, source, recipe, *arguments, **options)
 
-    monkeypatch.setattr(defense, "train", note)
+    monkeypatch.setattr(descent, "train", note)
     detoxify(steps=None, lr=0.02)
     assert [(name, pytest.approx(lr), schedule, steps) for name, lr, schedule, steps in runs] == [
         ("d3", 0.02, "cosine", 7),
@@ -290,13 +290,13 @@ def test_crops_are_cut_to_a_share_of_the_edge_where_lam_is_auto(
     settings: Any, crop: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Images of 8 pixels."""
-    crops, real = set(), defense.ShuffledBatches
+    crops, real = set(), descent.ShuffledBatches
 
     def note(samples: Any, size: int, context: Context, augmentation: Any, name: str) -> Any:
         crops.add(augmentation.crop)
         return real(samples, size, context, augmentation, name)
 
-    monkeypatch.setattr(defense, "ShuffledBatches", note)
+    monkeypatch.setattr(descent, "ShuffledBatches", note)
     detoxify(**{"steps": 10, "augmentation": {"crop": 4, "flip": False}, **settings})
     assert crops == {crop}
 
@@ -350,7 +350,7 @@ def test_epochs_stay_epochs(epochs: int, first: int) -> None:
 
 def test_what_is_held_back_is_trained_on_in_the_last_steps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     given, seen = case(), []
-    real = defense.d3_objective
+    real = descent.d3_objective
 
     def watched(*arguments: Any) -> Any:
         objective = real(*arguments)
@@ -361,7 +361,7 @@ def test_what_is_held_back_is_trained_on_in_the_last_steps_alone(monkeypatch: py
 
         return note
 
-    monkeypatch.setattr(defense, "d3_objective", watched)
+    monkeypatch.setattr(descent, "d3_objective", watched)
     detoxify(given, epochs=5, steps=None)
     assert given.clean is not None
     mask = held_back(given.clean, Context())
@@ -496,7 +496,7 @@ def test_steps_and_epochs_are_not_given_together() -> None:
 
 
 def test_the_default_length_follows_the_size() -> None:
-    assert [defense.default_steps(size) for size in (1, 250, 625, 1200, 2500, 10**6)] == [
+    assert [descent.default_steps(size) for size in (1, 250, 625, 1200, 2500, 10**6)] == [
         250,
         250,
         250,

@@ -12,10 +12,6 @@ code differ in other things, this follows the code; preset ``code`` has the rele
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,22 +26,12 @@ from ...core.outcome import Outcome
 from ...core.panels import Panel
 from ...defense import Card, Defense
 from ...errors import InputError
-from ...training.batches import Batch, BatchSource, Samples, ShuffledBatches, few_images_batch
-from ...training.loop import Losses, Recipe, train
-from .multiplier import Multiplier, PartThenAll, watch
+from .descent import Descent, project
+from .multiplier import watch
 from .panels import panels_of
 from .protect import Protection, lacking, protect, refuse_unprotected
 from .settings import D3Settings, WarmUp
-from .weights import TINY, Selected, at_least_float32, distance_ratios, mean_distance, select_weights
-
-FASTER = 5.0  # by what the learning rate is higher in a second round
-REACHED = (
-    "on embedded digits, 30 steps cost 39 points of accuracy or more and left up to 62 % ASR, 100 steps cost 6 points "
-    "or more and left up to 70 %; without steps or epochs, D3 makes at least 250, and more where the model is still "
-    "learning"
-)
-SHORT = 150  # steps, below which a descent of a given length comes with a warning
-FEWEST, MOST = 250, 1000  # steps of one round; the released settings make 1,000 on 2,500 samples, 5 % of CIFAR-10
+from .weights import TINY, Selected, distance_ratios, select_weights
 
 
 class D3(Defense):
@@ -95,7 +81,8 @@ class D3(Defense):
         warm_up(selected, self.settings, context)
         start = distance_ratios(selected, self.settings.p)
         with context.stage("detoxify"):
-            curves = self._descend(model, selected, case.clean, context, protection=protection, multiplier=multiplier)
+            descent = Descent(model, selected, case.clean, self.settings, context, protection, multiplier)
+            curves = descent.run()
         raised = [] if protection is None else protection.raise_biases(model, case.clean)
         curves = {key: value for key, value in curves.items() if key != "loss"} | {"objective": curves["loss"]}
         above_eps = fraction_above(model, case.clean, self.settings.eps)
@@ -118,105 +105,6 @@ class D3(Defense):
 
     def panels(self, outcome: Outcome) -> list[Panel]:
         return panels_of(outcome, self.settings.eps)
-
-    def _descend(
-        self,
-        model: Classifier,
-        selected: list[Selected],
-        clean: ImageSet,
-        context: Context,
-        *,
-        protection: Protection | None,
-        multiplier: Multiplier | None,
-    ) -> dict[str, list[float]]:
-        settings = self.settings
-        together = clean if protection is None else protection.clean
-        batch_size = settings.batch_size or few_images_batch(len(together))
-        augmentation = settings.augmentation
-        if multiplier is not None:
-            most = int(settings.crop_limit * min(clean.image_shape[:2]))
-            augmentation = augmentation.model_copy(update={"crop": min(most, augmentation.crop)})
-        hooks = [] if protection is None else [protection.restore]
-        hooks += [lambda: project(selected, settings.p)] if settings.project else []
-        if multiplier is not None:
-            hooks += [lambda: multiplier.after_step(model, lambda: mean_distance(selected, settings.p))]
-
-        def batches(images: ImageSet, name: str) -> ShuffledBatches:
-            return ShuffledBatches(Samples(images, context.device), batch_size, context, augmentation, name)
-
-        def descend(name: str, source: BatchSource, epochs: int, **changes: Any) -> dict[str, list[float]]:
-            until = changes.pop("until", None)
-            recipe = Recipe(
-                epochs=epochs,
-                batch_size=batch_size,
-                lr=settings.lr,
-                momentum=settings.momentum,
-                weight_decay=settings.weight_decay,
-                schedule="cosine",
-                augmentation=augmentation,
-                precision=settings.precision,
-                channels_last=settings.channels_last,
-            )
-            return train(
-                model,
-                source,
-                recipe.model_copy(update=changes),
-                context,
-                objective=d3_objective(settings, selected, None if multiplier is None else multiplier.value),
-                after_step=_one_after_another(hooks) if hooks else None,
-                until=until,
-                no_decay=[each.weight for each in selected],
-                eval_mode=settings.bn_eval,
-                name=name,
-            )
-
-        whole = batches(together, "d3")
-        steps = settings.steps or default_steps(len(together))
-        if multiplier is None:
-            curves = descend("d3", whole, settings.epochs or math.ceil(steps / whole.steps))
-        else:
-            part = batches(multiplier.rest(together), "d3")
-            both = PartThenAll(part, whole, steps=steps, epochs=settings.epochs)
-            multiplier.until = both.first_steps
-            fixed = settings.steps is not None or settings.epochs is not None
-            if fixed and both.all_steps < SHORT:
-                context.note(f"{both.all_steps} steps are a short descent: {REACHED}")
-            ends = fixed or steps >= MOST  # a round as long as the released settings is enough
-            until = None if ends else both.after_part(lambda: multiplier.learning)
-            curves = descend("d3", both, both.epochs, until=until)
-            if len(curves["loss"]) < both.epochs:
-                multiplier.begin_another()
-                lr = FASTER * settings.lr
-                again, last = (batches(each, "d3 again") for each in (multiplier.rest(together), together))
-                for more in (
-                    descend("d3 again", again, both.switch, lr=lr, schedule="constant"),
-                    descend("d3 last", last, math.ceil(both.first_steps / last.steps), lr=lr),
-                ):
-                    curves = {name: values + more[name] for name, values in curves.items()}
-        if settings.warm_up == "near" and curves["penalty"][0] == 0:
-            context.note(
-                "start at the received weights with every clean loss below ε: there is no gradient to leave by"
-            )
-        return curves
-
-
-def default_steps(samples: int) -> int:
-    """Return how many steps to make on so many reserved samples: in proportion to their number, within limits.
-
-    Small sets are learned by heart: the more steps, the more accuracy is lost, and the more of a backdoor comes back.
-
-    >>> [default_steps(samples) for samples in (250, 1200, 2500, 50_000)]
-    [250, 480, 1000, 1000]
-    """
-    return min(MOST, max(FEWEST, round(MOST * samples / 2500)))
-
-
-def _one_after_another(hooks: list[Callable[[], None]]) -> Callable[[], None]:
-    def run() -> None:
-        for hook in hooks:
-            hook()
-
-    return run
 
 
 def _narrowed(selected: Selected, protection: Protection) -> Selected:
@@ -254,56 +142,6 @@ def _start(each: Selected, kind: WarmUp, generator: torch.Generator) -> Tensor:
     if kind == "noise":
         return each.received + each.received.std() * torch.randn(shape, generator=generator).to(device)
     return (torch.rand(shape, generator=generator) - 0.5).to(device)
-
-
-@torch.no_grad()
-def project(selected: list[Selected], p: float) -> None:
-    """Rescale each weight to the norm it was received with (Euclidean projection for p = 2).
-
-    A weight that a step took to zero has no direction and returns to its value before that step.
-    """
-    for each in selected:
-        value = each.value
-        norm = at_least_float32(value).norm(p=p)
-        scaled = value * (each.norm / norm.clamp_min(TINY))
-        # no branch, so that the host never waits for the device; a NaN norm passes, and stops the training
-        each.previous = torch.where((norm < TINY).logical_not(), scaled, each.previous)
-        each.set(each.previous)
-
-
-def d3_objective(
-    settings: D3Settings, selected: list[Selected], multiplier: Tensor | None = None
-) -> Callable[[nn.Module, Batch], Losses]:
-    """Return J = λ·h − Σ_i ‖W_i − W_i⁰‖_p, divided by λ + 1 when λ > 1; h is the hinged clean loss.
-
-    :param multiplier: λ where the settings leave it open; read at every step, and J is divided by 3 λ, so that the
-        body learns as fast under every λ.
-    """
-    lam = settings.lam if multiplier is None else multiplier
-    assert not isinstance(lam, str)
-
-    def scale() -> Tensor | float:
-        if multiplier is not None:
-            return 1 / (3 * multiplier) if settings.scale_objective else 1.0
-        return 1 / (lam + 1) if settings.scale_objective and lam > 1 else 1.0
-
-    def objective(model: nn.Module, batch: Batch) -> Losses:
-        losses = F.cross_entropy(at_least_float32(model(batch.images)), batch.targets, reduction="none")
-        if settings.hinge == "sample":
-            penalty = F.relu(losses - settings.eps).mean()
-        else:
-            penalty = F.relu(losses.mean() - settings.eps)
-        distances = [(at_least_float32(each.value) - each.received).norm(p=settings.p) for each in selected]
-        value = lam * penalty
-        if settings.distance:
-            value = value - torch.stack(distances).sum()
-        ratios = {
-            f"distance/{each.name}": distance.detach() / each.norm
-            for each, distance in zip(selected, distances, strict=True)
-        }
-        return {"loss": value * scale(), "clean_loss": losses.mean(), "penalty": penalty, **ratios}
-
-    return objective
 
 
 def fraction_above(model: Classifier, clean: ImageSet, eps: float) -> float:

@@ -231,9 +231,6 @@ class DataElixir(Defense):
             purify(self._rows, "chosen")
             return candidates, *find()
         everyone, count = np.arange(len(train)), settings.detect_per_class
-        if self._rows is not None:
-            purify(self._rows, "chosen")
-            return candidates, *find()
         first = everyone if count is None else some_per_class(train, count, context)
         purify(first, "first")
         rows, votes, finding = find()
