@@ -243,11 +243,24 @@ def _report(folder: Path) -> dict[str, Any]:
 
 
 def _again(run: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a run for any seed and machine; of a path only the name is kept, which says nothing of the machine."""
+    """Return a run for any seed and machine: of an absolute path only the name is kept, as a card is to be shared."""
     run = {key: value for key, value in run.items() if key not in VARYING}
     if run["source"]["adapter"] != "testbed":
         run["source"] = {**run["source"], "path": Path(run["source"]["path"]).name}
-    return run
+    named: dict[str, Any] = _without_places(run)
+    return named
+
+
+def _without_places(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_places(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_places(each) for each in value]
+    if isinstance(value, str):
+        adapter, colon, path = value.rpartition(":/")
+        if colon or value.startswith("/"):
+            return f"{adapter}{':' if colon else ''}{Path(path if colon else value).name}"
+    return value
 
 
 def _conditions(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from elixir_plugin.adapter import Source
 from elixir_plugin.cli.app import program
 from elixir_plugin.errors import InputError, SettingsError
-from elixir_plugin.runs.cards import ResultCard, card_from_runs, load_cards, save_card
+from elixir_plugin.runs.cards import ResultCard, _again, card_from_runs, load_cards, save_card
 from elixir_plugin.runs.run import run_defense
 from elixir_plugin.runs.spec import RunSpec
 from elixir_plugin.runs.verify import verify_card
@@ -103,3 +103,13 @@ def test_a_damaged_run_is_one_error(made: ResultCard, tmp_path: Path, run: dict[
     result = CliRunner().invoke(program, ["cards", "verify", str(file), "--out", str(tmp_path / "runs")])
     assert result.exit_code not in (0, 1) or isinstance(result.exception, SettingsError)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_card_names_no_place_of_the_machine(made: ResultCard) -> None:
+    run = {"source": {"adapter": "testbed", "path": "badnets", "options": {"base": "arrays:/home/me/set.npz"}}}
+    run |= {"settings": {"denoiser": "/home/me/denoiser", "list": ["/a/b", "c/d"], "lam": "auto", "x": None}, "seed": 3}
+    assert _again(run) == {
+        "source": {"adapter": "testbed", "path": "badnets", "options": {"base": "arrays:set.npz"}},
+        "settings": {"denoiser": "denoiser", "list": ["b", "c/d"], "lam": "auto", "x": None},
+    }
+    assert made.run == _again(made.run or {})
