@@ -55,6 +55,18 @@ def rank_and_world() -> tuple[int, int]:
     return rank, world
 
 
+def refuse_ranks(what: str, where: str) -> None:
+    """Refuse what works in one process alone, if this is one of several ranks.
+
+    :param what: says that it does.
+    :param where: the argument that asks for it.
+    :raises SettingsError: under several ranks.
+    """
+    _, world = rank_and_world()
+    if world > 1:
+        raise SettingsError(what, where=where, found=f"{world} ranks", hint="run it without torchrun")
+
+
 def local_device(device: torch.device) -> torch.device:
     """Return the device of this rank: ``cuda`` without a number becomes one GPU per rank of this machine."""
     local = os.environ.get("LOCAL_RANK", "")

@@ -29,7 +29,7 @@ from ..core.panels import Panel, Table
 from ..defense import Defense, get_defense
 from ..errors import ElixirError, SettingsError, shown
 from ..evaluation.retraining import Retraining, fresh_for, retrain
-from ..io.distributed import rank_and_world
+from ..io.distributed import refuse_ranks
 from ..plugins import plugins
 from ..training.timing import seconds_per_view
 
@@ -56,13 +56,7 @@ def refuse_unrecommendable(defense: Defense) -> None:
             allowed=", ".join(names),
             hint="leave {argument:recommend} out",
         )
-    if rank_and_world()[1] > 1:
-        raise SettingsError(
-            "controls are trained in one process",
-            where="{argument:recommend}",
-            found=f"{rank_and_world()[1]} ranks",
-            hint="run it without torchrun",
-        )
+    refuse_ranks("controls are trained in one process", "{argument:recommend}")
 
 
 def missing_for(case: Case) -> str | None:

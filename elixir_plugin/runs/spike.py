@@ -29,7 +29,7 @@ from ..core.settings import Settings
 from ..defense import Defense, get_defense
 from ..errors import ElixirError, SettingsError, shown
 from ..evaluation.kept import known
-from ..io.distributed import rank_and_world
+from ..io.distributed import refuse_ranks
 from ..io.files import remove_folder, write_json
 from ..plugins import plugins
 
@@ -98,13 +98,7 @@ def refuse_unspikable(defense: Defense, case: Case, spike: Spike) -> None:
             allowed=", ".join(names),
             hint="leave {argument:spike} out",
         )
-    if rank_and_world()[1] > 1:
-        raise SettingsError(
-            "planting works in one process",
-            where="{argument:spike}",
-            found=f"{rank_and_world()[1]} ranks",
-            hint="run it without torchrun",
-        )
+    refuse_ranks("planting works in one process", "{argument:spike}")
     for poison in spike.poisons:
         attack = _attack(spike, poison, round(spike.rates[-1] * len(case.train)), case.train)
         chosen = attack.choose(case.train, seed=0)

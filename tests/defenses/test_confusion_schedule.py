@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import short_settings
 
 from elixir_plugin import Context
 from elixir_plugin.core.case import Case
@@ -17,20 +18,7 @@ from elixir_plugin.defenses.confusion_training.settings import ConfusionSettings
 from elixir_plugin.errors import SettingsError
 from elixir_plugin.testing.defenses import tiny_case
 
-SHORT = {
-    "schedule": "as_set",
-    "architecture": "small_resnet",
-    "reference": "labels",
-    "ratios": (0.5,),
-    "suspect_size": None,
-    "reserved_size": None,
-    "pretrain_epochs": (1,),
-    "confusion_steps": (4,),
-    "confusion_batch": 16,
-    "confusion_lr": (0.01,),
-    "lam": (10,),
-    "shifted_from": 2,
-}
+SHORT = {**short_settings.SHORT["confusion_training"], "schedule": "as_set"}
 
 
 def case_of(n, height, width, channels=3):

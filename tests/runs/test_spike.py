@@ -21,7 +21,6 @@ from elixir_plugin.report.facts import facts_of
 from elixir_plugin.report.single import make_page
 from elixir_plugin.report.text import result_lines
 from elixir_plugin.report.words import summary_of
-from elixir_plugin.runs import spike as spikes
 from elixir_plugin.runs.estimate import estimate_run
 from elixir_plugin.runs.resolve import identity_of
 from elixir_plugin.runs.run import run_defense
@@ -231,7 +230,8 @@ class TestRefused:
         assert not (tmp_path / "run").exists()
 
     def test_several_ranks(self, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(spikes, "rank_and_world", lambda: (0, 2))
+        monkeypatch.setenv("RANK", "0")
+        monkeypatch.setenv("WORLD_SIZE", "2")
         with pytest.raises(SettingsError, match="one process"):
             refuse_unspikable(Seer(), case, Spike(poisons=("badnets",)))
 
